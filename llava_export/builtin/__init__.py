@@ -1,0 +1,9 @@
+"""Small trained checkpoints that ship with the project, so that everything can be tried without a download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+CHECKPOINTS = {"tiny-llava": FOLDER / "tiny-llava"}
+SAMPLE_IMAGE = FOLDER / "tiny-llava" / "sample.png"

@@ -1,0 +1,98 @@
+"""Reads a checkpoint folder's shards, memory-mapped: opening costs no memory, reading only pages in what is read."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from llava_export.errors import CheckpointError
+
+# In order of preference: the index of a sharded checkpoint, then the single file, of each format.
+LAYOUTS = (
+    ("model.safetensors.index.json", "model.safetensors"),
+    ("pytorch_model.bin.index.json", "pytorch_model.bin"),
+)
+FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+class SafetensorsShard:
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is damaged or incomplete ({error}); download it again") from error
+        self.shapes = {key: tuple(self._file.get_slice(key).get_shape()) for key in self._file.keys()}
+
+    def read(self, key: str) -> Tensor:
+        return self._file.get_tensor(key)
+
+
+class PickleShard:
+    """A ``.bin`` of ``torch.save``. Only tensors are unpickled; a file with code in it is refused."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._tensors = torch.load(path, map_location="cpu", mmap=_is_zip(path), weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(f"{path} holds more than tensors, or is damaged; it was not loaded") from error
+        except (RuntimeError, EOFError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged or incomplete; download it again") from error
+        if not isinstance(self._tensors, dict) or not all(isinstance(v, Tensor) for v in self._tensors.values()):
+            raise CheckpointError(f"{path} is not a dictionary of tensors")
+        self.shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
+
+    def read(self, key: str) -> Tensor:
+        return self._tensors[key]
+
+
+class CheckpointReader:
+    """All tensors of a folder by key. ``shapes`` is known without reading any; raises ``CheckpointError``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._shards = {path: _open_shard(path) for path in _shard_paths(folder)}
+        self._shard_of = {key: shard for shard in self._shards.values() for key in shard.shapes}
+        self.shapes = {key: shape for shard in self._shards.values() for key, shape in shard.shapes.items()}
+        if not self.shapes:
+            raise CheckpointError(f"the weights in {folder} hold no tensors")
+
+    def read(self, key: str) -> Tensor:
+        """A view of the mapped file, in the checkpoint's own dtype."""
+        tensor = self._shard_of[key].read(key)
+        if tensor.dtype not in FLOAT_DTYPES:
+            raise CheckpointError(
+                f"{key} in {self.folder} is {tensor.dtype}; only float16, bfloat16 and float32 weights can be read, "
+                "not ones quantized already"
+            )
+        return tensor
+
+
+def _open_shard(path: Path) -> SafetensorsShard | PickleShard:
+    if not path.is_file():
+        raise CheckpointError(f"shard {path.name} is named by the index but missing in {path.parent}")
+    return SafetensorsShard(path) if path.suffix == ".safetensors" else PickleShard(path)
+
+
+def _shard_paths(folder: Path) -> list[Path]:
+    for index_name, single_name in LAYOUTS:
+        if (folder / index_name).is_file():
+            try:
+                weight_map = json.loads((folder / index_name).read_text())["weight_map"]
+                return [folder / name for name in sorted(set(weight_map.values()))]
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                raise CheckpointError(f"{folder / index_name} is damaged: {error}") from error
+        if (folder / single_name).is_file():
+            return [folder / single_name]
+    names = ", ".join(single for _, single in LAYOUTS)
+    raise CheckpointError(f"no weights in {folder}: looked for {names} and their sharded forms")
+
+
+def _is_zip(path: Path) -> bool:
+    """Files of torch before 1.6 are not zip archives, and only those can be mapped."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"

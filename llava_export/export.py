@@ -1,0 +1,152 @@
+"""``python -m llava_export.export``: the command line of the exporter."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava_runner.errors import exit_cleanly
+
+from llava_export.errors import ExportError
+from llava_export.recipe import ALGORITHMS, DEFAULT_RECIPE, EMBEDDING_BITS, LINEAR_SCHEMES, RECIPES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llava_export.pipeline import Exported
+    from llava_export.targets.report import MethodReport
+
+DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
+EPILOG = """example, without a download:
+  python -m llava_export.export --model tiny-llava --output-dir demo --with-artifacts
+  test_pte demo/llava.pte
+  llava-run --model_path demo/llava.pte --image_path demo/image.png --prompt "What is in the image?"
+"""
+
+
+def main() -> None:
+    arguments = build_parser().parse_args()
+    exit_cleanly(lambda: run(arguments))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m llava_export.export",
+        description="Turn a LLaVA checkpoint into an ExecuTorch package: program, manifest, golden record, artifacts.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        help="hub id, folder of a checkpoint, or the built-in tiny-llava (default: %(default)s)",
+    )
+    parser.add_argument("--pte-name", default="llava.pte", help="file name of the program (default: %(default)s)")
+    parser.add_argument("--output-dir", type=Path, default=Path(), help="folder to write to (default: the current one)")
+    parser.add_argument(
+        "--with-artifacts", action="store_true", help="also write tokenizer.bin, tokenizer.model, image.pt, image.png"
+    )
+    parser.add_argument(
+        "--recipe", choices=RECIPES, default=DEFAULT_RECIPE, help="what is quantized how (default: %(default)s)"
+    )
+    parser.add_argument("--group-size", type=int, help="input features a 4-bit scale serves (default: 128)")
+    parser.add_argument("--embedding-bits", type=int, choices=EMBEDDING_BITS, help="default: the recipe's")
+    parser.add_argument("--vision", choices=LINEAR_SCHEMES, help="tower and projector linears (default: the recipe's)")
+    parser.add_argument("--algorithm", choices=ALGORITHMS, help="how scales are chosen (default: minmax)")
+    parser.add_argument("--max-seq-len", type=int, help="most tokens a call takes (default: 768)")
+    parser.add_argument("--max-context-len", type=int, help="positions of the KV cache (default: 768)")
+    parser.add_argument(
+        "--partitioners",
+        type=int,
+        choices=(1, 2),
+        default=2,
+        help="1 delegates the quantized linears alone, the published baseline (default: %(default)s)",
+    )
+    parser.add_argument("--report", action="store_true", help="print what each method delegates and what it leaves")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    _check_names(arguments)
+    recipe = RECIPES[arguments.recipe].with_changes(
+        group_size=arguments.group_size,
+        embedding_bits=arguments.embedding_bits,
+        vision=arguments.vision,
+        algorithm=arguments.algorithm,
+    )
+    silence_libraries()
+    from rich.console import Console
+
+    from llava_export.pipeline import NUM_STAGES, export
+    from llava_export.stages import Stages
+
+    console = Console()
+    stages = Stages(console, total=NUM_STAGES)
+    with stages.running():
+        exported = export(
+            arguments.model,
+            recipe=recipe,
+            output_dir=arguments.output_dir,
+            pte_name=arguments.pte_name,
+            stages=stages,
+            with_artifacts=arguments.with_artifacts,
+            max_seq_len=arguments.max_seq_len,
+            max_context_len=arguments.max_context_len,
+            partitioners=arguments.partitioners,
+        )
+    if arguments.report:
+        for report in exported.reports:
+            print_report(console, report)
+    console.print(stages.table())
+    print_files(console, exported)
+
+
+def silence_libraries() -> None:
+    """Import-time chatter of torch, torchao and transformers about machines other than this one."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+
+
+def print_report(console: Console, report: MethodReport) -> None:
+    from rich.table import Table
+
+    from llava_export.targets.report import REASONS
+
+    console.print(
+        f"\n[bold]{report.method}[/]: {report.delegates} delegates with {report.delegated.total()} operators, "
+        f"{report.outside.total()} outside"
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("outside XNNPACK")
+    table.add_column("times", justify="right")
+    table.add_column("why")
+    for name, count in report.outside.most_common():
+        table.add_row(name, str(count), REASONS.get(name, "[red]not expected here: please report[/]"))
+    if report.outside:
+        console.print(table)
+
+
+def print_files(console: Console, exported: Exported) -> None:
+    console.print()
+    for name, size in exported.files.items():
+        console.print(f"  {exported.program.parent / name}  [dim]{size / 1e6:,.1f} MB[/]", highlight=False)
+    console.print(f"\nprove it:  test_pte {exported.program}", highlight=False)
+
+
+def _check_names(arguments: argparse.Namespace) -> None:
+    name = Path(arguments.pte_name)
+    if name.name != arguments.pte_name or name.suffix != ".pte" or not name.stem:
+        raise ExportError(f"--pte-name {arguments.pte_name!r} must be a file name that ends in .pte; see --output-dir")
+    for flag in ("max_seq_len", "max_context_len"):
+        value = getattr(arguments, flag)
+        if value is not None and value < 1:
+            raise ExportError(f"--{flag.replace('_', '-')} {value} must be at least 1")
+    if arguments.output_dir.exists() and not arguments.output_dir.is_dir():
+        raise ExportError(f"--output-dir {arguments.output_dir} is a file")
+
+
+if __name__ == "__main__":
+    main()

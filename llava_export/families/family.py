@@ -1,0 +1,42 @@
+"""What sets one checkpoint family apart from another: data, and one function that reads its ``config.json``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llava_runner.contract import PromptTemplate
+
+from llava_export.config import LlavaConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """``model_types`` are the values of ``model_type`` in ``config.json`` that it answers to.
+
+    ``key_map`` renames a checkpoint's keys to the model's parameters: the first pattern that matches the start of a key
+    is replaced. ``unused_parameters`` match renamed keys that the model has no use for. ``question`` is asked about the
+    sample image for the golden record.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    parse_config: Callable[[Mapping[str, Any]], LlavaConfig]
+    key_map: tuple[tuple[str, str], ...]
+    unused_parameters: tuple[str, ...]
+    prompt: PromptTemplate
+    image_aspect_ratio: str
+    question: str
+
+    def rename(self, key: str) -> str | None:
+        """The model's name for a checkpoint's key, or None for a key of no known part."""
+        for pattern, replacement in self.key_map:
+            renamed, matches = re.subn(pattern, replacement, key, count=1)
+            if matches:
+                return renamed
+        return None
+
+    def is_unused(self, fqn: str) -> bool:
+        return any(re.search(pattern, fqn) for pattern in self.unused_parameters)

@@ -1,0 +1,102 @@
+"""CLIP's vision transformer, up to the layer whose features a LLaVA model reads.
+
+Shapes: B images (one), N patches plus the class token, D hidden size, H heads, E head size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from llava_export.config import VisionConfig
+from llava_export.models.layers import ACTIVATIONS, FusedLinear, LayerNorm
+
+
+class ClipEmbeddings(nn.Module):
+    def __init__(self, *, hidden_size: int, image_size: int, patch_size: int) -> None:
+        super().__init__()
+        self.class_embedding = nn.Parameter(torch.zeros(hidden_size))
+        self.patch_embedding = nn.Conv2d(3, hidden_size, kernel_size=patch_size, stride=patch_size, bias=False)
+        self.position_embedding = nn.Embedding((image_size // patch_size) ** 2 + 1, hidden_size)
+
+    def forward(self, pixel_values_B3SS: Tensor) -> Tensor:
+        patches_BND = self.patch_embedding(pixel_values_B3SS).flatten(2).transpose(1, 2)
+        x_BND = torch.cat((self.class_embedding.view(1, 1, -1), patches_BND), dim=1)
+        return x_BND + self.position_embedding.weight
+
+
+class ClipAttention(nn.Module):
+    """Every patch looks at every other. Written out: fused attention operators would leave XNNPACK."""
+
+    def __init__(self, hidden_size: int, *, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = hidden_size // num_heads
+        parts = dict.fromkeys(("q_proj", "k_proj", "v_proj"), hidden_size)
+        self.qkv_proj = FusedLinear(hidden_size, parts=parts, bias=True)
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        size = x_BND.shape[-1]
+        qkv = self.qkv_proj(x_BND)
+        # Slices, not split: with static shapes XNNPACK takes them.
+        q_HNE = self._heads(qkv[..., :size]) * self.head_dim**-0.5
+        k_HNE = self._heads(qkv[..., size : 2 * size])
+        v_HNE = self._heads(qkv[..., 2 * size :])
+        weights_HNN = torch.softmax(torch.bmm(q_HNE, k_HNE.transpose(1, 2)), dim=-1)
+        y_HNE = torch.bmm(weights_HNN, v_HNE)
+        return self.out_proj(y_HNE.transpose(0, 1).reshape(x_BND.shape))
+
+    def _heads(self, x_1ND: Tensor) -> Tensor:
+        return x_1ND.reshape(-1, self.num_heads, self.head_dim).transpose(0, 1)
+
+
+class ClipMlp(nn.Module):
+    def __init__(self, hidden_size: int, *, intermediate_size: int, hidden_act: str) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, intermediate_size)
+        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+        self.activation = ACTIVATIONS[hidden_act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class ClipLayer(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.layer_norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = ClipAttention(config.hidden_size, num_heads=config.num_attention_heads)
+        self.layer_norm2 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = ClipMlp(
+            config.hidden_size, intermediate_size=config.intermediate_size, hidden_act=config.hidden_act
+        )
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        x_BND = x_BND + self.self_attn(self.layer_norm1(x_BND))
+        return x_BND + self.mlp(self.layer_norm2(x_BND))
+
+
+class ClipVisionTower(nn.Module):
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.feature_layers = config.feature_layers
+        self.keep_class_token = config.keep_class_token
+        self.embeddings = ClipEmbeddings(
+            hidden_size=config.hidden_size, image_size=config.image_size, patch_size=config.patch_size
+        )
+        self.pre_layrnorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)  # CLIP's own spelling
+        self.layers = nn.ModuleList(ClipLayer(config) for _ in range(config.num_used_layers))
+
+    def forward(self, pixel_values_B3SS: Tensor) -> Tensor:
+        """Normalized pixels to features ``[1, num_image_tokens, feature_size]``."""
+        hidden_states = [self.pre_layrnorm(self.embeddings(pixel_values_B3SS))]
+        for layer in self.layers:
+            hidden_states.append(layer(hidden_states[-1]))
+        return self.features(hidden_states)
+
+    def features(self, hidden_states: list[Tensor]) -> Tensor:
+        """The chosen layers' outputs side by side, without the class token unless the model reads it."""
+        chosen = [hidden_states[index] for index in self.feature_layers]
+        features_BND = chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)
+        return features_BND if self.keep_class_token else features_BND[:, 1:]

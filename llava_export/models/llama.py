@@ -1,0 +1,197 @@
+"""A Llama decoder with a KV cache, one sequence at a time.
+
+Shapes: T new positions, C positions the cache holds, D hidden size, H query heads, K key/value heads, E head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llava_export.config import TextConfig
+from llava_export.models.layers import FusedLinear, RmsNorm
+
+
+class CachedAttention(nn.Module):
+    """Causal attention over everything said so far, which it remembers.
+
+    The plain torch form: the reference. An exporter passes a class of the same shape to ``LlamaDecoder``.
+    """
+
+    def __init__(self, *, max_context_len: int, num_key_value_heads: int, head_dim: int) -> None:
+        super().__init__()
+        shape = (1, max_context_len, num_key_value_heads, head_dim)
+        self.register_buffer("k_cache", torch.zeros(shape, device="cpu"), persistent=False)
+        self.register_buffer("v_cache", torch.zeros(shape, device="cpu"), persistent=False)
+
+    k_cache: Tensor
+    v_cache: Tensor
+
+    def forward(self, q_1THE: Tensor, k_1TKE: Tensor, v_1TKE: Tensor, start: int) -> Tensor:
+        end = start + q_1THE.shape[1]
+        self.k_cache[:, start:end] = k_1TKE
+        self.v_cache[:, start:end] = v_1TKE
+        # Position t of the new ones sees the cache up to and including itself.
+        visible_TC = torch.arange(end) <= torch.arange(start, end)[:, None]
+        y_1HTE = F.scaled_dot_product_attention(
+            q_1THE.transpose(1, 2),
+            self.k_cache[:, :end].transpose(1, 2),
+            self.v_cache[:, :end].transpose(1, 2),
+            attn_mask=visible_TC,
+            enable_gqa=True,
+        )
+        return y_1HTE.transpose(1, 2)
+
+
+class QkvLinear(FusedLinear):
+    """Queries, keys and values in one product, its rows ordered for rotary embedding.
+
+    Rotation pairs element i of a head with element i + E/2. Here the first halves of all heads come before all second
+    halves, so one split hands the rotation its operands whole: no slicing of every head, which XNNPACK cannot do while
+    T is dynamic. Reordering rows changes no value, quantized or not.
+    """
+
+    def __init__(self, in_features: int, *, num_heads: int, num_key_value_heads: int, head_dim: int, bias: bool) -> None:
+        q_rows, kv_rows = num_heads * head_dim, num_key_value_heads * head_dim
+        super().__init__(in_features, parts={"q_proj": q_rows, "k_proj": kv_rows, "v_proj": kv_rows}, bias=bias)
+        self.head_dim = head_dim
+        self.splits = (q_rows // 2, q_rows // 2, kv_rows // 2, kv_rows // 2, kv_rows)
+
+    def fuse(self, tensors: Sequence[Tensor]) -> Tensor:
+        q, k, v = tensors
+        return torch.cat([self._first_halves_first(q), self._first_halves_first(k), v])
+
+    def _first_halves_first(self, rows: Tensor) -> Tensor:
+        halves = rows.unflatten(0, (-1, 2, self.head_dim // 2))
+        return halves.transpose(0, 1).reshape(rows.shape)
+
+
+class LlamaAttention(nn.Module):
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        num_heads: int,
+        num_key_value_heads: int,
+        head_dim: int,
+        bias: bool,
+        cached_attention: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.qkv_proj = QkvLinear(
+            hidden_size, num_heads=num_heads, num_key_value_heads=num_key_value_heads, head_dim=head_dim, bias=bias
+        )
+        self.o_proj = nn.Linear(num_heads * head_dim, hidden_size, bias=bias)
+        self.cached_attention = cached_attention
+
+    def forward(self, x_1TD: Tensor, cos_T1e: Tensor, sin_T1e: Tensor, start: int) -> Tensor:
+        q_first, q_second, k_first, k_second, v = self.qkv_proj(x_1TD).split(self.qkv_proj.splits, dim=-1)
+        q_1THE = self._rotate(q_first, q_second, cos_T1e, sin_T1e)
+        k_1TKE = self._rotate(k_first, k_second, cos_T1e, sin_T1e)
+        # Lowered, these two reshapes keep their symbolic T, stay outside XNNPACK and cost nothing: ExecuTorch makes them
+        # aliases. Inside they would be delegates of their own that only copy.
+        v_1TKE = v.unflatten(-1, (-1, self.head_dim))
+        return self.o_proj(self.cached_attention(q_1THE, k_1TKE, v_1TKE, start).flatten(2))
+
+    def _rotate(self, first: Tensor, second: Tensor, cos_T1e: Tensor, sin_T1e: Tensor) -> Tensor:
+        """Rotary position embedding (Su et al., 2021) of the halves of all heads."""
+        # T is given as -1: XNNPACK takes a reshape with an inferred size, not one with a symbolic size.
+        heads, half = first.shape[-1] // (self.head_dim // 2), self.head_dim // 2
+        first, second = first.view(1, -1, heads, half), second.view(1, -1, heads, half)
+        return torch.cat((first * cos_T1e - second * sin_T1e, second * cos_T1e + first * sin_T1e), dim=-1)
+
+
+class LlamaMlp(nn.Module):
+    def __init__(self, hidden_size: int, *, intermediate_size: int, bias: bool) -> None:
+        super().__init__()
+        parts = {"gate_proj": intermediate_size, "up_proj": intermediate_size}
+        self.gate_up_proj = FusedLinear(hidden_size, parts=parts, bias=bias)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
+
+
+class LlamaLayer(nn.Module):
+    def __init__(self, config: TextConfig, *, cached_attention: nn.Module) -> None:
+        super().__init__()
+        self.input_layernorm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = LlamaAttention(
+            config.hidden_size,
+            num_heads=config.num_attention_heads,
+            num_key_value_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            bias=config.attention_bias,
+            cached_attention=cached_attention,
+        )
+        self.post_attention_layernorm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = LlamaMlp(config.hidden_size, intermediate_size=config.intermediate_size, bias=config.mlp_bias)
+
+    def forward(self, x_1TD: Tensor, cos_T1e: Tensor, sin_T1e: Tensor, start: int) -> Tensor:
+        x_1TD = x_1TD + self.self_attn(self.input_layernorm(x_1TD), cos_T1e, sin_T1e, start)
+        return x_1TD + self.mlp(self.post_attention_layernorm(x_1TD))
+
+
+class LlamaDecoder(nn.Module):
+    """Embedded tokens in, logits of the last one out; ``token_embedding`` is another program, so not part of this."""
+
+    def __init__(
+        self,
+        config: TextConfig,
+        *,
+        max_context_len: int,
+        cached_attention: Callable[..., nn.Module] = CachedAttention,
+    ) -> None:
+        super().__init__()
+        self.max_context_len = max_context_len
+        self.layers = nn.ModuleList(
+            LlamaLayer(
+                config,
+                cached_attention=cached_attention(
+                    max_context_len=max_context_len,
+                    num_key_value_heads=config.num_key_value_heads,
+                    head_dim=config.head_dim,
+                ),
+            )
+            for _ in range(config.num_hidden_layers)
+        )
+        self.norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        cos_Ce, sin_Ce = rotary_tables(head_dim=config.head_dim, theta=config.rope_theta, length=max_context_len)
+        self.register_buffer("cos", cos_Ce[:, None], persistent=False)
+        self.register_buffer("sin", sin_Ce[:, None], persistent=False)
+
+    cos: Tensor
+    sin: Tensor
+
+    def forward(self, inputs_embeds_1TD: Tensor, input_pos: Tensor) -> Tensor:
+        """``float32 [1, T, D]`` that follow ``input_pos`` (``int64 [1]``) earlier ones, to logits ``[1, 1, vocab_size]``."""
+        x_1TD = inputs_embeds_1TD
+        start, cos_T1e, sin_T1e = self.positions(input_pos, x_1TD.shape[1])
+        for layer in self.layers:
+            x_1TD = layer(x_1TD, cos_T1e, sin_T1e, start)
+        return self.logits(x_1TD)
+
+    def positions(self, input_pos: Tensor, length: int) -> tuple[int, Tensor, Tensor]:
+        """The start as a number, read here once for all layers, and the rotations from there on."""
+        start = input_pos.item()
+        torch._check(start >= 0)
+        torch._check(start + length <= self.max_context_len)
+        return start, self.cos.narrow(0, start, length), self.sin.narrow(0, start, length)
+
+    def logits(self, x_1TD: Tensor) -> Tensor:
+        """Of the last position alone: nobody reads the others, and the head is as wide as the vocabulary."""
+        return self.lm_head(self.norm(x_1TD[:, -1:]))
+
+
+def rotary_tables(*, head_dim: int, theta: float, length: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine ``[length, head_dim / 2]`` of position times frequency."""
+    with torch.device("cpu"):
+        frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
+    return angles.cos(), angles.sin()

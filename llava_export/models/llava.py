@@ -1,0 +1,80 @@
+"""The whole model: one child module for each method of the exported program, under the method's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llava_export.config import LlavaConfig
+from llava_export.models.clip_vision import ClipVisionTower
+from llava_export.models.llama import CachedAttention, LlamaDecoder
+from llava_export.models.projectors import build_projector
+
+
+class VisionEncoder(nn.Module):
+    """A picture's bytes in, rows for the decoder out."""
+
+    def __init__(self, config: LlavaConfig, *, image_mean: Sequence[float], image_std: Sequence[float]) -> None:
+        super().__init__()
+        self.image_size = config.vision.image_size
+        self.vision_tower = ClipVisionTower(config.vision)
+        self.projector = build_projector(config.projector)
+        # (x / 255 - mean) / std as one product and one sum.
+        mean, std = (torch.tensor(values, device="cpu").reshape(3, 1, 1) for values in (image_mean, image_std))
+        self.register_buffer("scale", 1.0 / (255.0 * std), persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
+
+    scale: Tensor
+    shift: Tensor
+
+    def forward(self, image_3HW: Tensor) -> Tensor:
+        """``uint8 [3, H, W]``, RGB, sides up to the image size, to ``float32 [1, num_image_tokens, hidden_size]``."""
+        return self.projector(self.vision_tower(self.pixel_values(image_3HW)))
+
+    def pixel_values(self, image_3HW: Tensor) -> Tensor:
+        """Scale, normalize and center in a square ``[1, 3, image_size, image_size]``.
+
+        Zeros around the normalized picture are exactly the mean color around the original.
+        """
+        _, height, width = image_3HW.shape
+        left, top = (self.image_size - width) // 2, (self.image_size - height) // 2
+        normalized = image_3HW.to(torch.float32) * self.scale + self.shift
+        padding = (left, self.image_size - width - left, top, self.image_size - height - top)
+        return F.pad(normalized, padding).reshape(1, 3, self.image_size, self.image_size)
+
+
+class LlavaModel(nn.Module):
+    """Children ``vision_encoder``, ``token_embedding`` and ``text_decoder``.
+
+    Build it under ``torch.device("meta")`` to get the shapes without the weights.
+    """
+
+    def __init__(
+        self,
+        config: LlavaConfig,
+        *,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        max_context_len: int,
+        cached_attention: Callable[..., nn.Module] = CachedAttention,
+    ) -> None:
+        super().__init__()
+        self.vision_encoder = VisionEncoder(config, image_mean=image_mean, image_std=image_std)
+        self.token_embedding = nn.Embedding(config.text.vocab_size, config.text.hidden_size)
+        self.text_decoder = LlamaDecoder(
+            config.text, max_context_len=max_context_len, cached_attention=cached_attention
+        )
+
+    def blocks(self) -> Iterator[tuple[str, nn.Module]]:
+        """The parts that are loaded, run and quantized one at a time, as ``(fqn, module)`` in the order they run."""
+        tower, decoder = "vision_encoder.vision_tower", "text_decoder"
+        names = [f"{tower}.embeddings", f"{tower}.pre_layrnorm"]
+        names += [f"{tower}.layers.{i}" for i in range(len(self.vision_encoder.vision_tower.layers))]
+        names += ["vision_encoder.projector", "token_embedding"]
+        names += [f"{decoder}.layers.{i}" for i in range(len(self.text_decoder.layers))]
+        names += [f"{decoder}.norm", f"{decoder}.lm_head"]
+        for name in names:
+            yield name, self.get_submodule(name)

@@ -1,0 +1,1 @@
+"""The files of a package: golden record, tokenizer, sample image, manifest."""

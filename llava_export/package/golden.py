@@ -1,0 +1,77 @@
+"""The golden record: what the float model saw and said, kept so that a program can be checked without the checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from llava_runner.errors import PackageError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llava_export.reference import FloatReference
+
+MAX_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class GoldenRecord:
+    """One question about one picture.
+
+    ``image`` uint8 ``[3, H, W]``; ``ids_before`` and ``ids_after`` int64, the prompt's tokens around it; ``features``
+    float16 ``[num_image_tokens, hidden_size]``; ``tokens`` int64 ``[N]``, the greedy answer; ``logits`` float32
+    ``[N, vocab_size]``: row i is what ``tokens[i]`` was chosen from.
+    """
+
+    image: Tensor
+    ids_before: Tensor
+    ids_after: Tensor
+    features: Tensor
+    tokens: Tensor
+    logits: Tensor
+
+    def save(self, path: Path) -> None:
+        save_file({field.name: getattr(self, field.name).contiguous() for field in fields(self)}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> GoldenRecord:
+        """Raises ``PackageError`` for a file that is missing, damaged or something else."""
+        if not path.is_file():
+            raise PackageError(f"{path} is missing: without the golden record nothing can be compared")
+        try:
+            tensors = load_file(path)
+            return cls(**tensors)
+        except (SafetensorError, TypeError) as error:
+            raise PackageError(f"{path} is not a golden record, or damaged: {error}") from error
+
+
+def record(
+    reference: FloatReference,
+    *,
+    image: Tensor,
+    ids_before: list[int],
+    ids_after: list[int],
+    eos_ids: tuple[int, ...],
+    max_tokens: int = MAX_TOKENS,
+) -> GoldenRecord:
+    """Ask the float model and let it answer greedily, up to ``max_tokens`` tokens or the end of the sequence."""
+    features = reference.encode_image(image)
+    rows = torch.cat([reference.embed(ids_before), features, reference.embed(ids_after)], dim=1)
+    position, tokens, logits = 0, [], []
+    while True:
+        logits.append(reference.decode(rows, position))
+        tokens.append(int(logits[-1].argmax()))
+        if len(tokens) == max_tokens or tokens[-1] in eos_ids:
+            break
+        position += rows.shape[1]
+        rows = reference.embed(tokens[-1:])
+    return GoldenRecord(
+        image=image,
+        ids_before=torch.tensor(ids_before),
+        ids_after=torch.tensor(ids_after),
+        features=features[0].to(torch.float16),
+        tokens=torch.tensor(tokens),
+        logits=torch.stack(logits),
+    )

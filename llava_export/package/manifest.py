@@ -1,0 +1,30 @@
+"""The manifest: which files make the package, their checksums, and the versions that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from llava_runner.contract import FileRecord, Manifest, ModelCard
+
+DISTRIBUTIONS = ("executorch", "torch", "torchao", "sentencepiece", "llava_export")
+
+
+def build_manifest(folder: Path, *, program: str, card: ModelCard) -> Manifest:
+    """Of every file that is in ``folder``; the manifest itself is written there afterwards."""
+    files = {path.name: file_record(path) for path in sorted(folder.iterdir())}
+    return Manifest(program=program, card=card, versions=versions(), files=files)
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in DISTRIBUTIONS}}
+
+
+def file_record(path: Path) -> FileRecord:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return FileRecord(bytes=path.stat().st_size, sha256=digest.hexdigest())

@@ -1,0 +1,72 @@
+"""The tokenizer of a package: SentencePiece's ``tokenizer.model``, and ``tokenizer.bin`` for runners without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llava_runner import contract
+
+from llava_export.checkpoint.locate import read_json
+from llava_export.errors import CheckpointError
+
+
+def write_tokenizer(checkpoint: Path, folder: Path) -> None:
+    """Both files, from the checkpoint's ``tokenizer.model`` or, where there is none, its ``tokenizer.json``.
+
+    Raises ``CheckpointError`` when neither is there or the latter is no SentencePiece BPE.
+    """
+    from pytorch_tokenizers.llama2c import Llama2cTokenizer
+
+    model = folder / contract.TOKENIZER_MODEL
+    if (checkpoint / contract.TOKENIZER_MODEL).is_file():
+        model.write_bytes((checkpoint / contract.TOKENIZER_MODEL).read_bytes())
+    elif (checkpoint / "tokenizer.json").is_file():
+        model.write_bytes(sentencepiece_model(read_json(checkpoint / "tokenizer.json"), checkpoint))
+    else:
+        raise CheckpointError(f"{checkpoint} has no tokenizer.model and no tokenizer.json; a package needs a tokenizer")
+    try:
+        Llama2cTokenizer(str(model)).export(str(folder / contract.TOKENIZER_BIN))
+    except RuntimeError as error:
+        raise CheckpointError(f"{checkpoint / contract.TOKENIZER_MODEL} is not a SentencePiece model") from error
+
+
+def sentencepiece_model(tokenizer: dict[str, Any], checkpoint: Path) -> bytes:
+    """A ``tokenizer.json`` of the Llama kind as the SentencePiece model it was made from, serialized.
+
+    SentencePiece merges the pair whose piece has the highest score, the json lists merges best first: so a piece's
+    score is minus the rank of the first merge that makes it. Pieces no merge makes come after all.
+    """
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+    model = tokenizer.get("model", {})
+    if model.get("type") != "BPE" or not model.get("byte_fallback"):
+        raise CheckpointError(
+            f"tokenizer.json in {checkpoint} is no SentencePiece BPE with byte fallback, as Llama tokenizers are; "
+            "put the model's tokenizer.model there"
+        )
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    rank: dict[str, int] = {}
+    for i, (left, right) in enumerate(merges):
+        rank.setdefault(left + right, i)
+    piece_type = ModelProto.SentencePiece
+    special = {token["content"] for token in tokenizer.get("added_tokens", []) if token.get("special")}
+    proto = ModelProto()
+    for text, _ in sorted(model["vocab"].items(), key=lambda item: item[1]):
+        piece = proto.pieces.add(piece=text, score=-float(rank.get(text, len(merges))))
+        if text == model.get("unk_token"):
+            piece.type = piece_type.UNKNOWN
+        elif len(text) == 6 and text.startswith("<0x"):
+            piece.type = piece_type.BYTE
+        elif text in special:
+            piece.type = piece_type.CONTROL
+        else:
+            piece.type = piece_type.NORMAL
+    proto.trainer_spec.model_type = proto.trainer_spec.BPE
+    proto.trainer_spec.vocab_size = len(proto.pieces)
+    proto.trainer_spec.byte_fallback = True
+    proto.trainer_spec.unk_piece = model.get("unk_token") or "<unk>"
+    proto.normalizer_spec.name = "identity"
+    proto.normalizer_spec.add_dummy_prefix = True
+    proto.normalizer_spec.remove_extra_whitespaces = False
+    return proto.SerializeToString()

@@ -1,0 +1,224 @@
+"""From a checkpoint to a package: the stages in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from llava_runner import contract
+from llava_runner.contract import ModelCard
+from llava_runner.image import load_image, prepare_image
+from llava_runner.prompt import prompt_chunks
+from llava_runner.tokenizer import Tokenizer
+
+from llava_export.builtin import SAMPLE_IMAGE
+from llava_export.checkpoint.locate import image_statistics, locate, read_json
+from llava_export.checkpoint.reader import CheckpointReader
+from llava_export.checkpoint.weights import Weights
+from llava_export.config import LlavaConfig
+from llava_export.errors import ExportError
+from llava_export.families import Family, find_family
+from llava_export.models.llava import LlavaModel
+from llava_export.package.golden import MAX_TOKENS, GoldenRecord, record
+from llava_export.package.image import write_image
+from llava_export.package.manifest import build_manifest, versions
+from llava_export.package.staging import staged
+from llava_export.package.tokenizer import write_tokenizer
+from llava_export.recipe import Recipe
+from llava_export.reference import FloatReference
+from llava_export.stages import Stages
+
+if TYPE_CHECKING:
+    from llava_export.targets.report import MethodReport
+
+DEFAULT_LENGTH = 768
+NUM_STAGES = 8
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint: everything known of it before any weight is read."""
+
+    name: str
+    folder: Path
+    family: Family
+    config: LlavaConfig
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+    weights: Weights
+
+    def build_model(self, *, max_context_len: int, **kwargs: Any) -> LlavaModel:
+        """The model on the meta device: shapes, no weights."""
+        with torch.device("meta"):
+            model = LlavaModel(
+                self.config,
+                image_mean=self.image_mean,
+                image_std=self.image_std,
+                max_context_len=max_context_len,
+                **kwargs,
+            )
+        return model.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export left: the program's path, its files with their sizes in bytes, and what was delegated."""
+
+    program: Path
+    files: Mapping[str, int]
+    reports: list[MethodReport]
+
+
+def open_checkpoint(model: str) -> Checkpoint:
+    """Find and check a checkpoint. Raises ``ConfigError`` and ``CheckpointError``."""
+    folder = locate(model)
+    settings = read_json(folder / "config.json")
+    family = find_family(settings)
+    config = family.parse_config(settings)
+    mean, std = image_statistics(folder)
+    weights = Weights(CheckpointReader(folder), family=family, config=config)
+    checkpoint = Checkpoint(model, folder, family, config, mean, std, weights)
+    weights.check(checkpoint.build_model(max_context_len=1))
+    return checkpoint
+
+
+def export(
+    model: str,
+    *,
+    recipe: Recipe,
+    output_dir: Path,
+    pte_name: str,
+    stages: Stages,
+    with_artifacts: bool = True,
+    max_seq_len: int | None = None,
+    max_context_len: int | None = None,
+    partitioners: int = 2,
+) -> Exported:
+    """Write ``pte_name`` with its manifest and golden record, and the artifacts, to ``output_dir``.
+
+    Raises a ``UserError`` for whatever the caller can mend; nothing is left behind then.
+    """
+    with stages.stage("open checkpoint"):
+        checkpoint = open_checkpoint(model)
+        seq_len, context_len = _lengths(checkpoint.config, max_seq_len, max_context_len)
+        recipe.check(checkpoint.build_model(max_context_len=1))
+
+    manifest_name = contract.manifest_path(Path(pte_name)).name
+    with staged(output_dir, name=Path(pte_name).stem, last=manifest_name) as folder:
+        with stages.stage("write tokenizer, image"):
+            write_tokenizer(checkpoint.folder, folder)
+            write_image(SAMPLE_IMAGE, folder, image_size=checkpoint.config.vision.image_size)
+            tokenizer = Tokenizer.open(folder / contract.TOKENIZER_MODEL)
+        card = _model_card(
+            checkpoint, recipe=recipe, max_seq_len=seq_len, max_context_len=context_len, tokenizer=tokenizer
+        )
+        with stages.stage("record float answer", steps=MAX_TOKENS):
+            golden = _golden(checkpoint, card=card, tokenizer=tokenizer)
+            golden.save(contract.golden_path(folder / pte_name))
+        with stages.stage("quantize", steps=len(list(checkpoint.build_model(max_context_len=1).blocks()))) as step:
+            quantized = _quantized_model(checkpoint, recipe=recipe, max_context_len=context_len, step=step)
+
+        # Here, not above: ExecuTorch's compiler takes seconds to import, and a mistake should not wait for it.
+        from llava_export.targets import pte
+        from llava_export.targets.report import delegation_report
+
+        with stages.stage("export"):
+            methods = pte.export_methods(quantized, max_seq_len=seq_len)
+        del quantized
+        with stages.stage("lower to XNNPACK"):
+            lowered = pte.lower(methods, card=card, partitioners=partitioners)
+            reports = delegation_report(lowered)
+        del methods
+        with stages.stage("serialize"):
+            program = pte.serialize(lowered)
+        del lowered
+        with stages.stage("write package"):
+            pte.write(program, folder / pte_name)
+            if not with_artifacts:
+                for name in (contract.TOKENIZER_BIN, contract.TOKENIZER_MODEL, contract.IMAGE_TENSOR, contract.IMAGE_PICTURE):
+                    (folder / name).unlink()
+            manifest = build_manifest(folder, program=pte_name, card=card)
+            (folder / manifest_name).write_text(manifest.to_json(), encoding="utf-8")
+    sizes = {name: file.bytes for name, file in manifest.files.items()}
+    return Exported(output_dir / pte_name, sizes, reports)
+
+
+def _lengths(config: LlavaConfig, max_seq_len: int | None, max_context_len: int | None) -> tuple[int, int]:
+    """Both lengths, checked. A length not given is 768, or what the model or the other length allows."""
+    limit = config.text.max_position_embeddings
+    context_len = max_context_len or min(max(DEFAULT_LENGTH, max_seq_len or 0), limit)
+    seq_len = max_seq_len or min(DEFAULT_LENGTH, context_len)
+    if context_len > limit:
+        raise ExportError(f"a context of {context_len} is beyond the {limit} positions the model was trained for")
+    if not 1 <= seq_len <= context_len:
+        raise ExportError(f"max_seq_len {seq_len} must be from 1 to max_context_len, {context_len}")
+    num_image_tokens = config.vision.num_image_tokens
+    if seq_len < num_image_tokens:
+        raise ExportError(f"max_seq_len {seq_len} cannot hold an image, which takes {num_image_tokens} positions")
+    return seq_len, context_len
+
+
+def _model_card(
+    checkpoint: Checkpoint, *, recipe: Recipe, max_seq_len: int, max_context_len: int, tokenizer: Tokenizer
+) -> ModelCard:
+    config = checkpoint.config
+    return ModelCard(
+        family=checkpoint.family.name,
+        source=checkpoint.name,
+        image_size=config.vision.image_size,
+        num_image_tokens=config.vision.num_image_tokens,
+        image_mean=checkpoint.image_mean,
+        image_std=checkpoint.image_std,
+        image_aspect_ratio=checkpoint.family.image_aspect_ratio,
+        prompt=checkpoint.family.prompt,
+        hidden_size=config.text.hidden_size,
+        vocab_size=config.text.vocab_size,
+        tokenizer_vocab_size=tokenizer.vocab_size,
+        bos_id=config.bos_id,
+        eos_ids=config.eos_ids,
+        max_seq_len=max_seq_len,
+        max_context_len=max_context_len,
+        recipe=recipe.to_dict(),
+        executorch_version=versions()["executorch"],
+    )
+
+
+def _golden(checkpoint: Checkpoint, *, card: ModelCard, tokenizer: Tokenizer) -> GoldenRecord:
+    """The family's question about the sample image, asked of the float model."""
+    pixels = prepare_image(
+        load_image(SAMPLE_IMAGE),
+        image_size=card.image_size,
+        image_mean=card.image_mean,
+        image_aspect_ratio=card.image_aspect_ratio,
+    )
+    before, after = prompt_chunks(checkpoint.family.question, template=card.prompt, has_image=True)
+    ids_before, ids_after = [card.bos_id, *tokenizer.encode(before)], tokenizer.encode(after)
+    length = len(ids_before) + card.num_image_tokens + len(ids_after) + MAX_TOKENS
+    if length > card.max_context_len:
+        raise ExportError(
+            f"a context of {card.max_context_len} positions is too short: one image, a question and a short answer "
+            f"take {length}"
+        )
+    reference = FloatReference(checkpoint.build_model(max_context_len=length), weights=checkpoint.weights)
+    return record(
+        reference,
+        image=torch.from_numpy(pixels),
+        ids_before=ids_before,
+        ids_after=ids_after,
+        eos_ids=card.eos_ids,
+    )
+
+
+def _quantized_model(checkpoint: Checkpoint, *, recipe: Recipe, max_context_len: int, step: Any) -> LlavaModel:
+    """Load one block at a time and quantize it before the next, so float weights never pile up."""
+    from llava_export.targets.llama_ops import LlamaOpsAttention
+
+    model = checkpoint.build_model(max_context_len=max_context_len, cached_attention=LlamaOpsAttention)
+    for fqn, block in model.blocks():
+        checkpoint.weights.fill(block, prefix=fqn)
+        recipe.quantize(block, fqn=fqn)
+        step()
+    return model

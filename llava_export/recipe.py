@@ -1,0 +1,150 @@
+"""What is quantized, and how: a named recipe, perhaps with a part of it changed. torchao does the arithmetic.
+
+Terms: ``8da4w`` is int8 dynamic activations (scaled per token at run time) with int4 weights scaled per group of
+``group_size`` input features; ``8da8w`` the same with int8 weights scaled per output channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from llava_export.errors import RecipeError
+
+LINEAR_SCHEMES = ("8da4w", "8da8w", "fp32")  # coarsest first
+EMBEDDING_BITS = (4, 8, 32)
+ALGORITHMS = ("minmax", "hqq")
+# XNNPACK's int4 kernels read scales once for a multiple of 32 input features.
+GROUP_SIZE_STEP = 32
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """How far a program may be from the float model and still be called the same, as ``test_pte`` measures it.
+
+    The cosine is the least allowed, of image features and of every token's logits; ``kl`` the most, in nats.
+    """
+
+    cosine: float
+    kl: float
+
+
+# By the coarsest scheme in use: a float program differs by rounding, 4 bits move an untrained model's flat logits most.
+THRESHOLDS = {
+    "fp32": Thresholds(cosine=0.9999, kl=1e-4),
+    "8da8w": Thresholds(cosine=0.99, kl=0.05),
+    "8da4w": Thresholds(cosine=0.9, kl=0.5),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Schemes of the text and vision linears, bits of the token embedding, and how scales are chosen."""
+
+    name: str
+    text: str
+    vision: str
+    embedding_bits: int
+    group_size: int = 128
+    algorithm: str = "minmax"
+
+    def __post_init__(self) -> None:
+        for what, value, allowed in (
+            ("text scheme", self.text, LINEAR_SCHEMES),
+            ("vision scheme", self.vision, LINEAR_SCHEMES),
+            ("embedding bits", self.embedding_bits, EMBEDDING_BITS),
+            ("algorithm", self.algorithm, ALGORITHMS),
+        ):
+            if value not in allowed:
+                raise RecipeError(f"{what} {value!r} is not one of {', '.join(map(str, allowed))}")
+        if self.group_size < GROUP_SIZE_STEP or self.group_size % GROUP_SIZE_STEP:
+            raise RecipeError(f"group size {self.group_size} is not a multiple of {GROUP_SIZE_STEP}, as XNNPACK needs")
+
+    def with_changes(self, **changes: Any) -> Recipe:
+        """The recipe with the given fields replaced; None leaves a field as it is."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    @property
+    def thresholds(self) -> Thresholds:
+        embedding = {4: "8da4w", 8: "8da8w", 32: "fp32"}[self.embedding_bits]
+        return THRESHOLDS[min(self.text, self.vision, embedding, key=LINEAR_SCHEMES.index)]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def check(self, model: nn.Module) -> None:
+        """Raises ``RecipeError`` when the group size does not divide the input features of a layer it applies to."""
+        grouped = {
+            fqn: module.in_features if isinstance(module, nn.Linear) else module.embedding_dim
+            for fqn, module in model.named_modules()
+            if self._is_grouped(fqn, module)
+        }
+        bad = {fqn: size for fqn, size in grouped.items() if size % self.group_size}
+        if not bad:
+            return
+        fqn, size = next(iter(bad.items()))
+        fitting = [
+            step for step in (32, 64, 128, 256) if all(features % step == 0 for features in grouped.values())
+        ]
+        advice = f"--group-size {' or '.join(map(str, fitting))} fits" if fitting else "no group size of 32 or more fits"
+        raise RecipeError(
+            f"group size {self.group_size} does not divide the {size} input features of {fqn}"
+            + (f" ({len(bad)} such layers)" if len(bad) > 1 else "")
+            + f"; {advice}"
+        )
+
+    def quantize(self, block: nn.Module, *, fqn: str) -> None:
+        """Replace the weights of ``block`` in place; ``fqn`` is its name in the model and decides the scheme."""
+        from torchao.quantization import quantize_
+
+        for path, module in list(block.named_modules()):
+            name = ".".join(part for part in (fqn, path) if part)
+            config = self._torchao_config(name, module)
+            if config is not None:
+                quantize_(module, config, filter_fn=lambda candidate, _, module=module: candidate is module)
+
+    def _scheme(self, fqn: str) -> str:
+        return self.vision if fqn.startswith("vision_encoder.") else self.text
+
+    def _is_grouped(self, fqn: str, module: nn.Module) -> bool:
+        if isinstance(module, nn.Linear):
+            return self._scheme(fqn) == "8da4w"
+        return fqn == "token_embedding" and self.embedding_bits < 32
+
+    def _torchao_config(self, fqn: str, module: nn.Module) -> Any:
+        from torchao.quantization.granularity import PerAxis, PerGroup
+        from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig
+        from torchao.quantization.quantize_.workflows import IntxChooseQParamsAlgorithm
+
+        algorithm = {
+            "minmax": IntxChooseQParamsAlgorithm.AFFINE,
+            "hqq": IntxChooseQParamsAlgorithm.HQQ_SCALE_ONLY,
+        }[self.algorithm]
+        if isinstance(module, nn.Linear) and self._scheme(fqn) != "fp32":
+            four_bits = self._scheme(fqn) == "8da4w"
+            return Int8DynamicActivationIntxWeightConfig(
+                weight_dtype=torch.int4 if four_bits else torch.int8,
+                weight_granularity=PerGroup(self.group_size) if four_bits else PerAxis(0),
+                intx_choose_qparams_algorithm=algorithm,
+            )
+        if fqn == "token_embedding" and self.embedding_bits < 32:
+            return IntxWeightOnlyConfig(
+                weight_dtype={4: torch.int4, 8: torch.int8}[self.embedding_bits],
+                granularity=PerGroup(self.group_size),
+                intx_choose_qparams_algorithm=algorithm,
+            )
+        return None
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("8da4w", text="8da4w", vision="8da8w", embedding_bits=8),
+        Recipe("8da8w", text="8da8w", vision="8da8w", embedding_bits=8),
+        Recipe("fp32", text="fp32", vision="fp32", embedding_bits=32),
+    )
+}
+DEFAULT_RECIPE = "8da4w"

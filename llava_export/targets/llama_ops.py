@@ -1,0 +1,19 @@
+"""The decoder's attention on ExecuTorch's two llama operators: in-place cache update, and attention over the cache."""
+
+from __future__ import annotations
+
+import torch
+from executorch.extension.pybindings import portable_lib  # noqa: F401  (must be loaded before the operators)
+from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (registers torch.ops.llama)  # isort: skip
+from torch import Tensor
+
+from llava_export.models.llama import CachedAttention
+
+
+class LlamaOpsAttention(CachedAttention):
+    """Same inputs and outputs as the plain form. Grouped queries and the causal mask are the operator's business."""
+
+    def forward(self, q_1THE: Tensor, k_1TKE: Tensor, v_1TKE: Tensor, start: int) -> Tensor:
+        torch.ops.llama.update_cache(k_1TKE, self.k_cache, start)
+        torch.ops.llama.update_cache(v_1TKE, self.v_cache, start)
+        return torch.ops.llama.custom_sdpa(q_1THE, self.k_cache, self.v_cache, start, None, 0.0, True)

@@ -1,0 +1,74 @@
+"""After lowering: what XNNPACK took, what it left, and why it was left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from executorch.exir import EdgeProgramManager
+
+# Every operator that may stay outside XNNPACK, with the reason. One that is not listed is a regression: see
+# DelegationReport.unexplained.
+REASONS = {
+    "llama.update_cache": "writes the KV cache in place; XNNPACK has no mutable state",
+    "llama.custom_sdpa": "attention over the cache up to the current position, which only the operator knows",
+    "aten.split_with_sizes_copy": "XNNPACK cannot slice while T is dynamic; one fused linear and a copy beat two linears",
+    "aten.view_copy": "becomes an alias when memory is planned: no copy, no cost",
+    "aten.slice_copy": "rows of the rotary tables for T positions, and the last position: sizes are dynamic",
+    "aten._to_copy": "uint8 pixels to float; XNNPACK converts no types",
+    "aten.constant_pad_nd": "padding to a square depends on the picture's size",
+    "aten.embedding": "one lookup of T rows",
+    "torchao.dequantize_affine": "fused into the embedding's quantized lookup when serialized",
+    "aten._local_scalar_dense": "reads the start position",
+    "aten.sym_size": "number of tokens, or of pixels a side",
+    "aten._assert_scalar": "the context's bounds",
+}
+SCALAR_MODULES = ("_operator", "math")  # arithmetic on sizes, done once a call
+
+
+@dataclass(frozen=True)
+class MethodReport:
+    """Delegates and leftover operators of one method, with how often each occurs."""
+
+    method: str
+    delegates: int
+    delegated: Counter[str]
+    outside: Counter[str]
+
+    @property
+    def unexplained(self) -> list[str]:
+        return sorted(name for name in self.outside if name not in REASONS)
+
+
+def delegation_report(lowered: EdgeProgramManager) -> list[MethodReport]:
+    """Call before ``to_executorch``, on what ``lower`` returned."""
+    reports = []
+    for method in sorted(lowered.methods):
+        graph_module = lowered.exported_program(method).graph_module
+        delegates = 0
+        delegated: Counter[str] = Counter()
+        outside: Counter[str] = Counter()
+        for node in graph_module.graph.nodes:
+            if node.op != "call_function":
+                continue
+            if getattr(node.target, "__name__", "") == "executorch_call_delegate":
+                delegates += 1
+                inner = getattr(graph_module, node.args[0].target).original_module.graph_module.graph
+                delegated.update(_name(n) for n in inner.nodes if n.op == "call_function" and not _is_scalar(n))
+            elif not _is_scalar(node):
+                outside[_name(node)] += 1
+        reports.append(MethodReport(method, delegates, delegated, outside))
+    return reports
+
+
+def _is_scalar(node) -> bool:
+    return getattr(node.target, "__module__", None) in SCALAR_MODULES
+
+
+def _name(node) -> str:
+    """``namespace.operator``, without the overload; a functionalized call counts as the operator inside."""
+    target = node.args[0] if getattr(node.target, "__name__", "") == "auto_functionalized_v2" else node.target
+    schema = getattr(target, "_schema", None)
+    if schema is None:
+        return str(target)
+    return schema.name.replace("::", ".")
