@@ -30,7 +30,9 @@ class VisionConfig:
 
     def __post_init__(self) -> None:
         _check_positive(self, "hidden_size", "intermediate_size", "num_attention_heads", "image_size", "patch_size")
-        _check_divides("vision_config", "num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)
+        _check_divides(
+            "vision_config", "num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size
+        )
         _check_divides("vision_config", "patch_size", self.patch_size, "image_size", self.image_size)
         _check_activation("vision_config.hidden_act", self.hidden_act)
         for layer in self.feature_layers:
@@ -96,7 +98,11 @@ class TextConfig:
             "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings",
         )  # fmt: skip
         _check_divides(
-            "text_config", "num_key_value_heads", self.num_key_value_heads, "num_attention_heads", self.num_attention_heads
+            "text_config",
+            "num_key_value_heads",
+            self.num_key_value_heads,
+            "num_attention_heads",
+            self.num_attention_heads,
         )
         if self.head_dim % 2:
             raise ConfigError(f"text_config.head_dim {self.head_dim} is odd; rotary embedding needs pairs")
@@ -120,7 +126,8 @@ class LlavaConfig:
             )
         if self.projector.out_features != self.text.hidden_size:
             raise ConfigError(
-                f"the projector writes {self.projector.out_features} features, the decoder reads {self.text.hidden_size}"
+                f"the projector writes {self.projector.out_features} features, "
+                f"the decoder reads {self.text.hidden_size}"
             )
 
 

@@ -8,10 +8,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llava_runner.errors import exit_cleanly
-
 from llava_export.errors import ExportError
 from llava_export.recipe import ALGORITHMS, DEFAULT_RECIPE, EMBEDDING_BITS, LINEAR_SCHEMES, RECIPES
+from llava_runner.errors import exit_cleanly
 
 if TYPE_CHECKING:
     from rich.console import Console

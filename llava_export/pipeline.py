@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from llava_runner import contract
-from llava_runner.contract import ModelCard
-from llava_runner.image import load_image, prepare_image
-from llava_runner.prompt import prompt_chunks
-from llava_runner.tokenizer import Tokenizer
 
 from llava_export.builtin import SAMPLE_IMAGE
-from llava_export.checkpoint.locate import image_statistics, locate, read_json
+from llava_export.checkpoint.locate import Channels, image_statistics, locate, read_json
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.checkpoint.weights import Weights
 from llava_export.config import LlavaConfig
@@ -30,6 +25,11 @@ from llava_export.package.tokenizer import write_tokenizer
 from llava_export.recipe import Recipe
 from llava_export.reference import FloatReference
 from llava_export.stages import Stages
+from llava_runner import contract
+from llava_runner.contract import ModelCard
+from llava_runner.image import load_image, prepare_image
+from llava_runner.prompt import prompt_chunks
+from llava_runner.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llava_export.targets.report import MethodReport
@@ -46,8 +46,8 @@ class Checkpoint:
     folder: Path
     family: Family
     config: LlavaConfig
-    image_mean: tuple[float, ...]
-    image_std: tuple[float, ...]
+    image_mean: Channels
+    image_std: Channels
     weights: Weights
 
     def build_model(self, *, max_context_len: int, **kwargs: Any) -> LlavaModel:
@@ -138,7 +138,12 @@ def export(
         with stages.stage("write package"):
             pte.write(program, folder / pte_name)
             if not with_artifacts:
-                for name in (contract.TOKENIZER_BIN, contract.TOKENIZER_MODEL, contract.IMAGE_TENSOR, contract.IMAGE_PICTURE):
+                for name in (
+                    contract.TOKENIZER_BIN,
+                    contract.TOKENIZER_MODEL,
+                    contract.IMAGE_TENSOR,
+                    contract.IMAGE_PICTURE,
+                ):
                     (folder / name).unlink()
             manifest = build_manifest(folder, program=pte_name, card=card)
             (folder / manifest_name).write_text(manifest.to_json(), encoding="utf-8")

@@ -21,6 +21,9 @@ ALGORITHMS = ("minmax", "hqq")
 GROUP_SIZE_STEP = 32
 
 
+_INTEGERS = {4: torch.int4, 8: torch.int8}  # type: ignore[attr-defined]  # torch's stubs lack int4
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """How far a program may be from the float model and still be called the same, as ``test_pte`` measures it.
@@ -86,10 +89,10 @@ class Recipe:
         if not bad:
             return
         fqn, size = next(iter(bad.items()))
-        fitting = [
-            step for step in (32, 64, 128, 256) if all(features % step == 0 for features in grouped.values())
-        ]
-        advice = f"--group-size {' or '.join(map(str, fitting))} fits" if fitting else "no group size of 32 or more fits"
+        fitting = [step for step in (32, 64, 128, 256) if all(features % step == 0 for features in grouped.values())]
+        advice = (
+            f"--group-size {' or '.join(map(str, fitting))} fits" if fitting else "no group size of 32 or more fits"
+        )
         raise RecipeError(
             f"group size {self.group_size} does not divide the {size} input features of {fqn}"
             + (f" ({len(bad)} such layers)" if len(bad) > 1 else "")
@@ -126,13 +129,13 @@ class Recipe:
         if isinstance(module, nn.Linear) and self._scheme(fqn) != "fp32":
             four_bits = self._scheme(fqn) == "8da4w"
             return Int8DynamicActivationIntxWeightConfig(
-                weight_dtype=torch.int4 if four_bits else torch.int8,
+                weight_dtype=_INTEGERS[4 if four_bits else 8],
                 weight_granularity=PerGroup(self.group_size) if four_bits else PerAxis(0),
                 intx_choose_qparams_algorithm=algorithm,
             )
         if fqn == "token_embedding" and self.embedding_bits < 32:
             return IntxWeightOnlyConfig(
-                weight_dtype={4: torch.int4, 8: torch.int8}[self.embedding_bits],
+                weight_dtype=_INTEGERS[self.embedding_bits],
                 granularity=PerGroup(self.group_size),
                 intx_choose_qparams_algorithm=algorithm,
             )

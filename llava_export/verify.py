@@ -58,8 +58,12 @@ def main() -> None:
         description="Compare an exported program with the float model it came from, by the golden record beside it.",
         epilog="exit code: 0 the same within the recipe's thresholds, 1 different, 2 cannot be run",
     )
-    parser.add_argument("program", type=Path, metavar="PTE", help="the program, its manifest and golden record beside it")
-    parser.add_argument("image", nargs="?", type=Path, metavar="IMAGE", help="also answer a question about this picture")
+    parser.add_argument(
+        "program", type=Path, metavar="PTE", help="the program, its manifest and golden record beside it"
+    )
+    parser.add_argument(
+        "image", nargs="?", type=Path, metavar="IMAGE", help="also answer a question about this picture"
+    )
     parser.add_argument("--prompt", default=DEFAULT_QUESTION, help="the question about IMAGE (default: %(default)s)")
     arguments = parser.parse_args()
     exit_cleanly(lambda: run(arguments.program, image=arguments.image, prompt=arguments.prompt))
@@ -117,9 +121,9 @@ def changed_files(program: Path, manifest: Manifest) -> list[str]:
 def compare(program_path: Path) -> list[Comparison]:
     """Run the golden record through the program. Raises ``PackageError`` when the two do not fit together."""
     import torch
-    from llava_runner.program import Program
 
     from llava_export.package.golden import GoldenRecord
+    from llava_runner.program import Program
 
     golden = GoldenRecord.load(contract.golden_path(program_path))
     program = Program.open(program_path)
@@ -172,7 +176,9 @@ def print_comparisons(console: Console, comparisons: list[Comparison], manifest:
     from rich.table import Table
 
     card = manifest.card
-    console.print(f"{manifest.program}: {card.source}, recipe {card.recipe['name']}, {len(manifest.files)} files intact")
+    console.print(
+        f"{manifest.program}: {card.source}, recipe {card.recipe['name']}, {len(manifest.files)} files intact"
+    )
     if version("executorch") != card.executorch_version:
         console.print(
             f"[yellow]exported with ExecuTorch {card.executorch_version}, run with {version('executorch')}[/]",

@@ -11,6 +11,9 @@ from typing import Any
 from llava_export.builtin import CHECKPOINTS
 from llava_export.errors import CheckpointError
 
+Channels = tuple[float, float, float]
+CLIP_MEAN: Channels = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Channels = (0.26862954, 0.26130258, 0.27577711)
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Everything a checkpoint may consist of, without the duplicates in other formats that some repositories carry.
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
@@ -44,7 +47,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def image_statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def image_statistics(folder: Path) -> tuple[Channels, Channels]:
     """Mean and standard deviation of the pixels the tower was trained on, by channel, as fractions of 1."""
     section: Mapping[str, Any] = {}
     if (folder / "preprocessor_config.json").is_file():
@@ -54,11 +57,7 @@ def image_statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]
     mean, std = section.get("image_mean", CLIP_MEAN), section.get("image_std", CLIP_STD)
     if len(mean) != 3 or len(std) != 3 or not all(std):
         raise CheckpointError(f"the image processor's config in {folder} needs three means and standard deviations")
-    return tuple(map(float, mean)), tuple(map(float, std))
-
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+    return (*map(float, mean),), (*map(float, std),)  # type: ignore[return-value]  # three each, as checked
 
 
 def _download(model: str) -> Path:

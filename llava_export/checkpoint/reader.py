@@ -26,7 +26,9 @@ class SafetensorsShard:
             self._file = safe_open(path, framework="pt")
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged or incomplete ({error}); download it again") from error
-        self.shapes = {key: tuple(self._file.get_slice(key).get_shape()) for key in self._file.keys()}
+        self.shapes = {
+            key: tuple(self._file.get_slice(key).get_shape()) for key in self._file.keys()  # noqa: SIM118 (not a dict)
+        }
 
     def read(self, key: str) -> Tensor:
         return self._file.get_tensor(key)

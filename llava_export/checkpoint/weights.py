@@ -1,4 +1,4 @@
-"""A checkpoint's tensors under the model's names: checked as a whole before work starts, then filled in block by block."""
+"""A checkpoint's tensors under the model's names: checked as a whole before work starts, filled in block by block."""
 
 from __future__ import annotations
 
@@ -83,9 +83,7 @@ class Weights:
         if not isinstance(module, FusedLinear):
             return [Need(fqn, tuple(parameter.shape))]
         parent, _, name = fqn.rsplit(".", 2)
-        return [
-            Need(f"{parent}.{part}.{name}", (rows, *parameter.shape[1:])) for part, rows in module.parts.items()
-        ]
+        return [Need(f"{parent}.{part}.{name}", (rows, *parameter.shape[1:])) for part, rows in module.parts.items()]
 
     def _is_spare(self, fqn: str) -> bool:
         """A tensor that checkpoints carry and this model leaves alone."""

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llava_runner.contract import PromptTemplate
-
 from llava_export.config import LlavaConfig
+from llava_runner.contract import PromptTemplate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llava_runner.contract import PromptTemplate
-
 from llava_export.config import LlavaConfig, ProjectorConfig, TextConfig, VisionConfig
 from llava_export.errors import ConfigError
 from llava_export.families.family import Family
+from llava_runner.contract import PromptTemplate
 
 # The published 7B config leaves out what equals these defaults of transformers' LlamaConfig, CLIPVisionConfig and
 # LlavaConfig (a model without any vision_config has CLIP-L/14 at 336 pixels).

@@ -68,9 +68,7 @@ class ClipLayer(nn.Module):
         self.layer_norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attn = ClipAttention(config.hidden_size, num_heads=config.num_attention_heads)
         self.layer_norm2 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = ClipMlp(
-            config.hidden_size, intermediate_size=config.intermediate_size, hidden_act=config.hidden_act
-        )
+        self.mlp = ClipMlp(config.hidden_size, intermediate_size=config.intermediate_size, hidden_act=config.hidden_act)
 
     def forward(self, x_BND: Tensor) -> Tensor:
         x_BND = x_BND + self.self_attn(self.layer_norm1(x_BND))

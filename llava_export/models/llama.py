@@ -54,7 +54,9 @@ class QkvLinear(FusedLinear):
     T is dynamic. Reordering rows changes no value, quantized or not.
     """
 
-    def __init__(self, in_features: int, *, num_heads: int, num_key_value_heads: int, head_dim: int, bias: bool) -> None:
+    def __init__(
+        self, in_features: int, *, num_heads: int, num_key_value_heads: int, head_dim: int, bias: bool
+    ) -> None:
         q_rows, kv_rows = num_heads * head_dim, num_key_value_heads * head_dim
         super().__init__(in_features, parts={"q_proj": q_rows, "k_proj": kv_rows, "v_proj": kv_rows}, bias=bias)
         self.head_dim = head_dim
@@ -92,8 +94,8 @@ class LlamaAttention(nn.Module):
         q_first, q_second, k_first, k_second, v = self.qkv_proj(x_1TD).split(self.qkv_proj.splits, dim=-1)
         q_1THE = self._rotate(q_first, q_second, cos_T1e, sin_T1e)
         k_1TKE = self._rotate(k_first, k_second, cos_T1e, sin_T1e)
-        # Lowered, these two reshapes keep their symbolic T, stay outside XNNPACK and cost nothing: ExecuTorch makes them
-        # aliases. Inside they would be delegates of their own that only copy.
+        # Lowered, these two reshapes keep a symbolic T, so they stay outside XNNPACK, where ExecuTorch makes aliases of
+        # them. Inside they would be delegates of their own that only copy.
         v_1TKE = v.unflatten(-1, (-1, self.head_dim))
         return self.o_proj(self.cached_attention(q_1THE, k_1TKE, v_1TKE, start).flatten(2))
 
@@ -170,7 +172,7 @@ class LlamaDecoder(nn.Module):
     sin: Tensor
 
     def forward(self, inputs_embeds_1TD: Tensor, input_pos: Tensor) -> Tensor:
-        """``float32 [1, T, D]`` that follow ``input_pos`` (``int64 [1]``) earlier ones, to logits ``[1, 1, vocab_size]``."""
+        """``float32 [1, T, D]`` after ``input_pos`` (``int64 [1]``) earlier rows, to logits ``[1, 1, vocab_size]``."""
         x_1TD = inputs_embeds_1TD
         start, cos_T1e, sin_T1e = self.positions(input_pos, x_1TD.shape[1])
         for layer in self.layers:
@@ -179,7 +181,7 @@ class LlamaDecoder(nn.Module):
 
     def positions(self, input_pos: Tensor, length: int) -> tuple[int, Tensor, Tensor]:
         """The start as a number, read here once for all layers, and the rotations from there on."""
-        start = input_pos.item()
+        start: int = input_pos.item()  # type: ignore[assignment]  # a symbol while exporting
         torch._check(start >= 0)
         torch._check(start + length <= self.max_context_len)
         return start, self.cos.narrow(0, start, length), self.sin.narrow(0, start, length)

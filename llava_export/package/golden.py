@@ -1,4 +1,4 @@
-"""The golden record: what the float model saw and said, kept so that a program can be checked without the checkpoint."""
+"""The golden record: what the float model saw and said, so that a program can be checked without the checkpoint."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from llava_runner.errors import PackageError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llava_export.reference import FloatReference
+from llava_runner.errors import PackageError
 
 MAX_TOKENS = 8
 

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import torch
+from PIL import Image
+
 from llava_runner import contract
 from llava_runner.image import fit
-from PIL import Image
 
 
 def write_image(source: Path, folder: Path, *, image_size: int) -> None:

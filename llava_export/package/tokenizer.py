@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llava_runner import contract
-
 from llava_export.checkpoint.locate import read_json
 from llava_export.errors import CheckpointError
+from llava_runner import contract
 
 
 def write_tokenizer(checkpoint: Path, folder: Path) -> None:
@@ -37,7 +36,7 @@ def sentencepiece_model(tokenizer: dict[str, Any], checkpoint: Path) -> bytes:
     SentencePiece merges the pair whose piece has the highest score, the json lists merges best first: so a piece's
     score is minus the rank of the first merge that makes it. Pieces no merge makes come after all.
     """
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
     model = tokenizer.get("model", {})
     if model.get("type") != "BPE" or not model.get("byte_fallback"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from executorch.extension.pybindings import portable_lib  # noqa: F401  (must be loaded before the operators)
+
 from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (registers torch.ops.llama)  # isort: skip
 from torch import Tensor
 

@@ -19,11 +19,11 @@ from executorch.exir import (
 )
 from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
-from llava_runner import contract
-from llava_runner.contract import ModelCard
 from torch.export import Dim, ExportedProgram
 
 from llava_export.models.llava import LlavaModel
+from llava_runner import contract
+from llava_runner.contract import ModelCard
 
 EXAMPLE_LENGTH = 8  # tokens to trace with; any length within the bounds gives the same program
 
@@ -53,13 +53,16 @@ def export_methods(model: LlavaModel, *, max_seq_len: int) -> dict[str, Exported
 
 def lower(methods: dict[str, ExportedProgram], *, card: ModelCard, partitioners: int) -> EdgeProgramManager:
     """Hand to XNNPACK what it can run. ``partitioners`` is 1 for the quantized linears alone, 2 for everything."""
-    chosen = _partitioners(partitioners, quantized=card.recipe["text"] != "fp32" or card.recipe["vision"] != "fp32")
+    chosen = xnnpack_partitioners(
+        partitioners, quantized=card.recipe["text"] != "fp32" or card.recipe["vision"] != "fp32"
+    )
     with collector_paused():
         return to_edge_transform_and_lower(
             methods,
             # The token embedding is one lookup in a table: nothing for XNNPACK in it.
             partitioner={contract.VISION_ENCODER: chosen, contract.TOKEN_EMBEDDING: [], contract.TEXT_DECODER: chosen},
-            # Validity: the llama operators are not ATen's. Dim order: the views that make reshapes free need plain copies.
+            # The llama operators are not ATen's, so the IR is not valid in its strict sense; and without dim order the
+            # reshapes stay view_copy, which memory planning turns into aliases.
             compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
             constant_methods=constant_methods(card),
         )
@@ -98,7 +101,7 @@ def constant_methods(card: ModelCard) -> Mapping[str, object]:
     }
 
 
-def _partitioners(count: int, *, quantized: bool) -> list[XnnpackPartitioner]:
+def xnnpack_partitioners(count: int, *, quantized: bool) -> list[XnnpackPartitioner]:
     # One delegate a linear: these read their weights by name, and the rest of the graph stays in few large delegates.
     linears = XnnpackPartitioner(config_precisions=ConfigPrecisionType.DYNAMIC_QUANT, per_op_mode=True)
     if count == 1:

@@ -12,7 +12,7 @@ from executorch.exir import EdgeProgramManager
 REASONS = {
     "llama.update_cache": "writes the KV cache in place; XNNPACK has no mutable state",
     "llama.custom_sdpa": "attention over the cache up to the current position, which only the operator knows",
-    "aten.split_with_sizes_copy": "XNNPACK cannot slice while T is dynamic; one fused linear and a copy beat two linears",
+    "aten.split_with_sizes_copy": "XNNPACK cannot slice while T is dynamic; a fused linear and a copy beat two linears",
     "aten.view_copy": "becomes an alias when memory is planned: no copy, no cost",
     "aten.slice_copy": "rows of the rotary tables for T positions, and the last position: sizes are dynamic",
     "aten._to_copy": "uint8 pixels to float; XNNPACK converts no types",
