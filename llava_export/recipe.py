@@ -7,21 +7,18 @@ Terms: ``8da4w`` is int8 dynamic activations (scaled per token at run time) with
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from llava_export.errors import RecipeError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LINEAR_SCHEMES = ("8da4w", "8da8w", "fp32")  # coarsest first
 EMBEDDING_BITS = (4, 8, 32)
 ALGORITHMS = ("minmax", "hqq")
 # XNNPACK's int4 kernels read scales once for a multiple of 32 input features.
 GROUP_SIZE_STEP = 32
-
-
-_INTEGERS = {4: torch.int4, 8: torch.int8}  # type: ignore[attr-defined]  # torch's stubs lack int4
 
 
 @dataclass(frozen=True)
@@ -81,9 +78,7 @@ class Recipe:
     def check(self, model: nn.Module) -> None:
         """Raises ``RecipeError`` when the group size does not divide the input features of a layer it applies to."""
         grouped = {
-            fqn: module.in_features if isinstance(module, nn.Linear) else module.embedding_dim
-            for fqn, module in model.named_modules()
-            if self._is_grouped(fqn, module)
+            fqn: module.weight.shape[1] for fqn, module in model.named_modules() if self._is_grouped(fqn, module)
         }
         bad = {fqn: size for fqn, size in grouped.items() if size % self.group_size}
         if not bad:
@@ -113,15 +108,20 @@ class Recipe:
         return self.vision if fqn.startswith("vision_encoder.") else self.text
 
     def _is_grouped(self, fqn: str, module: nn.Module) -> bool:
+        from torch import nn
+
         if isinstance(module, nn.Linear):
             return self._scheme(fqn) == "8da4w"
         return fqn == "token_embedding" and self.embedding_bits < 32
 
     def _torchao_config(self, fqn: str, module: nn.Module) -> Any:
+        import torch
+        from torch import nn
         from torchao.quantization.granularity import PerAxis, PerGroup
         from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig
         from torchao.quantization.quantize_.workflows import IntxChooseQParamsAlgorithm
 
+        dtypes = {4: torch.int4, 8: torch.int8}  # type: ignore[attr-defined]  # torch's stubs lack int4
         algorithm = {
             "minmax": IntxChooseQParamsAlgorithm.AFFINE,
             "hqq": IntxChooseQParamsAlgorithm.HQQ_SCALE_ONLY,
@@ -129,13 +129,13 @@ class Recipe:
         if isinstance(module, nn.Linear) and self._scheme(fqn) != "fp32":
             four_bits = self._scheme(fqn) == "8da4w"
             return Int8DynamicActivationIntxWeightConfig(
-                weight_dtype=_INTEGERS[4 if four_bits else 8],
+                weight_dtype=dtypes[4 if four_bits else 8],
                 weight_granularity=PerGroup(self.group_size) if four_bits else PerAxis(0),
                 intx_choose_qparams_algorithm=algorithm,
             )
         if fqn == "token_embedding" and self.embedding_bits < 32:
             return IntxWeightOnlyConfig(
-                weight_dtype=_INTEGERS[self.embedding_bits],
+                weight_dtype=dtypes[self.embedding_bits],
                 granularity=PerGroup(self.group_size),
                 intx_choose_qparams_algorithm=algorithm,
             )

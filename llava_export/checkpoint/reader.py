@@ -27,7 +27,8 @@ class SafetensorsShard:
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged or incomplete ({error}); download it again") from error
         self.shapes = {
-            key: tuple(self._file.get_slice(key).get_shape()) for key in self._file.keys()  # noqa: SIM118 (not a dict)
+            key: tuple(self._file.get_slice(key).get_shape())
+            for key in self._file.keys()  # noqa: SIM118 (not a dict)
         }
 
     def read(self, key: str) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from llava_export.reference import FloatReference
@@ -33,7 +33,8 @@ class GoldenRecord:
     logits: Tensor
 
     def save(self, path: Path) -> None:
-        save_file({field.name: getattr(self, field.name).contiguous() for field in fields(self)}, path)
+        # Not save_file: its errors about the disk are not OSErrors.
+        path.write_bytes(save({field.name: getattr(self, field.name).contiguous() for field in fields(self)}))
 
     @classmethod
     def load(cls, path: Path) -> GoldenRecord:

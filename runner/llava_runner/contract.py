@@ -98,9 +98,9 @@ class ModelCard:
     def from_json(cls, text: str) -> ModelCard:
         """Raises ``PackageError`` when the text is not a card of this schema."""
         fields = _read_object(text, cls, "model card")
-        for name in ("image_mean", "image_std", "eos_ids"):
-            fields[name] = tuple(fields[name])
         try:
+            for name in ("image_mean", "image_std", "eos_ids"):
+                fields[name] = tuple(fields[name])
             return cls(**{**fields, "prompt": PromptTemplate(**fields["prompt"])})
         except TypeError as error:
             raise PackageError(f"the model card does not fit schema {SCHEMA}: {error}") from error
@@ -154,7 +154,9 @@ def _read_object(text: str, cls: type, what: str) -> dict[str, Any]:
         raise PackageError(f"the {what} is not JSON: {error}") from error
     if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
         found = fields.get("schema") if isinstance(fields, dict) else None
-        raise PackageError(f"the {what} has schema {found}; this version reads schema {SCHEMA}. Export the model again.")
+        raise PackageError(
+            f"the {what} has schema {found}; this version reads schema {SCHEMA}. Export the model again."
+        )
     names = {field.name for field in dataclasses.fields(cls)}
     if missing := sorted(names - fields.keys()):
         raise PackageError(f"the {what} lacks {', '.join(missing)}")

@@ -8,12 +8,12 @@ import shutil
 
 import pytest
 import torch
-from conftest import SHAPES, random_llava, save_checkpoint
 from safetensors.torch import load_file, save_file
 
 from llava_export.checkpoint.locate import image_statistics, locate
 from llava_export.errors import CheckpointError, ConfigError
 from llava_export.pipeline import open_checkpoint
+from tests.checkpoints import SHAPES, random_llava, save_checkpoint
 
 
 def parameters(folder) -> dict[str, torch.Tensor]:
@@ -68,7 +68,9 @@ def as_module_names(folder) -> None:
     tensors = load_file(folder / "model.safetensors")
     renamed = {}
     for name, tensor in tensors.items():
-        name = name.replace("language_model.model.", "model.language_model.").replace("language_model.lm_head", "lm_head")
+        name = name.replace("language_model.model.", "model.language_model.").replace(
+            "language_model.lm_head", "lm_head"
+        )
         if name.startswith(("vision_tower", "multi_modal_projector")):
             name = "model." + name.replace("vision_model.", "")
         renamed[name] = tensor
@@ -210,7 +212,9 @@ def test_without_network_the_message_says_what_to_do(monkeypatch):
         raise LocalEntryNotFoundError("no route to host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(CheckpointError, match=r"llava-hf/llava-1.5-7b-hf cannot be downloaded.*--model FOLDER.*tiny-llava"):
+    with pytest.raises(
+        CheckpointError, match=r"llava-hf/llava-1.5-7b-hf cannot be downloaded.*--model FOLDER.*tiny-llava"
+    ):
         locate("llava-hf/llava-1.5-7b-hf")
 
 
@@ -252,7 +256,12 @@ def test_the_published_7b_config_gets_its_omitted_sizes():
         "model_type": "llava",
         "image_token_index": 32000,
         "projector_hidden_act": "gelu",
-        "text_config": {"max_position_embeddings": 4096, "model_type": "llama", "rms_norm_eps": 1e-05, "vocab_size": 32064},
+        "text_config": {
+            "max_position_embeddings": 4096,
+            "model_type": "llama",
+            "rms_norm_eps": 1e-05,
+            "vocab_size": 32064,
+        },
         "vision_config": {
             "hidden_size": 1024,
             "image_size": 336,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import SHAPES, VOCAB_SIZE
 from transformers import LlavaForConditionalGeneration
 
 from llava_export.models.llama import QkvLinear
 from llava_export.models.llava import LlavaModel
 from llava_export.pipeline import open_checkpoint
 from llava_export.reference import FloatReference
+from tests.checkpoints import SHAPES, VOCAB_SIZE
 
 TOLERANCE = 1e-4
 

@@ -1,0 +1,56 @@
+"""Choosing the next token: greedy, or by temperature and nucleus sampling."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from llava_runner.errors import PromptError
+
+SEEDS = range(2**64)
+
+
+class Sampler:
+    """Temperature 0 takes the most likely token; otherwise one is drawn, from the nucleus if ``top_p`` is below 1.
+
+    Raises ``PromptError`` for a temperature that is negative or not finite, ``top_p`` outside (0, 1], or a seed
+    that is not an unsigned 64-bit number. Without a seed every run differs.
+    """
+
+    def __init__(self, *, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None) -> None:
+        if not 0 <= temperature < math.inf:
+            raise PromptError(f"temperature {temperature}: it must be 0 (greedy) or more")
+        if not 0 < top_p <= 1:
+            raise PromptError(f"top_p {top_p}: it must be above 0 and at most 1")
+        if seed is not None and seed not in SEEDS:
+            raise PromptError(f"seed {seed}: it must be from 0 to 2^64 - 1")
+        self._temperature = temperature
+        self._top_p = top_p
+        self._generator = torch.Generator()
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
+
+    def sample(self, logits: torch.Tensor) -> int:
+        """Logits ``[vocab_size]`` -> a token id."""
+        if self._temperature == 0:
+            return int(logits.argmax())
+        return int(torch.multinomial(self.probabilities(logits), 1, generator=self._generator))
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """The distribution ``sample`` draws from at a temperature above 0: float64 ``[vocab_size]``, sums to 1.
+
+        Nucleus sampling as in Holtzman et al. (2020): the unlikely tail whose total is at most ``1 - top_p`` goes.
+        """
+        # Relative to the maximum and in double precision, so that no temperature, however small, overflows.
+        scores = (logits.double() - logits.max()) / self._temperature
+        probabilities = scores.softmax(-1)
+        if self._top_p < 1:
+            ascending, order = probabilities.sort()
+            in_tail = ascending.cumsum(-1) <= 1 - self._top_p
+            in_tail[-1] = False  # the likeliest token stays, however small top_p is
+            probabilities[order[in_tail]] = 0
+            probabilities /= probabilities.sum()
+        return probabilities

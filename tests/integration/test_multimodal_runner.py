@@ -1,0 +1,31 @@
+"""ExecuTorch's own runner takes our package and says what ours says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llava_runner.session import Session
+
+QUESTIONS = ("What is in the image?", "How many shapes are there?")
+NEW_TOKENS = 24
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_multimodal_runner_gives_the_text_our_runner_gives(question, tiny_package, capfd):
+    from executorch.extension.llm.runner import GenerationConfig, MultimodalRunner, make_image_input, make_text_input
+
+    image = torch.load(tiny_package.folder / "image.pt")
+    assert image.dtype == torch.uint8 and image.shape[0] == 3
+    session = Session.load(tiny_package.folder)
+    template = session.card.prompt
+    after = f"{template.image_suffix}{question}{template.assistant}"
+    ours = "".join(session.generate(image, question, max_new_tokens=NEW_TOKENS))
+
+    runner = MultimodalRunner(str(tiny_package.program), str(tiny_package.folder / "tokenizer.model"), None)
+    pieces: list[str] = []
+    inputs = [make_text_input(template.system + template.user), make_image_input(image), make_text_input(after)]
+    config = GenerationConfig(max_new_tokens=NEW_TOKENS, temperature=0.0, echo=False, num_bos=1)
+    runner.generate(inputs, config, pieces.append, None)
+    theirs = "".join(pieces).removesuffix("</s>")
+    assert ours.strip() and ours.strip() == theirs.strip()

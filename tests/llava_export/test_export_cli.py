@@ -1,0 +1,130 @@
+"""The exporter's command line and mistakes: one line, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from llava_export import export
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path):
+    """``cli(*arguments)`` exports to a folder of its own and returns the exit code and what it printed to stderr."""
+    output = tmp_path / "output"
+
+    def call(*arguments) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["export", "--output-dir", str(output), *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            export.main()
+        return stop.value.code or 0, capsys.readouterr().err
+
+    call.output = output
+    return call
+
+
+def assert_one_line(code: int, error: str, message: str) -> None:
+    assert code == 2
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "{tmp}/nowhere"], "is no folder, no hub id and no built-in model"),
+        (["--model", "{tmp}"], "has no config.json"),
+        (["--model", "{plain}/config.json"], "is a file"),
+        (["--group-size", "256"], "--group-size 32 or 64 or 128 fits"),
+        (["--group-size", "100"], "not a multiple of 32"),
+        (["--pte-name", "llava.bin"], "ends in .pte"),
+        (["--pte-name", "a/llava.pte"], "see --output-dir"),
+        (["--max-seq-len", "0"], "--max-seq-len 0 must be at least 1"),
+        (["--max-context-len", "5000"], "beyond the 2048 positions"),
+        (["--max-seq-len", "900", "--max-context-len", "800"], "max_seq_len 900"),
+        (["--max-seq-len", "10"], "cannot hold an image, which takes 16"),
+        (["--max-context-len", "30", "--max-seq-len", "20"], "too short: one image, a question and a short answer"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line(flags, message, cli, checkpoint_of, tmp_path):
+    plain = checkpoint_of("plain")
+    flags = [flag.format(tmp=tmp_path, plain=plain) for flag in flags]
+    code, error = cli("--model", plain, *flags)
+    assert_one_line(code, error, message)
+    assert not cli.output.exists() or list(cli.output.iterdir()) == []
+
+
+def test_a_config_of_another_architecture(cli, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    assert_one_line(*cli("--model", tmp_path), "model_type 'bert'; supported: llava-1.5 (model_type llava)")
+
+
+def test_a_checkpoint_without_tokenizer(cli, checkpoint_of, tmp_path):
+    folder = shutil.copytree(checkpoint_of("plain"), tmp_path / "copy")
+    (folder / "tokenizer.model").unlink()
+    assert_one_line(*cli("--model", folder), "no tokenizer.model and no tokenizer.json")
+    assert list(cli.output.iterdir()) == []
+
+
+def test_an_output_folder_that_cannot_be_written(cli, checkpoint_of, tmp_path):
+    (tmp_path / "file").write_text("")
+    plain = checkpoint_of("plain")
+    assert_one_line(*cli("--model", plain, "--output-dir", tmp_path / "file"), "is a file")
+    assert_one_line(*cli("--model", plain, "--output-dir", tmp_path / "file" / "below"), "Not a directory")
+    assert_one_line(*cli("--model", plain, "--output-dir", "/proc/nowhere"), "/proc/nowhere")
+
+
+def test_a_full_disk(cli, checkpoint_of, monkeypatch):
+    from llava_export import pipeline
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device", "llava.golden")
+
+    monkeypatch.setattr(pipeline.GoldenRecord, "save", fail)
+    assert_one_line(*cli("--model", checkpoint_of("plain")), "llava.golden: No space left on device")
+    assert list(cli.output.iterdir()) == []
+
+
+def test_a_file_size_limit_of_the_system(checkpoint_of, tmp_path):
+    """The same for real: the kernel refuses to let the first artifact grow."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "llava_export.export",
+            "--model",
+            checkpoint_of("plain"),
+            "--output-dir",
+            tmp_path / "out",
+        ],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "File too large" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_bugs_keep_their_traceback(cli, checkpoint_of, monkeypatch):
+    from llava_export import pipeline
+
+    def fail(*args, **kwargs):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pipeline, "write_tokenizer", fail)
+    monkeypatch.setattr(
+        sys, "argv", ["export", "--output-dir", str(cli.output), "--model", str(checkpoint_of("plain"))]
+    )
+    with pytest.raises(ZeroDivisionError):
+        export.main()
+    assert list(cli.output.iterdir()) == []

@@ -1,0 +1,156 @@
+"""The files of a package: tokenizer in both forms, sample image, manifest, and the folder they are staged in."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaTokenizer
+
+from llava_export.builtin import SAMPLE_IMAGE
+from llava_export.errors import CheckpointError
+from llava_export.package.golden import GoldenRecord
+from llava_export.package.image import write_image
+from llava_export.package.manifest import file_record
+from llava_export.package.staging import staged
+from llava_export.package.tokenizer import write_tokenizer
+from llava_runner.contract import FileRecord
+from llava_runner.errors import PackageError
+from llava_runner.tokenizer import Tokenizer
+from tests.checkpoints import TINY_LLAVA
+
+ALPHABETS = (
+    "abcdefghijklmnopqrstuvwxyz     ABCDEFGHIJ0123456789.,:;!?'\"-\n\t",
+    "äöüßéèçñøåœ ÀÉÎÕÜ ąčęėįšųūž",
+    "是在有人我他这为之大来以个中上们",
+    "🙂🚀👩‍👩‍👧‍👦🇺🇳\u0301\u200d\u00a0\u2028\x00\x7f▁",
+    "абвгдежз אבגד ابتث कखग ไทย",
+)
+
+WORDS = ("A", "chat", "USER:", "ASSISTANT:", "What is", "image?", "circle", "</s>", "<s>", "<unk>", "<0x0A>", "<image>")
+
+
+def random_strings(count: int) -> list[str]:
+    generator = random.Random(0)
+    strings = []
+    for _ in range(count):
+        pieces = []
+        for _ in range(generator.randrange(8)):
+            if generator.random() < 0.3:
+                pieces.append(generator.choice(WORDS) + generator.choice(["", " ", "  "]))
+            else:
+                pieces.append("".join(generator.choices(generator.choice(ALPHABETS), k=generator.randrange(6))))
+        strings.append("".join(pieces))
+    return strings
+
+
+def test_tokenizer_bin_and_model_agree_on_random_strings(tmp_path):
+    write_tokenizer(TINY_LLAVA, tmp_path)
+    model, binary = Tokenizer.open(tmp_path / "tokenizer.model"), Tokenizer.open(tmp_path / "tokenizer.bin")
+    assert (model.vocab_size, model.bos_id, model.eos_id) == (binary.vocab_size, binary.bos_id, binary.eos_id)
+    for text in random_strings(5000):
+        assert model.encode(text) == binary.encode(text), repr(text)
+
+
+def test_a_tokenizer_json_gives_the_same_tokens(tmp_path):
+    checkpoint, package = tmp_path / "checkpoint", tmp_path / "package"
+    package.mkdir()
+    LlamaTokenizer.from_pretrained(TINY_LLAVA).save_pretrained(checkpoint)
+    (checkpoint / "tokenizer.model").unlink(missing_ok=True)
+    assert (checkpoint / "tokenizer.json").is_file()
+    write_tokenizer(checkpoint, package)
+    original = Tokenizer.open(TINY_LLAVA / "tokenizer.model")
+    for name in ("tokenizer.model", "tokenizer.bin"):
+        rebuilt = Tokenizer.open(package / name)
+        assert (rebuilt.vocab_size, rebuilt.bos_id, rebuilt.eos_id) == (original.vocab_size, 1, 2)
+        for text in random_strings(1000):
+            assert rebuilt.encode(text) == original.encode(text), repr(text)
+
+
+def test_tokenizers_of_other_kinds_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no tokenizer.model and no tokenizer.json"):
+        write_tokenizer(tmp_path, tmp_path)
+    for other in (
+        {"model": {"type": "WordPiece"}},
+        {"model": {"type": "BPE", "byte_fallback": False, "vocab": {}, "merges": []}},
+        {"model": {"type": "BPE", "byte_fallback": True}, "pre_tokenizer": {"type": "ByteLevel"}},
+        {},
+    ):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(other))
+        with pytest.raises(CheckpointError, match="no SentencePiece BPE"):
+            write_tokenizer(tmp_path, tmp_path)
+    shutil.copy(SAMPLE_IMAGE, tmp_path / "tokenizer.model")
+    package = tmp_path / "package"
+    package.mkdir()
+    with pytest.raises(CheckpointError, match="not a SentencePiece model"):
+        write_tokenizer(tmp_path, package)
+
+
+def test_image_tensor_fits_the_models_square(tmp_path):
+    write_image(SAMPLE_IMAGE, tmp_path, image_size=56)
+    tensor = torch.load(tmp_path / "image.pt", weights_only=True)
+    assert tensor.dtype == torch.uint8 and tensor.shape[0] == 3
+    assert max(tensor.shape[1:]) == 56
+    assert (tmp_path / "image.png").read_bytes() == SAMPLE_IMAGE.read_bytes()
+
+
+def test_file_record_is_size_and_sha256(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_record(path) == FileRecord(bytes=3, sha256=digest)
+
+
+def test_golden_record_survives_its_file(tmp_path):
+    golden = GoldenRecord(
+        image=torch.randint(0, 256, (3, 5, 6), dtype=torch.uint8),
+        ids_before=torch.tensor([1, 2]),
+        ids_after=torch.tensor([3]),
+        features=torch.randn(4, 8).half(),
+        tokens=torch.tensor([5, 6]),
+        logits=torch.randn(2, 9),
+    )
+    golden.save(tmp_path / "golden")
+    loaded = GoldenRecord.load(tmp_path / "golden")
+    assert all(np.array_equal(getattr(loaded, name), getattr(golden, name)) for name in vars(golden))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a record", b"\x00" * 64])
+def test_damaged_golden_records_are_refused(content, tmp_path):
+    (tmp_path / "golden").write_bytes(content)
+    with pytest.raises(PackageError, match="not a golden record, or damaged"):
+        GoldenRecord.load(tmp_path / "golden")
+
+
+def test_staged_files_appear_together_with_the_manifest_last(tmp_path, monkeypatch):
+    moved = []
+    from llava_export.package import staging
+
+    replace = staging.os.replace
+    monkeypatch.setattr(staging.os, "replace", lambda a, b: (moved.append(b.name), replace(a, b)))
+    with staged(tmp_path / "out", name="llava", last="llava.json") as folder:
+        for name in ("llava.json", "z.bin", "a.bin"):
+            (folder / name).write_text(name)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".llava.partial"]
+    assert moved == ["a.bin", "z.bin", "llava.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.bin", "llava.json", "z.bin"]
+
+
+def test_an_interrupted_export_leaves_the_old_package(tmp_path):
+    (tmp_path / "llava.json").write_text("old")
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path, name="llava", last="llava.json") as folder:
+        (folder / "llava.json").write_text("new")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["llava.json"]
+    assert (tmp_path / "llava.json").read_text() == "old"
+
+
+def test_what_a_killed_export_left_is_cleared(tmp_path):
+    (tmp_path / ".llava.partial").mkdir()
+    (tmp_path / ".llava.partial" / "llava.pte").write_text("half")
+    with staged(tmp_path, name="llava", last="llava.json") as folder:
+        assert list(folder.iterdir()) == []

@@ -1,0 +1,118 @@
+"""Recipes: what they quantize, how near that stays, and what they refuse."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from llava_export.errors import RecipeError
+from llava_export.models.llava import LlavaModel
+from llava_export.pipeline import open_checkpoint
+from llava_export.recipe import RECIPES, Recipe
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint_of) -> LlavaModel:
+    checkpoint = open_checkpoint(str(checkpoint_of("plain")))
+    model = checkpoint.build_model(max_context_len=64)
+    checkpoint.weights.fill(model, prefix="")
+    return model
+
+
+def quantized(model: LlavaModel, recipe: Recipe) -> LlavaModel:
+    model = copy.deepcopy(model)
+    for fqn, block in model.blocks():
+        recipe.quantize(block, fqn=fqn)
+    return model
+
+
+def weights(model: LlavaModel) -> dict[str, torch.Tensor]:
+    return {
+        name: module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) or name == "token_embedding"
+    }
+
+
+def bits_of(weight: torch.Tensor) -> tuple[int, int] | None:
+    """Bits of a quantized weight and the columns that share a scale; None for a float one."""
+    if type(weight) in (torch.Tensor, nn.Parameter):
+        return None
+    return {torch.int4: 4, torch.int8: 8}[weight.target_dtype], weight.shape[1] // weight.scale.shape[1]
+
+
+def expected_bits(name: str, weight: torch.Tensor, recipe: Recipe) -> tuple[int, int] | None:
+    if name == "token_embedding":
+        return (recipe.embedding_bits, recipe.group_size) if recipe.embedding_bits < 32 else None
+    scheme = recipe.vision if name.startswith("vision_encoder") else recipe.text
+    return {"8da4w": (4, recipe.group_size), "8da8w": (8, weight.shape[1]), "fp32": None}[scheme]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *RECIPES.values(),
+        RECIPES["8da4w"].with_changes(group_size=32, embedding_bits=4, vision="8da4w"),
+        RECIPES["8da4w"].with_changes(embedding_bits=32, vision="fp32", algorithm="hqq"),
+    ],
+    ids=str,
+)
+def test_every_linear_and_the_embedding_get_their_bits(recipe, model):
+    found = {name: bits_of(weight) for name, weight in weights(quantized(model, recipe)).items()}
+    assert found == {name: expected_bits(name, weight, recipe) for name, weight in weights(model).items()}
+
+
+def weight_error(model: LlavaModel, recipe: Recipe) -> float:
+    """Mean relative error over the text linears."""
+    original, changed = weights(model), weights(quantized(model, recipe))
+    names = [name for name in original if name.startswith("text_decoder")]
+    errors = [float((changed[n].dequantize() - original[n]).norm() / original[n].norm()) for n in names]
+    return sum(errors) / len(errors)
+
+
+def test_more_bits_and_smaller_groups_are_nearer(model):
+    recipe = RECIPES["8da4w"]
+    errors = [weight_error(model, r) for r in (recipe, recipe.with_changes(group_size=32), RECIPES["8da8w"])]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] < 0.15 and errors[2] < 0.015
+
+
+def test_hqq_is_nearer_than_minmax(model):
+    recipe = RECIPES["8da4w"]
+    assert weight_error(model, recipe.with_changes(algorithm="hqq")) < weight_error(model, recipe)
+
+
+def test_a_group_size_that_does_not_divide_names_the_layer_and_what_fits(model):
+    with pytest.raises(RecipeError) as error:
+        RECIPES["8da4w"].with_changes(group_size=256).check(model)
+    assert str(error.value) == (
+        "group size 256 does not divide the 384 input features of text_decoder.layers.0.mlp.down_proj "
+        "(2 such layers); --group-size 32 or 64 or 128 fits"
+    )
+
+
+def test_the_group_size_matters_only_where_groups_are_used(model):
+    with pytest.raises(RecipeError, match="vision_encoder"):
+        RECIPES["8da4w"].with_changes(group_size=192, vision="8da4w").check(model)
+    RECIPES["fp32"].with_changes(group_size=192).check(model)
+    RECIPES["8da8w"].with_changes(group_size=256).check(model)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"group_size": 48}, {"group_size": 0}, {"embedding_bits": 5}, {"vision": "int8"}, {"algorithm": "gptq"}],
+    ids=str,
+)
+def test_impossible_recipes_are_refused(changes):
+    with pytest.raises(RecipeError):
+        RECIPES["8da4w"].with_changes(**changes)
+
+
+def test_thresholds_follow_the_coarsest_part():
+    fp32, eight, four = (RECIPES[name].thresholds for name in ("fp32", "8da8w", "8da4w"))
+    assert fp32.cosine > eight.cosine > four.cosine
+    assert RECIPES["fp32"].with_changes(vision="8da4w").thresholds == four
+    assert RECIPES["8da8w"].with_changes(embedding_bits=4).thresholds == four

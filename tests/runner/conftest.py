@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from sentencepiece import SentencePieceTrainer
+
+from tests.runner.fake_program import make_card
+
+SENTENCES = [
+    "What is in the image? There is a red circle left of a blue square.",
+    "How many shapes are there? There are 12 shapes, 345 dots and 1 line.",
+    "What color is the triangle above the circle?  It is green.",
+    "    indented   text\twith tabs, naïve café über ½ “quotes”",
+    "a b c d e f g h i j k l m n o p q r s t u v w x y z A B C D E F G H I J K L M N O P Q R S T U V W X Y Z",
+]
+
+
+def train_tokenizer(output: Path, **options) -> Path:
+    """A small SentencePiece model with the trainer options of Llama's tokenizer."""
+    buffer = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES * 20),
+        model_writer=buffer,
+        model_type="bpe",
+        **{"vocab_size": 420, **options},
+        byte_fallback=True,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
+    output.write_bytes(buffer.getvalue())
+    return output
+
+
+@pytest.fixture(scope="session")
+def tokenizer_model(tmp_path_factory) -> Path:
+    return train_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer.model")
+
+
+@pytest.fixture(scope="session")
+def tiny_pte(tmp_path_factory) -> Path:
+    """A program for the tokenizer of ``tokenizer_model``; one call takes 8 positions, the context 128."""
+    from tests.runner.tiny_program import build_pte
+
+    path = tmp_path_factory.mktemp("program") / "llava.pte"
+    path.write_bytes(build_pte(make_card(vocab_size=420, max_seq_len=8)))
+    return path

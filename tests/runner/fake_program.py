@@ -1,0 +1,72 @@
+"""A program without a runtime: the same three calls, its whole context a visible tensor."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from llava_runner.contract import ModelCard, PromptTemplate
+from llava_runner.program import Program
+
+TEMPLATE = PromptTemplate(system="Be kind. ", user="USER: ", assistant=" ASSISTANT:", image_suffix="\n")
+
+
+def make_card(
+    *, vocab_size: int, max_seq_len: int = 128, max_context_len: int = 128, eos_ids: tuple[int, ...] = (2,)
+) -> ModelCard:
+    return ModelCard(
+        family="llava15",
+        source="fake",
+        image_size=28,
+        num_image_tokens=4,
+        image_mean=(0.48145466, 0.4578275, 0.40821073),
+        image_std=(0.26862954, 0.26130258, 0.27577711),
+        image_aspect_ratio="pad",
+        prompt=TEMPLATE,
+        hidden_size=8,
+        vocab_size=vocab_size,
+        tokenizer_vocab_size=vocab_size,
+        bos_id=1,
+        eos_ids=eos_ids,
+        max_seq_len=max_seq_len,
+        max_context_len=max_context_len,
+        recipe={"name": "fp32"},
+        executorch_version="1.5.1",
+    )
+
+
+class FakeProgram(Program):
+    """Its logits depend on every row of the context and on the row's position: one misplaced row changes them.
+
+    It never chooses token 2, so no answer ends by itself.
+    """
+
+    def __init__(self, card: ModelCard) -> None:
+        super().__init__({}, card=card)
+        generator = torch.Generator().manual_seed(0)
+        self.embedding = torch.randn(card.vocab_size, card.hidden_size, generator=generator)
+        self.head = torch.randn(card.hidden_size, card.vocab_size, generator=generator)
+        self.rows = torch.full((card.max_context_len, card.hidden_size), torch.nan)
+        self.calls = 0
+        self.interrupt_next = False
+
+    def encode_image(self, pixels: np.ndarray) -> torch.Tensor:
+        self.calls += 1
+        generator = torch.Generator().manual_seed(int(pixels.astype(np.int64).sum()))
+        return torch.randn(1, self.card.num_image_tokens, self.card.hidden_size, generator=generator)
+
+    def embed(self, input_ids: list[int]) -> torch.Tensor:
+        self.calls += 1
+        return self.embedding[input_ids].unsqueeze(0)
+
+    def decode(self, inputs_embeds: torch.Tensor, *, position: int) -> torch.Tensor:
+        self.calls += 1
+        end = position + inputs_embeds.shape[1]
+        self.rows[position:end] = inputs_embeds[0]
+        if self.interrupt_next:
+            self.interrupt_next = False
+            raise KeyboardInterrupt
+        weights = torch.arange(1, end + 1).cos().unsqueeze(1)
+        logits = (self.rows[:end] * weights).sum(0).tanh() @ self.head
+        logits[2] = -torch.inf
+        return logits

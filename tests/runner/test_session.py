@@ -1,0 +1,297 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from llava_runner.errors import ImageError, PackageError, PromptError
+from llava_runner.image import preprocess
+from llava_runner.session import Session
+from llava_runner.tokenizer import Tokenizer
+from tests.runner.fake_program import FakeProgram, make_card
+
+QUESTION = "What is in the image?"
+IMAGE = Image.new("RGB", (30, 20), (200, 30, 60))
+
+
+@pytest.fixture
+def tokenizer(tokenizer_model):
+    return Tokenizer.open(tokenizer_model)
+
+
+@pytest.fixture
+def make_session(tokenizer):
+    def make(**card):
+        return Session(FakeProgram(make_card(vocab_size=tokenizer.vocab_size, **card)), tokenizer=tokenizer)
+
+    return make
+
+
+def reference_ids(session, *chunks, count):
+    """Greedy ids after ``chunks`` (lists of ids, or images), all of it decoded anew for every token."""
+    program = FakeProgram(session.card)
+    rows = []
+    for chunk in chunks:
+        if isinstance(chunk, Image.Image):
+            card = session.card
+            pixels = preprocess(chunk, image_size=card.image_size, image_mean=card.image_mean, image_aspect_ratio="pad")
+            rows.append(program.encode_image(pixels))
+        else:
+            rows.append(program.embed(chunk))
+    ids = []
+    for _ in range(count):
+        context = torch.cat([*rows, program.embed(ids)], dim=1) if ids else torch.cat(rows, dim=1)
+        ids.append(int(program.decode(context, position=0).argmax()))
+    return ids
+
+
+def first_turn(tokenizer):
+    return [[1, *tokenizer.encode("Be kind. USER: ")], IMAGE, tokenizer.encode(f"\n{QUESTION} ASSISTANT:")]
+
+
+def test_answer_follows_the_prompt_around_the_image(make_session, tokenizer):
+    session = make_session()
+    text = "".join(session.generate(IMAGE, QUESTION, max_new_tokens=12))
+    assert session.last_ids == reference_ids(session, *first_turn(tokenizer), count=12)
+    assert text == tokenizer._processor.decode(session.last_ids)
+    assert session.stop_reason == "length"
+
+
+def test_answer_without_an_image(make_session, tokenizer):
+    session = make_session()
+    list(session.generate(None, QUESTION, max_new_tokens=5))
+    prompt = [1, *tokenizer.encode(f"Be kind. USER: {QUESTION} ASSISTANT:")]
+    assert session.last_ids == reference_ids(session, prompt, count=5)
+
+
+def test_prompt_that_ends_with_the_image(make_session, tokenizer):
+    session = make_session()
+    list(session.generate(IMAGE, "<image>", max_new_tokens=3))
+    assert session.last_ids == reference_ids(session, [1], IMAGE, count=3)
+
+
+def test_every_call_of_generate_starts_afresh(make_session):
+    session = make_session()
+    answers = ["".join(session.generate(IMAGE, QUESTION, max_new_tokens=8)) for _ in range(2)]
+    assert answers[0] == answers[1]
+
+
+def test_image_as_picture_file_tensor_and_array(make_session, tmp_path):
+    session = make_session()
+    IMAGE.save(tmp_path / "image.png")
+    pixels = preprocess(IMAGE, image_size=28, image_mean=session.card.image_mean, image_aspect_ratio="pad")
+    sources = [IMAGE, tmp_path / "image.png", str(tmp_path / "image.png"), pixels, torch.from_numpy(pixels)]
+    answers = {"".join(session.generate(source, QUESTION, max_new_tokens=8)) for source in sources}
+    assert len(answers) == 1
+    list(session.generate(np.zeros_like(pixels), QUESTION, max_new_tokens=8))
+    assert session.last_ids != reference_ids(session, *first_turn(session._tokenizer), count=8)
+
+
+def test_image_aspect_ratio_stands_in_for_the_models_own(make_session):
+    session = make_session()
+    crop = preprocess(IMAGE, image_size=28, image_mean=session.card.image_mean, image_aspect_ratio="crop")
+    list(session.generate(crop, QUESTION, max_new_tokens=6))
+    expected = session.last_ids
+    list(session.generate(IMAGE, QUESTION, max_new_tokens=6, image_aspect_ratio="crop"))
+    assert session.last_ids == expected
+
+
+def test_stops_at_eos_and_does_not_show_it(make_session, tokenizer):
+    free = make_session()
+    list(free.generate(IMAGE, QUESTION, max_new_tokens=6))
+    eos = free.last_ids[4]
+    session = make_session(eos_ids=(2, eos))
+    text = "".join(session.generate(IMAGE, QUESTION))
+    end = free.last_ids.index(eos)
+    assert session.stop_reason == "eos"
+    assert session.last_ids == free.last_ids[: end + 1]
+    assert text == tokenizer._processor.decode(free.last_ids[:end])
+
+
+@pytest.mark.parametrize("limit", ["seq_len", "context"])
+def test_prompt_and_answer_together_fill_the_limit(make_session, tokenizer, limit):
+    prompt_len = sum(len(chunk) for chunk in first_turn(tokenizer)[::2]) + 4
+    seq_len = prompt_len + 7
+    session = make_session(max_context_len=seq_len if limit == "context" else 128)
+    list(session.generate(IMAGE, QUESTION, seq_len=seq_len))
+    assert len(session.last_ids) == 7
+    assert session.stop_reason == ("context" if limit == "context" else "length")
+
+
+def test_prompt_that_does_not_fit_gives_the_numbers_before_anything_runs(make_session, tokenizer):
+    prompt_len = sum(len(chunk) for chunk in first_turn(tokenizer)[::2]) + 4
+    session = make_session()
+    message = rf"takes {prompt_len} positions \(4 of them the image\) .* limit is {prompt_len}"
+    with pytest.raises(PromptError, match=message):
+        session.generate(IMAGE, QUESTION, seq_len=prompt_len)
+    with pytest.raises(PromptError, match=r"takes \d{5,} positions .* limit is 128"):
+        session.generate(IMAGE, "circle " * 10_000)
+    assert session._program.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"seq_len": 0}, PromptError, "seq_len 0: it must be from 1 to the context, 128"),
+        ({"seq_len": 129}, PromptError, "seq_len 129"),
+        ({"max_new_tokens": 0}, PromptError, "max_new_tokens 0"),
+        ({"temperature": -1}, PromptError, "temperature -1"),
+        ({"top_p": 0}, PromptError, "top_p 0"),
+        ({"prompt": " "}, PromptError, "empty"),
+        ({"image": "nowhere.png"}, ImageError, "does not exist"),
+    ],
+)
+def test_mistakes_are_raised_by_the_call_itself(make_session, options, error, message):
+    session = make_session()
+    arguments = {"image": IMAGE, "prompt": QUESTION, **options}
+    with pytest.raises(error, match=message):
+        session.generate(**arguments)
+    assert session._program.calls == 0
+
+
+def test_a_seed_repeats_an_answer(make_session):
+    session = make_session()
+
+    def ids(seed):
+        list(session.generate(IMAGE, QUESTION, max_new_tokens=10, temperature=2.0, top_p=0.95, seed=seed))
+        return session.last_ids
+
+    assert ids(3) == ids(3)
+    assert ids(3) != ids(4)
+
+
+def second_turn(tokenizer, eos):
+    return [eos, *tokenizer.encode("USER: And what color? ASSISTANT:")]
+
+
+def test_chat_continues_after_an_answer_that_ended(make_session, tokenizer):
+    free = make_session()
+    list(free.chat(QUESTION, image=IMAGE, max_new_tokens=4))
+    eos = free.last_ids[3]
+    session = make_session(eos_ids=(eos,))
+    list(session.chat(QUESTION, image=IMAGE))
+    answer = session.last_ids
+    assert answer[-1] == eos
+    list(session.chat("And what color?", max_new_tokens=5))
+    expected = reference_ids(session, *first_turn(tokenizer), answer[:-1], second_turn(tokenizer, eos), count=5)
+    assert session.last_ids == expected[: len(session.last_ids)]
+
+
+@pytest.mark.parametrize("taken", ["nothing", "some", "up to max_new_tokens"])
+def test_chat_closes_an_answer_that_was_cut_short(make_session, tokenizer, taken):
+    session = make_session()
+    pieces = session.chat(QUESTION, image=IMAGE, max_new_tokens=6)
+    if taken == "some":
+        next(pieces)
+        next(pieces)
+    elif taken == "up to max_new_tokens":
+        list(pieces)
+    answer = session.last_ids
+    list(session.chat("And what color?", max_new_tokens=5))
+    expected = reference_ids(
+        session, *first_turn(tokenizer), *([answer] if answer else []), second_turn(tokenizer, 2), count=5
+    )
+    assert session.last_ids == expected
+
+
+def test_chat_with_an_image_in_a_later_turn(make_session, tokenizer):
+    session = make_session()
+    list(session.chat("Hello there", max_new_tokens=3))
+    answer = session.last_ids
+    list(session.chat(QUESTION, image=IMAGE, max_new_tokens=4))
+    expected = reference_ids(
+        session,
+        [1, *tokenizer.encode("Be kind. USER: Hello there ASSISTANT:"), *answer, 2, *tokenizer.encode("USER: ")],
+        IMAGE,
+        tokenizer.encode(f"\n{QUESTION} ASSISTANT:"),
+        count=4,
+    )
+    assert session.last_ids == expected
+
+
+def test_a_turn_interrupted_while_it_is_read_has_not_happened(make_session):
+    disturbed, calm = make_session(), make_session()
+    for session in (disturbed, calm):
+        list(session.chat(QUESTION, image=IMAGE, max_new_tokens=4))
+    disturbed._program.interrupt_next = True
+    with pytest.raises(KeyboardInterrupt):
+        disturbed.chat("How many shapes are there?")
+    for session in (disturbed, calm):
+        list(session.chat("And what color?", max_new_tokens=5))
+    assert disturbed.last_ids == calm.last_ids
+
+
+def test_a_token_interrupted_while_it_is_decoded_is_decoded_again(make_session):
+    disturbed, calm = make_session(), make_session()
+    pieces = disturbed.chat(QUESTION, image=IMAGE, max_new_tokens=4)
+    disturbed._program.interrupt_next = True
+    with pytest.raises(KeyboardInterrupt):
+        list(pieces)
+    list(calm.chat(QUESTION, image=IMAGE, max_new_tokens=1))
+    assert disturbed.last_ids == calm.last_ids
+    for session in (disturbed, calm):
+        list(session.chat("And what color?", max_new_tokens=5))
+    assert disturbed.last_ids == calm.last_ids
+
+
+def test_mistakes_leave_the_conversation_as_it_was(make_session):
+    disturbed, calm = make_session(), make_session()
+    for session in (disturbed, calm):
+        list(session.chat(QUESTION, image=IMAGE, max_new_tokens=4))
+    with pytest.raises(PromptError, match=r"after the \d+ of the conversation so far"):
+        disturbed.chat("circle " * 200)
+    with pytest.raises(ImageError):
+        disturbed.generate("nowhere.png", QUESTION)
+    for session in (disturbed, calm):
+        list(session.chat("And what color?", max_new_tokens=5))
+    assert disturbed.last_ids == calm.last_ids
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_an_answer_given_up_cannot_go_on(make_session, started):
+    session = make_session()
+    old = session.chat(QUESTION, image=IMAGE)
+    if started:
+        next(old)
+    new = session.chat("And what color?", max_new_tokens=5)
+    with pytest.raises(RuntimeError, match="given up"):
+        next(old)
+    assert list(new)
+    assert session.stop_reason == "length"
+
+
+def test_reset_forgets_the_conversation(make_session):
+    session = make_session()
+    list(session.chat(QUESTION, image=IMAGE, max_new_tokens=4))
+    first = session.last_ids
+    session.reset()
+    list(session.chat(QUESTION, image=IMAGE, max_new_tokens=4))
+    assert session.last_ids == first
+
+
+def test_timings_count_positions_and_tokens(make_session, tokenizer):
+    session = make_session()
+    list(session.generate(IMAGE, QUESTION, max_new_tokens=6))
+    timings = session.timings
+    assert timings.image.count == 4
+    assert timings.prompt.count == sum(len(chunk) for chunk in first_turn(tokenizer)[::2]) + 4
+    assert (timings.sample.count, timings.eval.count) == (6, 5)
+    assert min(timings.image.ms, timings.prompt.ms, timings.sample.ms, timings.eval.ms) > 0
+
+
+def test_tokenizer_of_another_vocabulary(tokenizer):
+    with pytest.raises(PackageError, match=f"{tokenizer.vocab_size} tokens and the model was trained with 32000"):
+        Session(FakeProgram(make_card(vocab_size=32000)), tokenizer=tokenizer)
+
+
+def test_packages_that_are_not_complete(tmp_path, tokenizer_model):
+    with pytest.raises(PackageError, match="has no program"):
+        Session.load(tmp_path)
+    (tmp_path / "a.pte").write_bytes(b"")
+    with pytest.raises(PackageError, match=r"neither tokenizer\.model nor tokenizer\.bin"):
+        Session.load(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
+    with pytest.raises(PackageError, match=r"a\.pte is not an ExecuTorch program"):
+        Session.load(tmp_path)
+    (tmp_path / "b.pte").write_bytes(b"")
+    with pytest.raises(PackageError, match=r"has 2 programs: a\.pte, b\.pte"):
+        Session.load(tmp_path)
