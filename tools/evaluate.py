@@ -3,7 +3,7 @@
     python tools/evaluate.py demo/llava.pte --scenes 200
     python tools/evaluate.py demo/llava.pte --scenes 200 --float tiny-llava
 
-Scene i is the i-th held-out seed of ``scenes.py``: one question about one rendered picture, the answer compared as text.
+Scene i is the i-th held-out seed of ``scenes.py``: a question about a rendered picture, its answer compared as text.
 """
 
 from __future__ import annotations

@@ -87,13 +87,13 @@ def test_truncated_and_missing_files_cannot_be_run(copy):
         verify(copy)
     copy.write_bytes(content)
     contract.golden_path(copy).unlink()
-    with pytest.raises(PackageError, match="llava.golden is missing"):
+    with pytest.raises(PackageError, match=r"llava.golden is missing"):
         verify(copy)
     contract.manifest_path(copy).write_text("{}")
     with pytest.raises(PackageError, match="schema"):
         verify(copy)
     contract.manifest_path(copy).unlink()
-    with pytest.raises(PackageError, match="llava.json is missing"):
+    with pytest.raises(PackageError, match=r"llava.json is missing"):
         verify(copy)
     copy.unlink()
     with pytest.raises(PackageError, match="does not exist"):
