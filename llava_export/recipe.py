@@ -32,11 +32,12 @@ class Thresholds:
     kl: float
 
 
-# By the coarsest scheme in use: a float program differs by rounding, 4 bits move an untrained model's flat logits most.
+# By the coarsest scheme in use. Trained models stay far inside; 4 bits move the flat logits of an untrained one the
+# most, and those are to pass too. Another model's logits have a cosine near 0.
 THRESHOLDS = {
     "fp32": Thresholds(cosine=0.9999, kl=1e-4),
     "8da8w": Thresholds(cosine=0.99, kl=0.05),
-    "8da4w": Thresholds(cosine=0.9, kl=0.5),
+    "8da4w": Thresholds(cosine=0.8, kl=0.5),
 }
 
 

@@ -1,0 +1,218 @@
+"""Writes a full-size random checkpoint in the layout of the published ones: what memory and time are measured with.
+
+    python tools/make_checkpoint.py --like llava-1.5-7b --out /tmp/llava-1.5-7b
+
+Sharded fp16 safetensors with their index, config, image processor and a 32,000-piece SentencePiece tokenizer, as
+llava-hf has them on the hub. One shard is in memory at a time. The weights are noise: the answers mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from safetensors.torch import save_file
+
+from llava_runner.errors import UserError, exit_cleanly
+
+SHARD_BYTES = 1_000_000_000
+VOCAB_PIECES = 32000
+STANDARD_DEVIATION = 0.02  # of all matrices, as transformers initializes them
+
+VISION_TOWER = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+    "vocab_size": 32000,
+}
+VICUNA = {
+    "architectures": ["LlamaForCausalLM"],
+    "max_position_embeddings": 4096,
+    "model_type": "llama",
+    "rms_norm_eps": 1e-05,
+    "torch_dtype": "float16",
+    "vocab_size": 32064,
+}
+TEXT_MODELS: dict[str, dict[str, Any]] = {
+    "llava-1.5-7b": {},  # the published config leaves out what equals LlamaConfig's defaults
+    "llava-1.5-13b": {
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 40,
+    },
+}
+# Names of transformers' modules to those of the published files.
+PUBLISHED_NAMES = (
+    (r"^model\.language_model\.", "language_model.model."),
+    (r"^lm_head\.", "language_model.lm_head."),
+    (r"^model\.vision_tower\.(?:vision_model\.)?", "vision_tower.vision_model."),
+    (r"^model\.multi_modal_projector\.", "multi_modal_projector."),
+)
+
+
+def config_like(name: str, *, layers: int | None = None) -> dict[str, Any]:
+    """``config.json`` of a published model; ``layers`` changes the depth of its decoder."""
+    text = {**VICUNA, **TEXT_MODELS[name]}
+    if layers is not None:
+        text["num_hidden_layers"] = layers
+    return {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "ignore_index": -100,
+        "image_token_index": 32000,
+        "model_type": "llava",
+        "pad_token_id": 32001,
+        "projector_hidden_act": "gelu",
+        "text_config": text,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float16",
+        "vision_config": VISION_TOWER,
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+    }
+
+
+def tensor_shapes(config: dict[str, Any]) -> dict[str, torch.Size]:
+    """Every tensor of the model under its published name."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(LlavaConfig.from_dict(config))
+    return {published_name(name): parameter.shape for name, parameter in model.named_parameters()}
+
+
+def published_name(name: str) -> str:
+    for pattern, replacement in PUBLISHED_NAMES:
+        renamed, matches = re.subn(pattern, replacement, name)
+        if matches:
+            return renamed
+    raise ValueError(f"transformers has a parameter of no known part: {name}")
+
+
+def shards(shapes: dict[str, torch.Size]) -> list[list[str]]:
+    """Names in order, cut where a shard of fp16 tensors is full."""
+    result: list[list[str]] = [[]]
+    size = 0
+    for name, shape in shapes.items():
+        size += 2 * shape.numel()
+        if size > SHARD_BYTES and result[-1]:
+            result.append([])
+            size = 2 * shape.numel()
+        result[-1].append(name)
+    return result
+
+
+def random_tensor(name: str, shape: torch.Size, *, generator: torch.Generator) -> torch.Tensor:
+    """Matrices of noise, norms of one, biases of zero; fp16."""
+    if len(shape) == 1 and name.endswith("bias"):
+        return torch.zeros(shape, dtype=torch.float16)
+    if len(shape) == 1 and "norm" in name:
+        return torch.ones(shape, dtype=torch.float16)
+    tensor = torch.empty(shape, dtype=torch.float16)
+    for rows in tensor.view(shape[0], -1).split(4096):  # in float32, which is quicker, but never the whole tensor
+        rows.copy_(torch.randn(rows.shape, generator=generator).mul_(STANDARD_DEVIATION))
+    return tensor
+
+
+def write_weights(shapes: dict[str, torch.Size], folder: Path, *, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    names = shards(shapes)
+    weight_map = {}
+    for i, shard in enumerate(track(names, description="writing shards"), start=1):
+        file = f"model-{i:05d}-of-{len(names):05d}.safetensors"
+        tensors = {name: random_tensor(name, shapes[name], generator=generator) for name in shard}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(shard, file))
+    total_size = 2 * sum(shape.numel() for shape in shapes.values())
+    index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+def write_tokenizer(path: Path) -> None:
+    """A BPE of Llama's kind, trained on the sources of Python's standard library: real merges, useless words."""
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=source_lines(),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=VOCAB_PIECES,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        split_digits=True,
+        character_coverage=0.9995,
+        minloglevel=2,
+    )
+    path.write_bytes(model.getvalue())
+
+
+def source_lines() -> Iterator[str]:
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("**/*.py")):
+        if "site-packages" not in path.parts:
+            for line in path.read_text(encoding="utf-8", errors="ignore").splitlines():
+                if 0 < len(line) < 1000 and "\0" not in line:
+                    yield line
+
+
+def write_settings(config: dict[str, Any], folder: Path) -> None:
+    image_size = config["vision_config"]["image_size"]
+    processor = {
+        "crop_size": {"height": image_size, "width": image_size},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_processor_type": "CLIPImageProcessor",
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"shortest_edge": image_size},
+    }
+    for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    folder = arguments.out
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = config_like(arguments.like, layers=arguments.layers)
+    write_weights(tensor_shapes(config), folder, seed=arguments.seed)
+    write_tokenizer(folder / "tokenizer.model")
+    write_settings(config, folder)  # config.json last: without it the folder is no checkpoint
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"{folder}: {size / 1e9:.1f} GB, like {arguments.like}, random weights of seed {arguments.seed}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--like", choices=TEXT_MODELS, required=True)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--layers", type=int, help="decoder layers, to measure how cost grows (default: the model's)")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    exit_cleanly(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    main()
