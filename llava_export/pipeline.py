@@ -14,7 +14,7 @@ from llava_export.checkpoint.locate import Channels, image_statistics, locate, r
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.checkpoint.weights import Weights
 from llava_export.config import LlavaConfig
-from llava_export.errors import ExportError
+from llava_export.errors import CheckpointError, ExportError
 from llava_export.families import Family, find_family
 from llava_export.models.llava import LlavaModel
 from llava_export.package.golden import MAX_TOKENS, GoldenRecord, record
@@ -111,7 +111,7 @@ def export(
         with stages.stage("write tokenizer, image"):
             write_tokenizer(checkpoint.folder, folder)
             write_image(SAMPLE_IMAGE, folder, image_size=checkpoint.config.vision.image_size)
-            tokenizer = Tokenizer.open(folder / contract.TOKENIZER_MODEL)
+            tokenizer = _tokenizer(folder / contract.TOKENIZER_MODEL, config=checkpoint.config)
         card = _model_card(
             checkpoint, recipe=recipe, max_seq_len=seq_len, max_context_len=context_len, tokenizer=tokenizer
         )
@@ -138,12 +138,7 @@ def export(
         with stages.stage("write package"):
             pte.write(program, folder / pte_name)
             if not with_artifacts:
-                for name in (
-                    contract.TOKENIZER_BIN,
-                    contract.TOKENIZER_MODEL,
-                    contract.IMAGE_TENSOR,
-                    contract.IMAGE_PICTURE,
-                ):
+                for name in contract.ARTIFACTS:
                     (folder / name).unlink()
             manifest = build_manifest(folder, program=pte_name, card=card)
             (folder / manifest_name).write_text(manifest.to_json(), encoding="utf-8")
@@ -164,6 +159,16 @@ def _lengths(config: LlavaConfig, max_seq_len: int | None, max_context_len: int 
     if seq_len < num_image_tokens:
         raise ExportError(f"max_seq_len {seq_len} cannot hold an image, which takes {num_image_tokens} positions")
     return seq_len, context_len
+
+
+def _tokenizer(path: Path, *, config: LlavaConfig) -> Tokenizer:
+    tokenizer = Tokenizer.open(path)
+    if tokenizer.vocab_size > config.text.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} pieces and the model's vocabulary {config.text.vocab_size}; "
+            "it belongs to another model"
+        )
+    return tokenizer
 
 
 def _model_card(

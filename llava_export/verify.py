@@ -201,7 +201,7 @@ def print_answer(console: Console, program: Path, *, image: Path, prompt: str) -
 
     answer = "".join(Session.load(program).generate(image, prompt))
     console.print(f"\n[dim]{image}:[/] {prompt}", highlight=False)
-    console.print(answer.strip(), markup=False, highlight=False)
+    console.print(answer.strip(), markup=False, highlight=False, soft_wrap=True)
 
 
 def _check_sizes(golden: GoldenRecord, card: contract.ModelCard) -> None:

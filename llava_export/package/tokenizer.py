@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,8 @@ def write_tokenizer(checkpoint: Path, folder: Path) -> None:
 
     Raises ``CheckpointError`` when neither is there or the latter is no SentencePiece BPE.
     """
-    from pytorch_tokenizers.llama2c import Llama2cTokenizer
+    with _quiet():  # its libraries greet on stderr when they are loaded
+        from pytorch_tokenizers.llama2c import Llama2cTokenizer
 
     model = folder / contract.TOKENIZER_MODEL
     if (checkpoint / contract.TOKENIZER_MODEL).is_file():
@@ -29,6 +34,20 @@ def write_tokenizer(checkpoint: Path, folder: Path) -> None:
         Llama2cTokenizer(str(model)).export(str(folder / contract.TOKENIZER_BIN))
     except RuntimeError as error:
         raise CheckpointError(f"{checkpoint / contract.TOKENIZER_MODEL} is not a SentencePiece model") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Send what native code writes to stderr nowhere."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def sentencepiece_model(tokenizer: dict[str, Any], checkpoint: Path) -> bytes:

@@ -48,6 +48,7 @@ TOKENIZER_BIN = "tokenizer.bin"
 TOKENIZER_MODEL = "tokenizer.model"
 IMAGE_TENSOR = "image.pt"
 IMAGE_PICTURE = "image.png"
+ARTIFACTS = (TOKENIZER_BIN, TOKENIZER_MODEL, IMAGE_TENSOR, IMAGE_PICTURE)
 
 
 @dataclass(frozen=True)

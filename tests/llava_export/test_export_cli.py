@@ -8,8 +8,10 @@ import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from sentencepiece import SentencePieceTrainer
 
 from llava_export import export
 
@@ -71,6 +73,21 @@ def test_a_checkpoint_without_tokenizer(cli, checkpoint_of, tmp_path):
     folder = shutil.copytree(checkpoint_of("plain"), tmp_path / "copy")
     (folder / "tokenizer.model").unlink()
     assert_one_line(*cli("--model", folder), "no tokenizer.model and no tokenizer.json")
+    assert list(cli.output.iterdir()) == []
+
+
+def test_a_tokenizer_of_another_vocabulary(cli, checkpoint_of, tmp_path):
+    folder = shutil.copytree(checkpoint_of("plain"), tmp_path / "copy")
+    text = "\n".join(path.read_text() for path in Path(__file__).parent.glob("*.py"))
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(text.splitlines()),
+        model_prefix=str(folder / "tokenizer"),
+        model_type="bpe",
+        vocab_size=900,
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    assert_one_line(*cli("--model", folder), "the tokenizer has 900 pieces and the model's vocabulary 576")
     assert list(cli.output.iterdir()) == []
 
 
