@@ -27,6 +27,7 @@ class Shape:
 
 SHAPES = {
     "plain": Shape(),
+    "plain_twin": Shape(),  # other weights of the same shapes
     "grouped_query": Shape(text={"num_attention_heads": 8, "num_key_value_heads": 2}),
     "head_dim_80": Shape(text={"head_dim": 80, "num_attention_heads": 4}),
     "padded_vocabulary": Shape(text={"vocab_size": 640, "rope_theta": 5000.0}),

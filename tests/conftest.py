@@ -18,7 +18,7 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     def make(name: str) -> Path:
         if name not in folders:
             folder = tmp_path_factory.mktemp(name) / "checkpoint"
-            folders[name] = save_checkpoint(random_llava(SHAPES[name]), folder)
+            folders[name] = save_checkpoint(random_llava(SHAPES[name], seed=list(SHAPES).index(name)), folder)
         return folders[name]
 
     return make

@@ -1,0 +1,73 @@
+"""The three commands as a user types them, on a checkpoint that nothing here has seen: saved by transformers alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import CLIPImageProcessorPil, LlamaTokenizer, LlavaProcessor
+
+from llava_runner import contract
+from tests.checkpoints import SHAPES, TINY_LLAVA, random_llava
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("unseen") / "checkpoint"
+    random_llava(SHAPES["plain"], seed=7).half().save_pretrained(folder, max_shard_size="1MB")
+    tokenizer = LlamaTokenizer.from_pretrained(TINY_LLAVA)
+    image_processor = CLIPImageProcessorPil(
+        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, image_mean=[0.5, 0.4, 0.3]
+    )
+    LlavaProcessor(
+        image_processor=image_processor, tokenizer=tokenizer, patch_size=14, vision_feature_select_strategy="default"
+    ).save_pretrained(folder)
+    (folder / "tokenizer.model").unlink(missing_ok=True)  # transformers 5 writes tokenizer.json
+    return folder
+
+
+def run(folder: Path, *command: str | Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", *map(str, command)], cwd=folder, capture_output=True, text=True)
+
+
+def test_export_then_verify_then_ask(checkpoint, tmp_path):
+    (tmp_path / "tokenizer.bin").write_text("an older package's")
+    done = run(
+        tmp_path,
+        "llava_export.export",
+        "--pte-name",
+        "llava.pte",
+        "--with-artifacts",
+        "--model",
+        checkpoint,
+        "--report",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "llava.pte",
+        "llava.json",
+        "llava.golden",
+        *contract.ARTIFACTS,
+    }
+    for shown in ("lower to XNNPACK", "peak memory", "text_decoder", "llama.custom_sdpa", "test_pte llava.pte"):
+        assert shown in done.stdout
+    card = contract.Manifest.from_json((tmp_path / "llava.json").read_text()).card
+    assert card.image_mean == (0.5, 0.4, 0.3)
+
+    done = run(tmp_path, "llava_export.verify", "llava.pte", "image.png")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    flags = ["--model_path=llava.pte", "--tokenizer_path=tokenizer.bin", "--image_path=image.pt"]
+    done = run(tmp_path, "llava_runner", *flags, "--prompt=ASSISTANT:", "--seq_len=768", "--temperature=0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() and "prompt eval time" in done.stderr
+
+
+def test_without_artifacts_three_files_are_written(checkpoint, tmp_path):
+    done = run(tmp_path, "llava_export.export", "--pte-name", "small.pte", "--recipe", "fp32", "--model", checkpoint)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"small.pte", "small.json", "small.golden"}
+    assert run(tmp_path, "llava_export.verify", "small.pte").returncode == 0
