@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from llava_runner.contract import FileRecord, Manifest, ModelCard
+from llava_runner.contract import FileRecord, Manifest, ModelCard, signatures
 
 DISTRIBUTIONS = ("executorch", "torch", "torchao", "sentencepiece", "llava_export")
 
@@ -15,7 +15,7 @@ DISTRIBUTIONS = ("executorch", "torch", "torchao", "sentencepiece", "llava_expor
 def build_manifest(folder: Path, *, program: str, card: ModelCard) -> Manifest:
     """Of every file that is in ``folder``; the manifest itself is written there afterwards."""
     files = {path.name: file_record(path) for path in sorted(folder.iterdir())}
-    return Manifest(program=program, card=card, versions=versions(), files=files)
+    return Manifest(program=program, methods=signatures(card), card=card, versions=versions(), files=files)
 
 
 def versions() -> dict[str, str]:

@@ -18,11 +18,11 @@ literally after the system sentence, "USER: " and the image; or it has <image> i
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     exit_cleanly(lambda: _run(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="llava-run",
         description="Ask an exported LLaVA model about an image. The answer goes to stdout, timings to stderr.",

@@ -117,9 +117,13 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The JSON file beside a program: its card, what made it, and the checksum of every file of the package."""
+    """The JSON file beside a program: its card, what made it, and the checksum of every file of the package.
+
+    ``methods`` tells people the signatures; programs go by the card.
+    """
 
     program: str
+    methods: dict[str, str]
     card: ModelCard
     versions: dict[str, str]
     files: dict[str, FileRecord]
@@ -138,6 +142,17 @@ class Manifest:
             return cls(**fields)
         except (TypeError, AttributeError) as error:
             raise PackageError(f"the manifest does not fit schema {SCHEMA}: {error}") from error
+
+
+def signatures(card: ModelCard) -> dict[str, str]:
+    """Inputs and outputs of the methods with the sizes of one model."""
+    side, hidden_size = f"{MIN_IMAGE_SIDE}..{card.image_size}", card.hidden_size
+    tokens = f"1..{card.max_seq_len}"
+    return {
+        VISION_ENCODER: f"uint8 [3, {side}, {side}] -> float32 [1, {card.num_image_tokens}, {hidden_size}]",
+        TOKEN_EMBEDDING: f"int64 [1, {tokens}] -> float32 [1, {tokens}, {hidden_size}]",
+        TEXT_DECODER: f"float32 [1, {tokens}, {hidden_size}], int64 [1] -> float32 [1, 1, {card.vocab_size}]",
+    }
 
 
 def manifest_path(program: Path) -> Path:
