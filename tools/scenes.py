@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 HELD_OUT_SEED = 1_000_000_000
 TRAINING_SEEDS = range(HELD_OUT_SEED)
 
-SHAPES = ("circle", "square", "triangle", "star", "heart")
+SHAPES = ("circle", "square", "triangle", "star")
 
 # color -> ranges of hue in degrees, saturation and value; the gaps between hues keep names unambiguous.
 COLORS = {
@@ -35,10 +35,10 @@ NUMBERS = ("no", "one", "two", "three", "four")
 RELATIONS = ("left of", "right of", "above", "below")
 
 MIN_SIDE, MAX_SIDE = 112, 336  # pixels
-MIN_RADIUS, MAX_RADIUS = 0.09, 0.16  # units
+MIN_RADIUS, MAX_RADIUS = 0.11, 0.17  # units
 MIN_GAP = 0.025  # units between the circles around two objects, and to the border
-MIN_X_DISTANCE = 0.10  # units between two centers, so that "left to right" has one reading
-RELATION_MARGIN = 0.15  # units by which "left of" or "above" must hold
+MIN_X_DISTANCE = 0.12  # units between two centers, so that "left to right" has one reading
+RELATION_MARGIN = 0.18  # units by which "left of" or "above" must hold
 SUPERSAMPLING = 4
 
 
@@ -228,21 +228,12 @@ def _on_circle(count: int, *, start: float, radii: tuple[float, ...] = (1.0,)) -
     return [(radii[i % len(radii)] * math.cos(a), radii[i % len(radii)] * math.sin(a)) for i, a in enumerate(angles)]
 
 
-def _heart_outline() -> list[tuple[float, float]]:
-    turns = [2 * math.pi * i / 48 for i in range(48)]
-    return [
-        (math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 17)
-        for t in turns
-    ]
-
-
 # Outlines within the unit circle, y down.
 OUTLINES = {
     "circle": _on_circle(64, start=0),
     "square": _on_circle(4, start=45),
     "triangle": _on_circle(3, start=-90),
     "star": _on_circle(10, start=-90, radii=(1.0, 0.42)),
-    "heart": [(0.94 * x, 0.94 * y) for x, y in _heart_outline()],
 }
 
 
@@ -348,21 +339,6 @@ def _ask_relation(layout: Layout, rng: random.Random) -> Pairs:
     return asked[:3]
 
 
-def _ask_existence(layout: Layout, rng: random.Random) -> Pairs:
-    """Ask for one present and one absent (color, shape) pair, in random order; absent ones share a color or a shape."""
-    present = [(item.color, item.shape) for item in layout.objects]
-    colors, shapes = {color for color, _ in present}, {shape for _, shape in present}
-    absent = [
-        (color, shape)
-        for color in COLORS
-        for shape in SHAPES
-        if (color, shape) not in present and (color in colors or shape in shapes)
-    ]
-    asked = [(rng.choice(present), "Yes."), (rng.choice(absent), "No.")]
-    rng.shuffle(asked)
-    return [(f"Is there {_article(color)} {color} {shape}?", answer) for (color, shape), answer in asked]
-
-
 def _ask_place(layout: Layout, rng: random.Random) -> Pairs:
     placed = [(item, place_of(item, width=layout.width, height=layout.height)) for item in layout.objects]
     clear = [(item, place) for item, place in placed if place]
@@ -378,6 +354,5 @@ QUESTION_TYPES: dict[str, Callable[[Layout, random.Random], Pairs]] = {
     "count_shape": _ask_count_shape,
     "count_color": _ask_count_color,
     "relation": _ask_relation,
-    "existence": _ask_existence,
     "place": _ask_place,
 }

@@ -3,10 +3,11 @@
     python tools/train_tiny.py --output llava_export/builtin/tiny-llava --seed 0
 
 The result is an ordinary llava-hf checkpoint folder (fp16) that answers questions about the scenes of `scenes.py`.
-Two stages: the vision tower first learns, patch by patch, which object it sees (a head that is thrown away); then all
-of it learns to answer. In the second stage the questions about an image share one sequence: each sees the prefix
-(system sentence and image) and itself alone, so one pass over the prefix serves many answers. The last steps run half
-the time on weights rounded to int4, so that a package with 4-bit weights answers as well as the float model.
+Two stages: the vision tower first learns, patch by patch, what it sees and what is in the whole scene (by heads that
+are thrown away); then all of it learns to answer. In the second stage the questions about an image share one sequence:
+each sees the prefix (system sentence and image) and itself alone, so one pass over the prefix serves many answers. The
+last steps run half the time on weights rounded to int4, so that a package with 4-bit weights answers as well as in
+float.
 
 Shapes: B images, P patches, T tokens, D hidden size.
 """
@@ -193,26 +194,46 @@ def normalize(pixels: np.ndarray) -> Tensor:
 KINDS = [(color, shape) for color in scenes.COLORS for shape in scenes.SHAPES]
 
 
-def patch_labels(layout: scenes.Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each patch the kind of object on it (0: none), int64 [P], and where its center is, float32 [P, 2].
+MAX_OBJECTS = 4
+# What a patch's feature is taught to tell, and how many classes it has; the first five are about the object on it.
+HEADS = {
+    "kind": 1 + len(KINDS),  # 0: no object
+    "rank_x": MAX_OBJECTS,
+    "rank_y": MAX_OBJECTS,
+    "place_x": 1,  # a number, not a class: the object's center as a fraction of the square
+    "place_y": 1,
+    **{f"number_{name}": MAX_OBJECTS + 1 for name in (*scenes.COLORS, *scenes.SHAPES)},
+    **{f"kind_{i}": 1 + len(KINDS) for i in range(MAX_OBJECTS)},  # of the i-th object from the left
+}
+ABOUT_OBJECT = ("rank_x", "rank_y", "place_x", "place_y")
 
-    Centers are distances from the middle of the patch, in patches; patches without an object have zeros.
+
+def patch_labels(layout: scenes.Layout) -> dict[str, np.ndarray]:
+    """Return for each of `HEADS` what it is to say, float32 [P]: of the object on the patch, then of the whole scene.
+
+    Where no object is, the labels of one are zeros. Knowing the scene in every patch spares the language model, which
+    is small, from finding and counting patches.
     """
     scale = IMAGE_SIZE / layout.unit
     left, top = (layout.unit - layout.width) // 2, (layout.unit - layout.height) // 2
     middles = (np.arange(IMAGE_SIZE // PATCH_SIZE) + 0.5) * PATCH_SIZE
+    labels = {name: np.zeros(NUM_PATCHES, np.float32) for name in HEADS}
     nearest = np.full(NUM_PATCHES, np.inf)
-    kinds, centers = np.zeros(NUM_PATCHES, np.int64), np.zeros((NUM_PATCHES, 2), np.float32)
-    for item in layout.objects:
-        dx = np.tile((item.x + left) * scale - middles, len(middles))
-        dy = np.repeat((item.y + top) * scale - middles, len(middles))
-        distance = np.hypot(dx, dy)
+    by_height = sorted(layout.objects, key=lambda item: item.y)
+    for rank, item in enumerate(layout.objects):
+        x, y = (item.x + left) * scale, (item.y + top) * scale
+        distance = np.hypot(np.tile(x - middles, len(middles)), np.repeat(y - middles, len(middles)))
         # Every object gets at least one patch: no point is farther than 9.9 pixels from the middle of its patch.
         covered = (distance < nearest) & (distance < 0.85 * item.radius * scale + 2)
-        kinds[covered] = 1 + KINDS.index((item.color, item.shape))
-        centers[covered] = np.stack([dx, dy], axis=1)[covered] / PATCH_SIZE
         nearest[covered] = distance[covered]
-    return kinds, centers
+        kind = 1 + KINDS.index((item.color, item.shape))
+        of_object = (kind, rank, by_height.index(item), x / IMAGE_SIZE, y / IMAGE_SIZE)
+        for name, value in zip(("kind", *ABOUT_OBJECT), of_object, strict=True):
+            labels[name][covered] = value
+        labels[f"kind_{rank}"][:] = kind
+        labels[f"number_{item.color}"] += 1
+        labels[f"number_{item.shape}"] += 1
+    return labels
 
 
 def _render_into(start: int, *, stop: int, path: Path, count: int) -> None:
@@ -282,6 +303,24 @@ def build_model(*, seed: int) -> transformers.LlavaForConditionalGeneration:
         pad_token_id=PAD,
     )
     return transformers.LlavaForConditionalGeneration(config)
+
+
+@torch.no_grad()
+def start_language_model(model: transformers.LlavaForConditionalGeneration, pixels: np.ndarray) -> None:
+    """Set what stage 2 starts from, so that both kinds of rows come to the decoder in one size.
+
+    Matrices get the standard deviation that keeps a vector's size; transformers' 0.02 is meant for wider models. The
+    projector first takes the mean off the tower's features and divides by their standard deviation: raw, its rows are
+    two hundred times as long as embedded tokens, and no layer could change them.
+    """
+    features = vision_features(model, normalize(pixels[:256])).flatten(0, 1)
+    mean, deviation = features.mean(0), features.std(0)
+    projector = model.model.multi_modal_projector
+    for linear in (*text_linears(model), projector.linear_1, projector.linear_2):
+        linear.weight.normal_(0, linear.in_features**-0.5)
+    projector.linear_1.weight.div_(deviation)
+    projector.linear_1.bias.copy_(-projector.linear_1.weight @ mean)
+    model.get_input_embeddings().weight.normal_(0, 0.5)
 
 
 def text_linears(model: transformers.LlavaForConditionalGeneration) -> list[nn.Linear]:
@@ -413,25 +452,39 @@ def batches_of(count: int, *, size: int, steps: int, seed: int):
 def train_vision(
     model: transformers.LlavaForConditionalGeneration, pixels: np.ndarray, *, steps: int, seed: int
 ) -> None:
-    """Stage 1: from each patch's feature, a linear head names the object on it and points at its center."""
-    head = nn.Sequential(nn.LayerNorm(VISION["hidden_size"]), nn.Linear(VISION["hidden_size"], len(KINDS) + 3))
+    """Stage 1: linear heads read from each patch's feature what `patch_labels` says; they are thrown away."""
+    head = nn.Sequential(nn.LayerNorm(VISION["hidden_size"]), nn.Linear(VISION["hidden_size"], sum(HEADS.values())))
     parameters = [*model.model.vision_tower.parameters(), *head.parameters()]
     optimizer, schedule = make_optimizer([(parameters, 1.5e-3)], steps=steps, warmup=100)
     for step, seeds in enumerate(batches_of(len(pixels), size=64, steps=steps, seed=seed)):
         labels = [patch_labels(scenes.make_layout(int(i))) for i in seeds]
-        kinds = torch.from_numpy(np.concatenate([kind for kind, _ in labels]))
-        centers = torch.from_numpy(np.concatenate([center for _, center in labels]))
+        expected = {name: torch.from_numpy(np.concatenate([label[name] for label in labels])) for name in HEADS}
         with torch.autocast("cpu", torch.bfloat16):
             out = head(vision_features(model, normalize(pixels[seeds]))).flatten(0, 1).float()
-        on_object = kinds > 0
-        pointing = F.smooth_l1_loss(out[on_object, -2:], centers[on_object])
-        loss = F.cross_entropy(out[:, :-2], kinds) + 0.3 * pointing
+        found = dict(zip(HEADS, out.split(list(HEADS.values()), dim=-1), strict=True))
+        on_object = expected["kind"] > 0
+        losses = {}
+        for name in HEADS:
+            rows = on_object if name in ABOUT_OBJECT else slice(None)
+            if name.startswith("place"):
+                losses[name] = 4 * F.l1_loss(found[name][rows, 0], expected[name][rows])
+            else:
+                losses[name] = F.cross_entropy(found[name][rows], expected[name][rows].long())
+        weights = {name: 1.0 if name in ABOUT_OBJECT else 0.2 for name in HEADS} | {"kind": 4.0}
+        loss = sum((weights[name] * losses[name] for name in HEADS), start=torch.zeros(()))
         optimizer.zero_grad()
         loss.backward()
         _update(parameters, optimizer, schedule)
         if step % 100 == 99:
-            hit = (out[:, :-2].argmax(-1) == kinds)[on_object].float().mean()
-            log.info("vision %d/%d loss %.4f pointing %.4f on objects %.4f", step + 1, steps, loss, pointing, hit)
+            right = {n: (found[n].argmax(-1) == expected[n].long()).float() for n in HEADS if n not in ABOUT_OBJECT[2:]}
+            shown = {
+                "kind": right["kind"][on_object],
+                "rank": right["rank_x"][on_object],
+                "numbers": torch.cat([right[n] for n in right if n.startswith("number")]),
+                "slots": torch.cat([right[n] for n in right if n.startswith("kind_")]),
+            }
+            summary = " ".join(f"{name} {values.mean():.3f}" for name, values in shown.items())
+            log.info("vision %d/%d loss %.3f place %.3f %s", step + 1, steps, loss, losses["place_x"] / 4, summary)
 
 
 def train_answers(
@@ -452,7 +505,7 @@ def train_answers(
     vision = list(model.model.vision_tower.parameters())
     rest = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.parameters()]
     rest += model.lm_head.parameters()
-    optimizer, schedule = make_optimizer([(vision, 3e-4), (rest, 1.2e-3)], steps=steps, warmup=100)
+    optimizer, schedule = make_optimizer([(vision, 2e-4), (rest, 1e-3)], steps=steps, warmup=100)
     for step, seeds in enumerate(batches_of(len(pixels), size=16, steps=steps, seed=seed)):
         rounded = text_linears(model) if step >= rounded_from and step % 2 else []
         batch = pack([_sequence(tokenizer, int(i), rng=rng) for i in seeds])
@@ -676,9 +729,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write the checkpoint to")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num-scenes", type=int, default=60_000, help="training scenes to render (38 KB of disk each)")
-    parser.add_argument("--vision-steps", type=int, default=1600, help="steps of stage 1, 64 scenes each")
-    parser.add_argument("--answer-steps", type=int, default=2200, help="steps of stage 2, 16 scenes each")
+    parser.add_argument("--num-scenes", type=int, default=50_000, help="training scenes to render (38 KB of disk each)")
+    parser.add_argument("--vision-steps", type=int, default=2600, help="steps of stage 1, 64 scenes each")
+    parser.add_argument("--tower", type=Path, help="skip stage 1 and take the vision tower of this checkpoint")
+    parser.add_argument("--answer-steps", type=int, default=3400, help="steps of stage 2, 16 scenes each")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
@@ -696,7 +750,12 @@ def main() -> None:
     log.info("scenes rendered; the prefix has %d tokens", len(tokenizer.prefix()))
 
     model = build_model(seed=args.seed)
-    train_vision(model, pixels, steps=args.vision_steps, seed=args.seed)
+    if args.tower:
+        trained = transformers.LlavaForConditionalGeneration.from_pretrained(args.tower, dtype=torch.float32)
+        model.model.vision_tower.load_state_dict(trained.model.vision_tower.state_dict())
+    else:
+        train_vision(model, pixels, steps=args.vision_steps, seed=args.seed)
+    start_language_model(model, pixels)
     train_answers(
         model,
         pixels,
