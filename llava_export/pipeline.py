@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -123,19 +124,18 @@ def export(
         with stages.stage("record float answer", steps=MAX_TOKENS):
             golden = _golden(checkpoint, card=card, tokenizer=tokenizer)
             golden.save(contract.golden_path(folder / pte_name))
-        lower = _lower_ordinary if lowering == "ordinary" else _lower_stamped
-        lowered = lower(checkpoint, recipe=recipe, card=card, partitioners=partitioners, stages=stages)
-
         # Here, not above: ExecuTorch's compiler takes seconds to import, and a mistake should not wait for it.
         from llava_export.targets import pte
         from llava_export.targets.report import delegation_report
 
-        reports = delegation_report(lowered)
-        with stages.stage("serialize"):
-            program = pte.serialize(lowered)
+        with TemporaryDirectory(dir=folder, prefix="packed-") as scratch:
+            lower = _lower_ordinary if lowering == "ordinary" else partial(_lower_stamped, scratch=Path(scratch))
+            lowered = lower(checkpoint, recipe=recipe, card=card, partitioners=partitioners, stages=stages)
+            reports = delegation_report(lowered)
+            with stages.stage("serialize"):
+                pte.write(pte.serialize(lowered), folder / pte_name)
         del lowered
         with stages.stage("write package"):
-            pte.write(program, folder / pte_name)
             if not with_artifacts:
                 for name in (
                     contract.TOKENIZER_BIN,
@@ -235,9 +235,12 @@ def _lower_ordinary(
 
 
 def _lower_stamped(
-    checkpoint: Checkpoint, *, recipe: Recipe, card: ModelCard, partitioners: int, stages: Stages
+    checkpoint: Checkpoint, *, recipe: Recipe, card: ModelCard, partitioners: int, stages: Stages, scratch: Path
 ) -> EdgeProgramManager:
-    """Lower a few layers and stamp the others; as ``_lower_ordinary`` does, if ExecuTorch makes that impossible."""
+    """Lower a few layers and stamp the others; as ``_lower_ordinary`` does, if ExecuTorch makes that impossible.
+
+    Packed weights stay in ``scratch`` until the program is written.
+    """
     from llava_export.targets import pte, stamp
     from llava_export.targets.llama_ops import LlamaOpsAttention
 
@@ -245,12 +248,17 @@ def _lower_stamped(
     try:
         with stages.stage("lower template"):
             graphs = stamp.lower_templates(
-                build, config=checkpoint.config, recipe=recipe, card=card, partitioners=partitioners
+                build,
+                config=checkpoint.config,
+                recipe=recipe,
+                card=card,
+                partitioners=partitioners,
+                note=stages.note,
             )
     except stamp.StampError as error:
         stages.note(f"layers cannot be stamped with this ExecuTorch, so each is lowered, which takes longer: {error}")
         return _lower_ordinary(checkpoint, recipe=recipe, card=card, partitioners=partitioners, stages=stages)
-    model, weights = build(), stamp.PackedWeights(graphs)
+    model, weights = build(), stamp.PackedWeights(graphs, folder=scratch)
     with stages.stage("quantize and pack", steps=len(list(model.blocks()))) as step:
         for fqn, block in _quantized_blocks(model, checkpoint=checkpoint, recipe=recipe):
             if fqn != contract.TOKEN_EMBEDDING:  # has no layers: the one method that is lowered as it is

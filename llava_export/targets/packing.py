@@ -8,11 +8,16 @@ packed and named how; here are the forms that this project's models come in.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from executorch.exir._serialize._cord import FileBackedData
 from torch import Tensor
 from torchao.quantization import IntxUnpackedToInt8Tensor
+
+SCALES = "scale_"  # what their keys begin with
+SMALLEST_FILE = 1 << 16  # bytes; less is kept in memory
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,16 @@ class Blob:
     """Bytes that a delegate reads, and the key it reads them by."""
 
     key: str
-    data: bytes
+    data: bytes | FileBackedData
+
+    def stored_in(self, folder: Path) -> Blob:
+        """The same on disk, from where ExecuTorch copies it into the program, unless it is small."""
+        if len(self.data) < SMALLEST_FILE or isinstance(self.data, FileBackedData):
+            return self
+        path = folder / self.key
+        path.write_bytes(self.data)
+        digest = bytes.fromhex(self.key.removeprefix(SCALES))
+        return replace(self, data=FileBackedData(str(path), sha256=digest))
 
 
 def pack(parameter: Tensor) -> tuple[Blob, ...]:
@@ -48,7 +62,7 @@ def _values(tensor: Tensor) -> Blob:
 
 def _scales(tensor: Tensor) -> Blob:
     data = _bytes(tensor)
-    return Blob("scale_" + hashlib.sha256(data).hexdigest(), data)
+    return Blob(SCALES + hashlib.sha256(data).hexdigest(), data)
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -28,9 +28,6 @@ from llava_runner import contract
 from llava_runner.contract import ModelCard
 
 EXAMPLE_LENGTH = 8  # tokens to trace with; any length within the bounds gives the same program
-# The llama operators are not ATen's, so the IR is not valid in its strict sense; and without dim order the reshapes
-# stay view_copy, which memory planning turns into aliases.
-EDGE_CONFIG = EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
 
 
 def export_methods(
@@ -70,9 +67,16 @@ def lower(methods: dict[str, ExportedProgram], *, card: ModelCard, partitioners:
             transform_passes=[without_debug_handles],
             # The token embedding is one lookup in a table: nothing for XNNPACK in it.
             partitioner={name: [] if name == contract.TOKEN_EMBEDDING else chosen for name in methods},
-            compile_config=EDGE_CONFIG,
+            compile_config=edge_config(),
             constant_methods=constant_methods(card),
         )
+
+
+def edge_config() -> EdgeCompileConfig:
+    """A new one each time: lowering changes it."""
+    # The llama operators are not ATen's, so the IR is not valid in its strict sense; and without dim order the reshapes
+    # stay view_copy, which memory planning turns into aliases.
+    return EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
 
 
 def without_debug_handles(graph_module: GraphModule) -> PassResult:
@@ -84,7 +88,7 @@ def without_debug_handles(graph_module: GraphModule) -> PassResult:
 
 def program_of(methods: dict[str, ExportedProgram], *, card: ModelCard) -> EdgeProgramManager:
     """Methods that are lowered already, as one program."""
-    return EdgeProgramManager(methods, constant_methods(card), EDGE_CONFIG)
+    return EdgeProgramManager(methods, constant_methods(card), edge_config())
 
 
 def serialize(lowered: EdgeProgramManager) -> ExecutorchProgramManager:

@@ -16,9 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import torch
 from executorch.exir import EdgeProgramManager
 from torch import Tensor, nn
+from torchao.quantization import IntxUnpackedToInt8Tensor
 
 from llava_export.config import LlavaConfig
 from llava_export.models.llava import LlavaModel
@@ -26,22 +29,27 @@ from llava_export.recipe import Recipe
 from llava_export.targets import pte
 from llava_export.targets.packing import Blob, pack
 from llava_export.targets.stamped_graph import StampedGraph
-from llava_export.targets.template import Slot, StampError, Template, randomize
+from llava_export.targets.template import Slot, StampError, Template, read_template
 from llava_runner import contract
 from llava_runner.contract import ModelCard
 
 __all__ = ["PackedWeights", "StampError", "lower_templates", "stamp"]
 
 TEMPLATE_LAYERS = 3  # the first, the last, and one between them to copy
+INT4_RANGE, INT8_RANGE = (-8, 8), (-127, 128)
 STACKED_METHODS = (contract.VISION_ENCODER, contract.TEXT_DECODER)
 
 Builder = Callable[[LlavaConfig], LlavaModel]  # a model on the meta device
 
 
 class PackedWeights:
-    """The real weights in the form that stamping needs: packed those in delegates, as they are the program's own."""
+    """The real weights in the form that stamping needs: packed those in delegates, as they are the program's own.
 
-    def __init__(self, graphs: Mapping[str, StampedGraph]) -> None:
+    The packed ones wait in files in ``folder``, until the program that is made of them has been written.
+    """
+
+    def __init__(self, graphs: Mapping[str, StampedGraph], *, folder: Path) -> None:
+        self._folder = folder
         self._packed: dict[str, tuple[Blob, ...] | None] = {}
         self._constants: dict[str, Tensor | None] = {}
         for method, graph in graphs.items():
@@ -53,7 +61,7 @@ class PackedWeights:
         for path, parameter in block.named_parameters():
             name = f"{fqn}.{path}"
             if name in self._packed:
-                self._packed[name] = pack(parameter)
+                self._packed[name] = tuple(blob.stored_in(self._folder) for blob in pack(parameter))
             if name in self._constants:
                 self._constants[name] = parameter
 
@@ -69,13 +77,28 @@ class PackedWeights:
 
 
 def lower_templates(
-    build: Builder, *, config: LlavaConfig, recipe: Recipe, card: ModelCard, partitioners: int
+    build: Builder,
+    *,
+    config: LlavaConfig,
+    recipe: Recipe,
+    card: ModelCard,
+    partitioners: int,
+    note: Callable[[str], None],
 ) -> dict[str, StampedGraph]:
-    """The two methods with layers, ready for their weights. Raises ``StampError``."""
-    return {
-        method: _lower_template(method, build, config=config, recipe=recipe, card=card, partitioners=partitioners)
-        for method in STACKED_METHODS
-    }
+    """The two methods with layers, ready for their weights; ``note`` takes what the user should know.
+
+    Raises ``StampError``.
+    """
+    graphs = {}
+    for method in STACKED_METHODS:
+        lower = partial(_lower_template, method, build, recipe=recipe, card=card, partitioners=partitioners)
+        short, extra_layers = _shortened(config, method)
+        template = lower(short)
+        if extra_layers > 0 and template.repeat is None:
+            note(f"{method} has no layers that repeat once it is lowered, so all of them are lowered")
+            template, extra_layers = lower(config), 0
+        graphs[method] = StampedGraph(template, extra_layers=extra_layers)
+    return graphs
 
 
 def stamp(
@@ -91,34 +114,50 @@ def stamp(
 
 
 def _lower_template(
-    method: str, build: Builder, *, config: LlavaConfig, recipe: Recipe, card: ModelCard, partitioners: int
-) -> StampedGraph:
-    def lower(config: LlavaConfig) -> Template:
-        model = build(config)
-        for fqn, block in model.blocks():
-            if fqn.startswith(f"{method}."):
-                # Only the layout counts: any algorithm gives the same.
-                recipe.with_changes(algorithm="minmax").quantize(block, fqn=fqn)
-                randomize(block)
-        exported = pte.export_methods(model, max_seq_len=card.max_seq_len, names=[method])
-        lowered = pte.lower(exported, card=card, partitioners=partitioners)
-        parameters = dict(model.get_submodule(method).named_parameters())
-        return Template(lowered.exported_program(method), parameters=parameters)
-
-    short, extra_layers = _shortened(config, method)
-    if extra_layers > 0:
-        template = lower(short)
-        if repeat := template.find_repeat():
-            return StampedGraph(template, repeat=repeat, extra_layers=extra_layers)
-    return StampedGraph(lower(config), repeat=None, extra_layers=0)
+    method: str, build: Builder, config: LlavaConfig, *, recipe: Recipe, card: ModelCard, partitioners: int
+) -> Template:
+    model = build(config)
+    for fqn, block in model.blocks():
+        if fqn.startswith(f"{method}."):
+            # Only the layout counts: any algorithm gives the same.
+            recipe.with_changes(algorithm="minmax").quantize(block, fqn=fqn)
+            _randomize(block)
+    exported = pte.export_methods(model, max_seq_len=card.max_seq_len, names=[method])
+    lowered = pte.lower(exported, card=card, partitioners=partitioners)
+    parameters = dict(model.get_submodule(method).named_parameters())
+    return read_template(lowered.exported_program(method), parameters=parameters)
 
 
 def _shortened(config: LlavaConfig, method: str) -> tuple[LlavaConfig, int]:
     """The config of the template, and how many layers it leaves out."""
-    if method == contract.TEXT_DECODER:
+    if method == contract.TEXT_DECODER and config.text.num_hidden_layers > TEMPLATE_LAYERS:
         text = replace(config.text, num_hidden_layers=TEMPLATE_LAYERS)
         return replace(config, text=text), config.text.num_hidden_layers - TEMPLATE_LAYERS
-    if len(config.vision.feature_layers) > 1:
-        return config, 0
-    vision = replace(config.vision, feature_layers=(TEMPLATE_LAYERS,))
-    return replace(config, vision=vision), config.vision.num_used_layers - TEMPLATE_LAYERS
+    # With several feature layers the last one is not the only one that is read.
+    (*others, last) = config.vision.feature_layers
+    if method == contract.VISION_ENCODER and last > TEMPLATE_LAYERS and not others:
+        vision = replace(config.vision, feature_layers=(TEMPLATE_LAYERS,))
+        return replace(config, vision=vision), last - TEMPLATE_LAYERS
+    return config, 0
+
+
+def _randomize(block: nn.Module) -> None:
+    """Give the parameters of a block on the meta device, perhaps quantized, values that differ from all others'."""
+    for module in block.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(_random_like(parameter), requires_grad=False))
+
+
+def _random_like(parameter: Tensor) -> Tensor:
+    if not isinstance(parameter, IntxUnpackedToInt8Tensor):
+        return torch.rand(parameter.shape)
+    four_bits = parameter.target_dtype == torch.int4  # type: ignore[attr-defined]  # torch's stubs lack int4
+    return IntxUnpackedToInt8Tensor(
+        torch.randint(*(INT4_RANGE if four_bits else INT8_RANGE), parameter.qdata.shape, dtype=torch.int8),
+        torch.rand(parameter.scale.shape),
+        torch.zeros(parameter.zero_point.shape, dtype=parameter.zero_point.dtype),
+        parameter.target_dtype,
+        parameter.block_size,
+        parameter.dtype,
+        parameter.activation_quantization,
+    )

@@ -29,9 +29,9 @@ class StampedGraph:
     A parameter of the template stands for the one so many layers on as body copies come before its reader: ``by``.
     """
 
-    def __init__(self, template: Template, *, repeat: Repeat | None, extra_layers: int) -> None:
+    def __init__(self, template: Template, *, extra_layers: int) -> None:
         self._template = template
-        self._repeat = repeat or Repeat(body=[], after=[], carried={})
+        self._repeat = template.repeat or Repeat(body=[], after=[], carried={})
         self._extra = extra_layers
         self._body, self._after = set(self._repeat.body), set(self._repeat.after)
 
@@ -91,8 +91,8 @@ class _Stamping:
 
     def fill(self, node: Node, *, like: Node, by: int) -> None:
         """Make ``node`` what ``like`` is in the template, ``by`` layers on."""
-        if like in self._template.spec_of:
-            self._fill_input(node, self._template.spec_of[like], by)
+        if like in self._template.inputs:
+            self._fill_input(node, self._template.inputs[like], by)
         elif like in self._template.delegates:
             delegate = self._template.delegates[like].stamped(lambda slot: self._blob_of(slot.moved(by)))
             setattr(self._module, delegate_name(node), delegate)
@@ -153,7 +153,7 @@ class _Stamping:
         return spec.kind is InputKind.PARAMETER or spec.target in self._mutated
 
     def _copy_input(self, node: Node, by: int) -> Node:
-        if not self._is_of_a_layer(self._template.spec_of[node]):
+        if not self._is_of_a_layer(self._template.inputs[node]):
             return node
         with self._graph.inserting_after(self._newest.get(node, node)):
             copy = self._graph.placeholder(f"{node.name}_{by}")
