@@ -63,7 +63,8 @@ def _holds(repeat: Repeat, later_of: Mapping[Node, Node], earlier_of: Mapping[No
     body, leaving = set(repeat.body), set(repeat.carried.values())
     for node in repeat.body:
         for earlier, later in zip(_inputs(earlier_of[node]), _inputs(node), strict=True):
-            if later not in repeat.carried and later_of.get(earlier) is not later:
+            expected = later_of.get(earlier) if later in body else earlier
+            if later not in repeat.carried and expected is not later:
                 return False
     for node in repeat.after:
         if node.op == "output":
