@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llava_export.targets.report import MethodReport
 
 DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
+LOWERINGS = ("stamped", "ordinary")
 EPILOG = """example, without a download:
   python -m llava_export.export --model tiny-llava --output-dir demo --with-artifacts
   test_pte demo/llava.pte
@@ -64,6 +65,12 @@ def build_parser() -> argparse.ArgumentParser:
         default=2,
         help="1 delegates the quantized linears alone, the published baseline (default: %(default)s)",
     )
+    parser.add_argument(
+        "--lowering",
+        choices=LOWERINGS,
+        default="stamped",
+        help="ordinary lowers every layer instead of a few that the others are copies of (default: %(default)s)",
+    )
     parser.add_argument("--report", action="store_true", help="print what each method delegates and what it leaves")
     return parser
 
@@ -95,6 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
             max_seq_len=arguments.max_seq_len,
             max_context_len=arguments.max_context_len,
             partitioners=arguments.partitioners,
+            lowering=arguments.lowering,
         )
     if arguments.report:
         for report in exported.reports:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from llava_export.builtin import SAMPLE_IMAGE
 from llava_export.checkpoint.locate import Channels, image_statistics, locate, read_json
@@ -32,10 +35,12 @@ from llava_runner.prompt import prompt_chunks
 from llava_runner.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from executorch.exir import EdgeProgramManager
+
     from llava_export.targets.report import MethodReport
 
 DEFAULT_LENGTH = 768
-NUM_STAGES = 8
+NUM_STAGES = 8  # with either lowering
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,11 @@ class Checkpoint:
     image_std: Channels
     weights: Weights
 
-    def build_model(self, *, max_context_len: int, **kwargs: Any) -> LlavaModel:
-        """The model on the meta device: shapes, no weights."""
+    def build_model(self, config: LlavaConfig | None = None, *, max_context_len: int, **kwargs: Any) -> LlavaModel:
+        """The model on the meta device: shapes, no weights. ``config`` is another than the checkpoint's own."""
         with torch.device("meta"):
             model = LlavaModel(
-                self.config,
+                config or self.config,
                 image_mean=self.image_mean,
                 image_std=self.image_std,
                 max_context_len=max_context_len,
@@ -96,6 +101,7 @@ def export(
     max_seq_len: int | None = None,
     max_context_len: int | None = None,
     partitioners: int = 2,
+    lowering: str = "stamped",
 ) -> Exported:
     """Write ``pte_name`` with its manifest and golden record, and the artifacts, to ``output_dir``.
 
@@ -118,25 +124,18 @@ def export(
         with stages.stage("record float answer", steps=MAX_TOKENS):
             golden = _golden(checkpoint, card=card, tokenizer=tokenizer)
             golden.save(contract.golden_path(folder / pte_name))
-        with stages.stage("quantize", steps=len(list(checkpoint.build_model(max_context_len=1).blocks()))) as step:
-            quantized = _quantized_model(checkpoint, recipe=recipe, max_context_len=context_len, step=step)
-
         # Here, not above: ExecuTorch's compiler takes seconds to import, and a mistake should not wait for it.
         from llava_export.targets import pte
         from llava_export.targets.report import delegation_report
 
-        with stages.stage("export"):
-            methods = pte.export_methods(quantized, max_seq_len=seq_len)
-        del quantized
-        with stages.stage("lower to XNNPACK"):
-            lowered = pte.lower(methods, card=card, partitioners=partitioners)
+        with TemporaryDirectory(dir=folder, prefix="packed-") as scratch:
+            lower = _lower_ordinary if lowering == "ordinary" else partial(_lower_stamped, scratch=Path(scratch))
+            lowered = lower(checkpoint, recipe=recipe, card=card, partitioners=partitioners, stages=stages)
             reports = delegation_report(lowered)
-        del methods
-        with stages.stage("serialize"):
-            program = pte.serialize(lowered)
+            with stages.stage("serialize"):
+                pte.write(pte.serialize(lowered), folder / pte_name)
         del lowered
         with stages.stage("write package"):
-            pte.write(program, folder / pte_name)
             if not with_artifacts:
                 for name in contract.ARTIFACTS:
                     (folder / name).unlink()
@@ -222,13 +221,64 @@ def _golden(checkpoint: Checkpoint, *, card: ModelCard, tokenizer: Tokenizer) ->
     )
 
 
-def _quantized_model(checkpoint: Checkpoint, *, recipe: Recipe, max_context_len: int, step: Any) -> LlavaModel:
-    """Load one block at a time and quantize it before the next, so float weights never pile up."""
+def _lower_ordinary(
+    checkpoint: Checkpoint, *, recipe: Recipe, card: ModelCard, partitioners: int, stages: Stages
+) -> EdgeProgramManager:
+    """Quantize the model as a whole, and lower every layer of it."""
+    from llava_export.targets import pte
     from llava_export.targets.llama_ops import LlamaOpsAttention
 
-    model = checkpoint.build_model(max_context_len=max_context_len, cached_attention=LlamaOpsAttention)
+    model = checkpoint.build_model(max_context_len=card.max_context_len, cached_attention=LlamaOpsAttention)
+    with stages.stage("quantize", steps=len(list(model.blocks()))) as step:
+        for _ in _quantized_blocks(model, checkpoint=checkpoint, recipe=recipe):
+            step()
+    with stages.stage("export"):
+        methods = pte.export_methods(model, max_seq_len=card.max_seq_len)
+    del model
+    with stages.stage("lower to XNNPACK"):
+        return pte.lower(methods, card=card, partitioners=partitioners)
+
+
+def _lower_stamped(
+    checkpoint: Checkpoint, *, recipe: Recipe, card: ModelCard, partitioners: int, stages: Stages, scratch: Path
+) -> EdgeProgramManager:
+    """Lower a few layers and stamp the others; as ``_lower_ordinary`` does, if ExecuTorch makes that impossible.
+
+    Packed weights stay in ``scratch`` until the program is written.
+    """
+    from llava_export.targets import pte, stamp
+    from llava_export.targets.llama_ops import LlamaOpsAttention
+
+    build = partial(checkpoint.build_model, max_context_len=card.max_context_len, cached_attention=LlamaOpsAttention)
+    try:
+        with stages.stage("lower template"):
+            graphs = stamp.lower_templates(
+                build,
+                config=checkpoint.config,
+                recipe=recipe,
+                card=card,
+                partitioners=partitioners,
+                note=stages.note,
+            )
+    except stamp.StampError as error:
+        stages.note(f"layers cannot be stamped with this ExecuTorch, so each is lowered, which takes longer: {error}")
+        return _lower_ordinary(checkpoint, recipe=recipe, card=card, partitioners=partitioners, stages=stages)
+    model, weights = build(), stamp.PackedWeights(graphs, folder=scratch)
+    with stages.stage("quantize and pack", steps=len(list(model.blocks()))) as step:
+        for fqn, block in _quantized_blocks(model, checkpoint=checkpoint, recipe=recipe):
+            if fqn != contract.TOKEN_EMBEDDING:  # has no layers: the one method that is lowered as it is
+                weights.take(block, fqn=fqn)
+                checkpoint.weights.release(block)
+            step()
+    with stages.stage("stamp layers"):
+        methods = pte.export_methods(model, max_seq_len=card.max_seq_len, names=[contract.TOKEN_EMBEDDING])
+        embedding = pte.lower(methods, card=card, partitioners=partitioners)
+        return stamp.stamp(graphs, weights, embedding=embedding, card=card)
+
+
+def _quantized_blocks(model: LlavaModel, *, checkpoint: Checkpoint, recipe: Recipe) -> Iterator[tuple[str, nn.Module]]:
+    """Load one block at a time and quantize it before the next, so float weights never pile up."""
     for fqn, block in model.blocks():
         checkpoint.weights.fill(block, prefix=fqn)
         recipe.quantize(block, fqn=fqn)
-        step()
-    return model
+        yield fqn, block

@@ -66,6 +66,10 @@ class Stages:
         if not self.console.is_terminal:
             self.console.print(f"{name:<22} {seconds:8.1f} s   peak {gibibytes(peak)}", highlight=False)
 
+    def note(self, message: str) -> None:
+        """Say what the user should know of, above the bar."""
+        self.console.print(f"note: {message}", style="yellow", highlight=False, markup=False)
+
     def table(self) -> Table:
         table = Table("stage", box=None, pad_edge=False, header_style="dim")
         table.add_column("time", justify="right")

@@ -23,16 +23,19 @@ FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 class SafetensorsShard:
     def __init__(self, path: Path) -> None:
         try:
-            self._file = safe_open(path, framework="pt")
+            with safe_open(path, framework="pt") as file:
+                self.shapes = {
+                    key: tuple(file.get_slice(key).get_shape())
+                    for key in file.keys()  # noqa: SIM118 (not a dict)
+                }
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged or incomplete ({error}); download it again") from error
-        self.shapes = {
-            key: tuple(self._file.get_slice(key).get_shape())
-            for key in self._file.keys()  # noqa: SIM118 (not a dict)
-        }
+        self._path = path
 
     def read(self, key: str) -> Tensor:
-        return self._file.get_tensor(key)
+        # Mapped anew for each tensor, so the pages that were read leave memory with it.
+        with safe_open(self._path, framework="pt") as file:
+            return file.get_tensor(key)
 
 
 class PickleShard:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from executorch.exir import (
 from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
+from torch.fx.passes.infra.pass_base import PassResult
 
 from llava_export.models.llava import LlavaModel
 from llava_runner import contract
@@ -28,8 +30,10 @@ from llava_runner.contract import ModelCard
 EXAMPLE_LENGTH = 8  # tokens to trace with; any length within the bounds gives the same program
 
 
-def export_methods(model: LlavaModel, *, max_seq_len: int) -> dict[str, ExportedProgram]:
-    """Trace the three methods with the dynamic shapes of the contract: image sides, and T from 1 to ``max_seq_len``."""
+def export_methods(
+    model: LlavaModel, *, max_seq_len: int, names: Collection[str] = contract.METHODS
+) -> dict[str, ExportedProgram]:
+    """Trace methods with the dynamic shapes of the contract: image sides, and T from 1 to ``max_seq_len``."""
     image_size = model.vision_encoder.image_size
     length = min(EXAMPLE_LENGTH, max_seq_len)
     # Sizes that neither equal each other nor a bound, lest the tracer takes them for constants.
@@ -48,6 +52,7 @@ def export_methods(model: LlavaModel, *, max_seq_len: int) -> dict[str, Exported
         return {
             name: torch.export.export(module, args, dynamic_shapes=dynamic_shapes, strict=False)
             for name, (module, args, dynamic_shapes) in examples.items()
+            if name in names
         }
 
 
@@ -59,13 +64,31 @@ def lower(methods: dict[str, ExportedProgram], *, card: ModelCard, partitioners:
     with collector_paused():
         return to_edge_transform_and_lower(
             methods,
+            transform_passes=[without_debug_handles],
             # The token embedding is one lookup in a table: nothing for XNNPACK in it.
-            partitioner={contract.VISION_ENCODER: chosen, contract.TOKEN_EMBEDDING: [], contract.TEXT_DECODER: chosen},
-            # The llama operators are not ATen's, so the IR is not valid in its strict sense; and without dim order the
-            # reshapes stay view_copy, which memory planning turns into aliases.
-            compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+            partitioner={name: [] if name == contract.TOKEN_EMBEDDING else chosen for name in methods},
+            compile_config=edge_config(),
             constant_methods=constant_methods(card),
         )
+
+
+def edge_config() -> EdgeCompileConfig:
+    """A new one each time: lowering changes it."""
+    # The llama operators are not ATen's, so the IR is not valid in its strict sense; and without dim order the reshapes
+    # stay view_copy, which memory planning turns into aliases.
+    return EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
+
+
+def without_debug_handles(graph_module: GraphModule) -> PassResult:
+    """They number the operations of a whole program, for debuggers; without them equal layers make equal delegates."""
+    for node in graph_module.graph.nodes:
+        node.meta.pop("debug_handle", None)
+    return PassResult(graph_module, True)
+
+
+def program_of(methods: dict[str, ExportedProgram], *, card: ModelCard) -> EdgeProgramManager:
+    """Methods that are lowered already, as one program."""
+    return EdgeProgramManager(methods, constant_methods(card), edge_config())
 
 
 def serialize(lowered: EdgeProgramManager) -> ExecutorchProgramManager:

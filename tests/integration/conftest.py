@@ -38,8 +38,10 @@ def package_of(checkpoint_of, tmp_path_factory) -> Callable[..., Package]:
     """``package_of(shape, recipe, **options)`` exports a random checkpoint, or tiny-llava by that name."""
     packages: dict[str, Package] = {}
 
-    def make(name: str, recipe: str = "8da4w", *, partitioners: int = 2, **changes: Any) -> Package:
-        key = repr((name, recipe, partitioners, sorted(changes.items())))
+    def make(
+        name: str, recipe: str = "8da4w", *, partitioners: int = 2, lowering: str = "stamped", **changes: Any
+    ) -> Package:
+        key = repr((name, recipe, partitioners, lowering, sorted(changes.items())))
         if key not in packages:
             model = name if name == "tiny-llava" else str(checkpoint_of(name))
             stages = Stages(Console(file=io.StringIO()), total=NUM_STAGES)
@@ -51,6 +53,7 @@ def package_of(checkpoint_of, tmp_path_factory) -> Callable[..., Package]:
                     pte_name="llava.pte",
                     stages=stages,
                     partitioners=partitioners,
+                    lowering=lowering,
                 )
             packages[key] = Package(model, exported, stages)
         return packages[key]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,6 +109,16 @@ def test_filled_blocks_can_be_released(checkpoint_of):
 
 
 Q_PROJ = "language_model.model.layers.0.self_attn.q_proj.weight"
+
+
+def test_what_was_read_does_not_stay_in_memory(folder):
+    """Not even as pages of a mapped file."""
+    checkpoint = open_checkpoint(str(folder))
+    embedding = checkpoint.build_model(max_context_len=1).token_embedding
+    checkpoint.weights.fill(embedding, prefix="token_embedding")
+    assert embedding.weight.abs().sum() > 0
+    checkpoint.weights.release(embedding)
+    assert str(folder) not in Path("/proc/self/maps").read_text()
 
 
 def test_missing_keys_are_named(folder, edit):

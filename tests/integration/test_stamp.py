@@ -1,0 +1,74 @@
+"""Stamped programs answer as ordinarily lowered ones do, to the last bit."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from llava_export.package.golden import GoldenRecord
+from llava_export.pipeline import NUM_STAGES, export
+from llava_export.recipe import RECIPES
+from llava_export.stages import Stages
+from llava_export.targets import template
+from llava_export.targets.packing import Blob
+from llava_runner import contract
+from llava_runner.program import Program
+
+LENGTHS = (9, 1, 3)  # a prefill, a token, and a few more
+
+
+def outputs(package) -> list[torch.Tensor]:
+    """Image features, embedded tokens, and the logits of some calls that build on each other's cache."""
+    program = Program.open(package.program)
+    golden = GoldenRecord.load(contract.golden_path(package.program))
+    small = np.random.default_rng(0).integers(0, 256, (3, 31, 44), dtype=np.uint8)
+    found = [program.encode_image(image) for image in (golden.image.numpy(), small)]
+    rows = torch.randn(1, sum(LENGTHS), program.card.hidden_size, generator=torch.Generator().manual_seed(0))
+    found.append(program.embed([1, 5, 40]))
+    position = 0
+    for length in LENGTHS:
+        found.append(program.decode(rows[:, position : position + length], position=position))
+        position += length
+    return found
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ("deep", {"recipe": "8da4w"}),
+        ("deep", {"recipe": "fp32"}),
+        ("deep", {"recipe": "8da8w", "embedding_bits": 4, "vision": "8da4w", "group_size": 32, "algorithm": "hqq"}),
+        ("deep", {"recipe": "8da8w", "partitioners": 1}),
+        ("deep_with_biases", {"recipe": "8da4w", "group_size": 64}),
+        ("deep_with_several_feature_layers", {"recipe": "8da4w", "embedding_bits": 32, "vision": "fp32"}),
+        ("plain", {"recipe": "8da4w"}),
+    ],
+    ids=str,
+)
+def test_stamped_equals_ordinary(shape, options, package_of):
+    stamped, ordinary = (package_of(shape, lowering=lowering, **options) for lowering in ("stamped", "ordinary"))
+    for ours, theirs in zip(outputs(stamped), outputs(ordinary), strict=True):
+        assert torch.equal(ours, theirs)
+    assert stamped.exported.reports == ordinary.exported.reports
+
+
+def test_an_executorch_that_packs_otherwise_is_noticed(checkpoint_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(template, "pack", lambda parameter: (Blob("0" * 64, b"another form"),))
+    console = Console(file=io.StringIO(), width=300)
+    stages = Stages(console, total=NUM_STAGES)
+    with stages.running():
+        export(
+            str(checkpoint_of("plain")),
+            recipe=RECIPES["fp32"],
+            output_dir=tmp_path,
+            pte_name="llava.pte",
+            stages=stages,
+        )
+    (note,) = [line for line in console.file.getvalue().splitlines() if line.startswith("note: ")]
+    assert "cannot be stamped" in note
+    assert len(stages.records) == stages.total
+    assert (tmp_path / "llava.pte").exists()

@@ -1,0 +1,47 @@
+"""Packed parameters against the bytes that XNNPACK's delegates hold once ExecuTorch has lowered them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from executorch.exir import to_edge_transform_and_lower
+from torch import nn
+
+from llava_export.recipe import RECIPES
+from llava_export.targets.packing import pack, two_to_a_byte
+from llava_export.targets.pte import edge_config, xnnpack_partitioners
+
+
+def delegated(module: nn.Module, example: torch.Tensor) -> dict[str, bytes]:
+    """Everything that the delegates of a lowered module hold, by its key."""
+    exported = torch.export.export(module, (example,), strict=False)
+    lowered = to_edge_transform_and_lower(
+        exported, partitioner=xnnpack_partitioners(2, quantized=True), compile_config=edge_config()
+    )
+    graph_module = lowered.exported_program().graph_module
+    stores = [child.named_data_store_output for _, child in graph_module.named_children()]
+    return {key: store.buffers[entry.buffer_index] for store in stores for key, entry in store.pte_data.items()}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "algorithm"), [("8da4w", "minmax"), ("8da4w", "hqq"), ("8da8w", "minmax"), ("fp32", "minmax")]
+)
+@torch.no_grad()
+def test_linears_are_packed_as_executorch_does(scheme, algorithm):
+    torch.manual_seed(0)
+    module = nn.Linear(128, 24).eval().requires_grad_(False)
+    RECIPES[scheme].with_changes(group_size=32, algorithm=algorithm).quantize(module, fqn="text_decoder.lm_head")
+    blobs = [*pack(module.weight), *pack(module.bias)]
+    assert delegated(module, torch.randn(1, 3, 128)) == {blob.key: blob.data for blob in blobs}
+
+
+@torch.no_grad()
+def test_convolutions_are_packed_as_executorch_does():
+    module = nn.Conv2d(3, 16, kernel_size=14, stride=14, bias=False).eval().requires_grad_(False)
+    (blob,) = pack(module.weight)
+    assert delegated(module, torch.randn(1, 3, 56, 56)) == {blob.key: blob.data}
+
+
+def test_two_to_a_byte_has_the_even_values_low():
+    packed = two_to_a_byte(torch.tensor([[-8, 7], [0, -1]], dtype=torch.int8))
+    assert packed.tolist() == [0xF0, 0x78]
