@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from llava_export.errors import RecipeError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 LINEAR_SCHEMES = ("8da4w", "8da8w", "fp32")  # coarsest first
 EMBEDDING_BITS = (4, 8, 32)
 ALGORITHMS = ("minmax", "hqq")
 # XNNPACK's int4 kernels read scales once for a multiple of 32 input features.
 GROUP_SIZE_STEP = 32
+# Quantized at a time: what is computed on the way then stays in the processor's cache, which is several times faster.
+ROWS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,13 @@ class Recipe:
 
     def quantize(self, block: nn.Module, *, fqn: str) -> None:
         """Replace the weights of ``block`` in place; ``fqn`` is its name in the model and decides the scheme."""
-        from torchao.quantization import quantize_
-
         for path, module in list(block.named_modules()):
             name = ".".join(part for part in (fqn, path) if part)
             config = self._torchao_config(name, module)
             if config is not None:
-                quantize_(module, config, filter_fn=lambda candidate, _, module=module: candidate is module)
+                # HQQ stops when the error of all rows no longer falls, so it has to see them all.
+                rows = ROWS_AT_ONCE if self.algorithm == "minmax" else module.weight.shape[0]
+                module.weight = _quantized(module.weight, config, rows=rows)
 
     def _scheme(self, fqn: str) -> str:
         return self.vision if fqn.startswith("vision_encoder.") else self.text
@@ -141,6 +143,24 @@ class Recipe:
                 intx_choose_qparams_algorithm=algorithm,
             )
         return None
+
+
+def _quantized(weight: Tensor, config: Any, *, rows: int) -> nn.Parameter:
+    """A weight quantized some rows at a time. No scale spans two rows, so this changes nothing but the time."""
+    import torch
+    from torch import nn
+    from torchao.quantization import quantize_
+
+    slices: list[Any] = []
+    for part in weight.split(rows):
+        holder = nn.Linear(part.shape[1], part.shape[0], bias=False, device="meta")
+        holder.weight = nn.Parameter(part, requires_grad=False)
+        quantize_(holder, config)
+        slices.append(holder.weight)
+    first = slices[0]
+    tensors = [torch.cat([getattr(part, name) for part in slices]) for name in first.tensor_data_names]
+    attributes = [getattr(first, name) for name in first.tensor_attribute_names]
+    return nn.Parameter(type(first)(*tensors, *attributes), requires_grad=False)
 
 
 RECIPES = {

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from llava_export import recipe as recipe_module
 from llava_export.errors import RecipeError
 from llava_export.models.llava import LlavaModel
 from llava_export.pipeline import open_checkpoint
@@ -78,6 +79,16 @@ def test_more_bits_and_smaller_groups_are_nearer(model):
     errors = [weight_error(model, r) for r in (recipe, recipe.with_changes(group_size=32), RECIPES["8da8w"])]
     assert errors == sorted(errors, reverse=True)
     assert errors[0] < 0.15 and errors[2] < 0.015
+
+
+@pytest.mark.parametrize("name", ["8da4w", "8da8w"])
+def test_quantizing_some_rows_at_a_time_changes_nothing(name, model, monkeypatch):
+    monkeypatch.setattr(recipe_module, "ROWS_AT_ONCE", 50)  # divides no layer
+    in_slices = weights(quantized(model, RECIPES[name]))
+    monkeypatch.setattr(recipe_module, "ROWS_AT_ONCE", 10**6)
+    for fqn, weight in weights(quantized(model, RECIPES[name])).items():
+        for part in weight.tensor_data_names:
+            assert torch.equal(getattr(in_slices[fqn], part), getattr(weight, part)), (fqn, part)
 
 
 def test_hqq_is_nearer_than_minmax(model):
