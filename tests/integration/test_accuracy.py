@@ -8,6 +8,7 @@ import evaluate
 from rich.console import Console
 
 SCENES = 200
+FLOOR = 0.85  # the checkpoint answers 88 % of 500 scenes in float; see its training.json
 
 
 def test_four_bit_program_answers_held_out_scenes(tiny_package):
@@ -19,5 +20,5 @@ def test_four_bit_program_answers_held_out_scenes(tiny_package):
 
     four_bit = accuracy(evaluate.package_answers(tiny_package.program))
     in_float = accuracy(evaluate.float_answers("tiny-llava", package=tiny_package.program))
-    assert four_bit >= 0.95
+    assert four_bit >= FLOOR
     assert in_float - four_bit <= 0.02
