@@ -61,7 +61,7 @@ def float_answers(model: str, *, package: Path) -> Answer:
         def decode(self, inputs_embeds, *, position):
             return eager.text_decoder(inputs_embeds, torch.tensor([position])).flatten()
 
-    session = Session(EagerProgram({}, card=card), Tokenizer.open(package.parent / "tokenizer.model"))
+    session = Session(EagerProgram({}, card=card), tokenizer=Tokenizer.open(package.parent / "tokenizer.model"))
     return lambda image, question: "".join(session.generate(image, question, max_new_tokens=MAX_NEW_TOKENS)).strip()
 
 

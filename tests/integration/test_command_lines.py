@@ -52,7 +52,7 @@ def test_export_then_verify_then_ask(checkpoint, tmp_path):
         "llava.golden",
         *contract.ARTIFACTS,
     }
-    for shown in ("lower to XNNPACK", "peak memory", "text_decoder", "llama.custom_sdpa", "test_pte llava.pte"):
+    for shown in ("lower template", "peak memory", "text_decoder", "llama.custom_sdpa", "test_pte llava.pte"):
         assert shown in done.stdout
     card = contract.Manifest.from_json((tmp_path / "llava.json").read_text()).card
     assert card.image_mean == (0.5, 0.4, 0.3)
