@@ -34,7 +34,7 @@ SHAPES = {
     "tied_head": Shape(text={"tie_word_embeddings": True}, whole={"tie_word_embeddings": True}),
     "biases": Shape(text={"attention_bias": True, "mlp_bias": True}, whole={"multimodal_projector_bias": False}),
     "last_layer_with_class_token": Shape(whole={"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}),
-    "deep": Shape(text={"num_hidden_layers": 5}, vision={"num_hidden_layers": 7}),
+    "deep": Shape(text={"num_hidden_layers": 5}, vision={"num_hidden_layers": 5}),
     "deep_with_biases": Shape(
         text={
             "num_hidden_layers": 4,
@@ -45,9 +45,6 @@ SHAPES = {
         },
         vision={"num_hidden_layers": 5},
         whole={"vision_feature_layer": -1, "vision_feature_select_strategy": "full"},
-    ),
-    "deep_with_several_feature_layers": Shape(
-        text={"num_hidden_layers": 4}, vision={"num_hidden_layers": 5}, whole={"vision_feature_layer": [1, -2]}
     ),
     "several_feature_layers": Shape(vision={"hidden_act": "gelu"}, whole={"vision_feature_layer": [-3, -2]}),
 }

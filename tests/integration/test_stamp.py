@@ -41,11 +41,8 @@ def outputs(package) -> list[torch.Tensor]:
     [
         ("deep", {"recipe": "8da4w"}),
         ("deep", {"recipe": "fp32"}),
-        ("deep", {"recipe": "8da8w", "embedding_bits": 4, "vision": "8da4w", "group_size": 32, "algorithm": "hqq"}),
-        ("deep", {"recipe": "8da8w", "partitioners": 1}),
+        ("deep", {"recipe": "8da8w", "embedding_bits": 4, "vision": "8da4w", "group_size": 32, "partitioners": 1}),
         ("deep_with_biases", {"recipe": "8da4w", "group_size": 64}),
-        ("deep_with_several_feature_layers", {"recipe": "8da4w", "embedding_bits": 32, "vision": "fp32"}),
-        ("plain", {"recipe": "8da4w"}),
     ],
     ids=str,
 )
