@@ -35,8 +35,7 @@ from llava_runner.prompt import prompt_chunks
 from llava_runner.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from executorch.exir import EdgeProgramManager
-
+    from llava_export.targets.pte import Lowered
     from llava_export.targets.report import MethodReport
 
 DEFAULT_LENGTH = 768
@@ -223,7 +222,7 @@ def _golden(checkpoint: Checkpoint, *, card: ModelCard, tokenizer: Tokenizer) ->
 
 def _lower_ordinary(
     checkpoint: Checkpoint, *, recipe: Recipe, card: ModelCard, partitioners: int, stages: Stages
-) -> EdgeProgramManager:
+) -> Lowered:
     """Quantize the model as a whole, and lower every layer of it."""
     from llava_export.targets import pte
     from llava_export.targets.llama_ops import LlamaOpsAttention
@@ -241,7 +240,7 @@ def _lower_ordinary(
 
 def _lower_stamped(
     checkpoint: Checkpoint, *, recipe: Recipe, card: ModelCard, partitioners: int, stages: Stages, scratch: Path
-) -> EdgeProgramManager:
+) -> Lowered:
     """Lower a few layers and stamp the others; as ``_lower_ordinary`` does, if ExecuTorch makes that impossible.
 
     Packed weights stay in ``scratch`` until the program is written.

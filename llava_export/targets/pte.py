@@ -27,6 +27,8 @@ from llava_export.models.llava import LlavaModel
 from llava_runner import contract
 from llava_runner.contract import ModelCard
 
+Lowered = EdgeProgramManager  # a program whose operators have been handed out, ready to be serialized
+
 EXAMPLE_LENGTH = 8  # tokens to trace with; any length within the bounds gives the same program
 
 
