@@ -678,7 +678,9 @@ def pick_sample(folder: Path, *, tokenizer: Tokenizer) -> int:
         layout = scenes.make_layout(seed)
         colors, shapes = ({getattr(item, name) for item in layout.objects} for name in ("color", "shape"))
         large = all(item.radius > 0.12 * layout.unit for item in layout.objects)
-        if not (large and len(colors) == len(shapes) == 3 and layout.width == layout.height >= 320):
+        if not (
+            large and len(layout.objects) == len(colors) == len(shapes) == 3 and layout.width == layout.height >= 320
+        ):
             continue
         scene = scenes.render_scene(seed)
         png = io.BytesIO()
@@ -732,7 +734,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--num-scenes", type=int, default=50_000, help="training scenes to render (38 KB of disk each)")
     parser.add_argument("--vision-steps", type=int, default=2600, help="steps of stage 1, 64 scenes each")
     parser.add_argument("--tower", type=Path, help="skip stage 1 and take the vision tower of this checkpoint")
-    parser.add_argument("--answer-steps", type=int, default=3400, help="steps of stage 2, 16 scenes each")
+    parser.add_argument("--answer-steps", type=int, default=6000, help="steps of stage 2, 16 scenes each")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
