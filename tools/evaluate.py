@@ -27,10 +27,14 @@ MAX_NEW_TOKENS = 40
 Answer = Callable[[Image.Image, str], str]
 
 
+def session_answers(session: Session) -> Answer:
+    """Greedy, one question a fresh context."""
+    return lambda image, question: "".join(session.generate(image, question, max_new_tokens=MAX_NEW_TOKENS)).strip()
+
+
 def package_answers(path: Path) -> Answer:
     """The Python runner on an exported program, greedy."""
-    session = Session.load(path)
-    return lambda image, question: "".join(session.generate(image, question, max_new_tokens=MAX_NEW_TOKENS)).strip()
+    return session_answers(Session.load(path))
 
 
 def float_answers(model: str, *, package: Path) -> Answer:
@@ -61,8 +65,8 @@ def float_answers(model: str, *, package: Path) -> Answer:
         def decode(self, inputs_embeds, *, position):
             return eager.text_decoder(inputs_embeds, torch.tensor([position])).flatten()
 
-    session = Session(EagerProgram({}, card=card), tokenizer=Tokenizer.open(package.parent / "tokenizer.model"))
-    return lambda image, question: "".join(session.generate(image, question, max_new_tokens=MAX_NEW_TOKENS)).strip()
+    tokenizer = Tokenizer.open(package.parent / "tokenizer.model")
+    return session_answers(Session(EagerProgram({}, card=card), tokenizer=tokenizer))
 
 
 def accuracy(answer: Answer, *, count: int, console: Console, label: str) -> tuple[Counter[str], Counter[str]]:
