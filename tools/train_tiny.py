@@ -342,6 +342,19 @@ def vision_features(model: transformers.LlavaForConditionalGeneration, pixels_BC
 # --- conversations ----------------------------------------------------------------------------------------------------
 
 
+# How often each type is asked: more often those that are learned late, as a relation between two objects is.
+ASKED = {
+    "description": 1.0,
+    "color": 1.5,
+    "shape": 1.5,
+    "count": 0.3,
+    "count_shape": 0.7,
+    "count_color": 0.7,
+    "relation": 2.5,
+    "place": 2.5,
+}
+
+
 @dataclass(frozen=True)
 class Block:
     """The text after an image: prompts and answers; the loss weight of each token, zero for those of prompts."""
@@ -368,7 +381,8 @@ def make_block(tokenizer: Tokenizer, asked: dict[str, scenes.Pairs], *, rng: ran
         add(prompt, asked["description"][0][1], dummy_prefix=dummy_prefix)
         return Block(ids, weights)
     for turn in range(1 if kind < 0.85 else rng.choice((2, 3))):
-        question, answer = rng.choice(asked[rng.choice(list(asked))])
+        (question_type,) = rng.choices(list(asked), [ASKED[name] for name in asked])
+        question, answer = rng.choice(asked[question_type])
         add(f"{'USER: ' if turn else chr(10)}{question} ASSISTANT:", answer, dummy_prefix=dummy_prefix)
     return Block(ids, weights)
 
@@ -734,7 +748,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--num-scenes", type=int, default=50_000, help="training scenes to render (38 KB of disk each)")
     parser.add_argument("--vision-steps", type=int, default=2600, help="steps of stage 1, 64 scenes each")
     parser.add_argument("--tower", type=Path, help="skip stage 1 and take the vision tower of this checkpoint")
-    parser.add_argument("--answer-steps", type=int, default=6000, help="steps of stage 2, 16 scenes each")
+    parser.add_argument("--answer-steps", type=int, default=7000, help="steps of stage 2, 16 scenes each")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
@@ -770,7 +784,7 @@ def main() -> None:
     facts = {
         "seed": args.seed,
         "num_scenes": args.num_scenes,
-        "vision_steps": args.vision_steps,
+        "vision_steps": 0 if args.tower else args.vision_steps,
         "answer_steps": args.answer_steps,
         "rendering_wall_s": round(rendered - started),  # near zero where an earlier run left its scenes
         "training_wall_s": round(time.monotonic() - rendered),
