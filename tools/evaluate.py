@@ -3,7 +3,8 @@
     python tools/evaluate.py demo/llava.pte --scenes 200
     python tools/evaluate.py demo/llava.pte --scenes 200 --float tiny-llava
 
-Scene i is the i-th held-out seed of ``scenes.py``: a question about a rendered picture, its answer compared as text.
+Scene i is the i-th held-out seed of ``tiny/questions.py``: a question about a rendered picture. Answers are compared as
+text.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-import scenes
 from llava_runner.errors import exit_cleanly
 from llava_runner.session import Session
+from tiny import questions
 
 MAX_NEW_TOKENS = 40
 
@@ -41,7 +42,7 @@ def float_answers(model: str, *, package: Path) -> Answer:
     """The checkpoint in float32 through our eager model, with the package's own prompt and preprocessing."""
     import torch
 
-    from llava_export.pipeline import open_checkpoint
+    from llava_export.checkpoint.checkpoint import open_checkpoint
     from llava_runner.program import Program
     from llava_runner.tokenizer import Tokenizer
 
@@ -74,9 +75,9 @@ def accuracy(answer: Answer, *, count: int, console: Console, label: str) -> tup
     right: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     for i in track(range(count), description=label, console=console, transient=True):
-        seed = scenes.HELD_OUT_SEED + i
-        image, question, expected = scenes.question_for(seed)
-        kind = scenes.question_type_for(seed)
+        seed = questions.HELD_OUT_SEED + i
+        image, question, expected = questions.question_for(seed)
+        kind = questions.question_type_for(seed)
         asked[kind] += 1
         right[kind] += answer(image, question) == expected
     return right, asked

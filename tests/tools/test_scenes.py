@@ -1,4 +1,4 @@
-"""The scenes of tools/scenes.py: what their answers say is checked against the pixels, not against the layout code."""
+"""The scenes of tools/tiny: what their answers say is checked against the pixels, not against the layout code."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-import scenes
+from tiny import questions, scenes
 
-HELD_OUT = range(scenes.HELD_OUT_SEED, scenes.HELD_OUT_SEED + 300)
+HELD_OUT = range(questions.HELD_OUT_SEED, questions.HELD_OUT_SEED + 300)
 HUES = {"red": 0, "orange": 29, "yellow": 55, "green": 122, "blue": 222, "purple": 281}
 
 
@@ -38,20 +38,20 @@ def colors_seen(image: Image.Image) -> set[str]:
 
 
 def test_a_seed_gives_the_same_scene_every_time():
-    first, second = scenes.render_scene(7), scenes.render_scene(7)
+    first, second = questions.render_scene(7), questions.render_scene(7)
     assert np.array_equal(np.asarray(first.image), np.asarray(second.image))
     assert first.layout == second.layout
     assert first.questions == second.questions
 
 
 def test_different_seeds_give_different_pixels():
-    pixels = {scenes.render_scene(seed).image.tobytes() for seed in range(20)}
+    pixels = {questions.render_scene(seed).image.tobytes() for seed in range(20)}
     assert len(pixels) == 20
 
 
 def test_held_out_seeds_are_not_training_seeds():
-    assert scenes.HELD_OUT_SEED not in scenes.TRAINING_SEEDS
-    assert scenes.TRAINING_SEEDS[-1] < scenes.HELD_OUT_SEED <= HELD_OUT[0]
+    assert questions.HELD_OUT_SEED not in questions.TRAINING_SEEDS
+    assert questions.TRAINING_SEEDS[-1] < questions.HELD_OUT_SEED <= HELD_OUT[0]
 
 
 def test_held_out_layouts_do_not_repeat_training_ones():
@@ -65,7 +65,7 @@ def test_held_out_layouts_do_not_repeat_training_ones():
 
 def test_described_colors_are_those_in_the_pixels():
     for seed in HELD_OUT[:40]:
-        scene = scenes.render_scene(seed)
+        scene = questions.render_scene(seed)
         _, answer = scene.questions_by_type["description"][0]
         assert colors_seen(scene.image) == set(re.findall("|".join(HUES), answer)), (seed, answer)
 
@@ -74,7 +74,7 @@ def test_description_lists_objects_from_left_to_right_in_the_pixels():
     checked = 0
     for seed in HELD_OUT[:120]:
         layout = scenes.make_layout(seed)
-        colors = re.findall("|".join(HUES), scenes.describe(layout))
+        colors = re.findall("|".join(HUES), questions.describe(layout))
         if len(colors) < 2 or len(set(colors)) < len(colors):
             continue
         masks = color_masks(scenes.draw(layout))
@@ -91,7 +91,7 @@ def test_relations_agree_with_the_centroids_of_the_colors():
         layout = scenes.make_layout(seed)
         shown = [item.color for item in layout.objects]
         masks = None
-        for question, answer in scenes.ask(layout).get("relation", []):
+        for question, answer in questions.ask(layout).get("relation", []):
             subject, relation, other = pattern.fullmatch(question).groups()
             if shown.count(subject) > 1 or shown.count(other) > 1:
                 continue
@@ -134,7 +134,7 @@ def test_objects_keep_apart_and_inside():
 def test_counts_agree_with_the_description():
     number = {"no": 0, "one": 1, "two": 2, "three": 3, "four": 4}
     for seed in range(300):
-        asked = scenes.ask(scenes.make_layout(seed))
+        asked = questions.ask(scenes.make_layout(seed))
         description = asked["description"][0][1]
         for question, answer in asked["count"] + asked["count_shape"] + asked["count_color"]:
             thing = re.fullmatch(r"How many (.+)s are there\?", question)[1]
@@ -144,23 +144,23 @@ def test_counts_agree_with_the_description():
 
 def test_yes_and_no_are_balanced():
     answers = Counter(
-        answer for seed in range(1500) for _, answer in scenes.ask(scenes.make_layout(seed)).get("relation", [])
+        answer for seed in range(1500) for _, answer in questions.ask(scenes.make_layout(seed)).get("relation", [])
     )
     assert set(answers) == {"Yes.", "No."}
     assert answers["Yes."] / answers.total() == pytest.approx(0.5, abs=0.04)
 
 
 def test_no_answer_to_a_count_dominates():
-    answers = Counter(answer for seed in range(1500) for _, answer in scenes.ask(scenes.make_layout(seed))["count"])
+    answers = Counter(answer for seed in range(1500) for _, answer in questions.ask(scenes.make_layout(seed))["count"])
     assert len(answers) == 4
     assert max(answers.values()) / answers.total() < 0.32
 
 
 def test_question_for_asks_a_question_of_its_scene_and_uses_every_type():
-    types = Counter(scenes.question_type_for(seed) for seed in HELD_OUT)
-    assert set(types) == set(scenes.QUESTION_TYPES)
+    types = Counter(questions.question_type_for(seed) for seed in HELD_OUT)
+    assert set(types) == set(questions.QUESTION_TYPES)
     assert min(types.values()) > 15
-    image, question, answer = scenes.question_for(HELD_OUT[4])
-    scene = scenes.render_scene(HELD_OUT[4])
+    image, question, answer = questions.question_for(HELD_OUT[4])
+    scene = questions.render_scene(HELD_OUT[4])
     assert (question, answer) in scene.questions
     assert image.tobytes() == scene.image.tobytes()
