@@ -6,6 +6,7 @@ import gc
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
@@ -19,6 +20,7 @@ from executorch.exir import (
 )
 from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
+from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassResult
@@ -126,13 +128,25 @@ def constant_methods(card: ModelCard) -> Mapping[str, object]:
     }
 
 
+class _Xnnpack(XnnpackPartitioner):
+    """Says what is not to be decomposed without a condition.
+
+    With one, ExecuTorch retraces the program twice for each partitioner, to try it on every operator. It checks after
+    lowering that the operators named were all taken.
+    """
+
+    def ops_to_not_decompose(self, ep: ExportedProgram) -> tuple[list[OpOverload], None]:
+        operators, _ = super().ops_to_not_decompose(ep)
+        return operators, None
+
+
 def xnnpack_partitioners(count: int, *, quantized: bool) -> list[XnnpackPartitioner]:
     # One delegate a linear: these read their weights by name, and the rest of the graph stays in few large delegates.
-    linears = XnnpackPartitioner(config_precisions=ConfigPrecisionType.DYNAMIC_QUANT, per_op_mode=True)
+    linears: dict[str, Any] = {"config_precisions": ConfigPrecisionType.DYNAMIC_QUANT, "per_op_mode": True}
     if count == 1:
-        return [linears]
+        return [XnnpackPartitioner(**linears)]  # leaves float linears to be decomposed
     # Without quantization the first would take the float linears one by one, which only costs.
-    return [linears, XnnpackPartitioner()] if quantized else [XnnpackPartitioner()]
+    return [_Xnnpack(**linears), _Xnnpack()] if quantized else [_Xnnpack()]
 
 
 @contextmanager
