@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from llava_export.errors import ConfigError
 
+# Layers of a stack that are lowered when the others are to be stamped: the first, the last, one between them to copy.
+TEMPLATE_LAYERS = 3
 ACTIVATIONS = ("gelu", "quick_gelu", "relu", "silu")
 
 

@@ -15,7 +15,7 @@ from llava_runner.errors import exit_cleanly
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from llava_export.pipeline import Exported
+    from llava_export.pipeline import Exported, Plan
     from llava_export.targets.report import MethodReport
 
 DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
@@ -72,6 +72,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="ordinary lowers every layer instead of a few that the others are copies of (default: %(default)s)",
     )
     parser.add_argument("--report", action="store_true", help="print what each method delegates and what it leaves")
+    parser.add_argument(
+        "--no-golden", action="store_true", help="do not ask the float model; test_pte then has nothing to compare with"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what the export will need and make, and stop")
+    parser.add_argument("--force", action="store_true", help="go on where memory or disk seem not to suffice")
     return parser
 
 
@@ -86,24 +91,34 @@ def run(arguments: argparse.Namespace) -> None:
     silence_libraries()
     from rich.console import Console
 
-    from llava_export.pipeline import NUM_STAGES, export
+    from llava_export.pipeline import NUM_STAGES, export, plan
+    from llava_export.preflight import shortages
     from llava_export.stages import Stages
 
     console = Console()
-    stages = Stages(console, total=NUM_STAGES)
+    stages = Stages(console, total=NUM_STAGES - arguments.no_golden)
     with stages.running():
-        exported = export(
-            arguments.model,
-            recipe=recipe,
-            output_dir=arguments.output_dir,
-            pte_name=arguments.pte_name,
-            stages=stages,
-            with_artifacts=arguments.with_artifacts,
-            max_seq_len=arguments.max_seq_len,
-            max_context_len=arguments.max_context_len,
-            partitioners=arguments.partitioners,
-            lowering=arguments.lowering,
-        )
+        with stages.stage("open checkpoint"):
+            planned = plan(
+                arguments.model,
+                recipe=recipe,
+                max_seq_len=arguments.max_seq_len,
+                max_context_len=arguments.max_context_len,
+                partitioners=arguments.partitioners,
+                lowering=arguments.lowering,
+                golden=not arguments.no_golden,
+                artifacts=arguments.with_artifacts,
+            )
+        lacking = shortages(planned.estimate, output_dir=arguments.output_dir)
+        if not arguments.dry_run:
+            if lacking and not arguments.force:
+                raise ExportError(f"{'; '.join(lacking)}. --force exports nevertheless")
+            for shortage in lacking:
+                stages.note(shortage)
+            exported = export(planned, output_dir=arguments.output_dir, pte_name=arguments.pte_name, stages=stages)
+    if arguments.dry_run:
+        print_estimate(console, planned, lacking=lacking)
+        return
     if arguments.report:
         for report in exported.reports:
             print_report(console, report)
@@ -115,6 +130,24 @@ def silence_libraries() -> None:
     """Import-time chatter of torch, torchao and transformers about machines other than this one."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
+
+
+def print_estimate(console: Console, planned: Plan, *, lacking: list[str]) -> None:
+    from rich.table import Table
+
+    from llava_export.stages import readable_size
+
+    needed = planned.estimate
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("memory of the export", readable_size(needed.memory))
+    table.add_row("disk while exporting", readable_size(needed.disk))
+    table.add_row("the program", readable_size(needed.program))
+    table.add_row(f"memory of llava-run, context {planned.max_context_len}", readable_size(needed.device_memory))
+    console.print(table)
+    for shortage in lacking:
+        console.print(f"[yellow]{shortage}[/]", highlight=False)
 
 
 def print_report(console: Console, report: MethodReport) -> None:

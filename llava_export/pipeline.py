@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from llava_export.background import in_background
 from llava_export.builtin import SAMPLE_IMAGE
-from llava_export.checkpoint.locate import Channels, image_statistics, locate, read_json
-from llava_export.checkpoint.reader import CheckpointReader
-from llava_export.checkpoint.weights import Weights
+from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.config import LlavaConfig
 from llava_export.errors import CheckpointError, ExportError
-from llava_export.families import Family, find_family
+from llava_export.memory import return_free_memory
 from llava_export.models.llava import LlavaModel
-from llava_export.package.golden import MAX_TOKENS, GoldenRecord, record
+from llava_export.package.golden import MAX_TOKENS, Question, record
 from llava_export.package.image import write_image
 from llava_export.package.manifest import build_manifest, versions
 from llava_export.package.staging import staged
 from llava_export.package.tokenizer import write_tokenizer
+from llava_export.preflight import Estimate, estimate
 from llava_export.recipe import Recipe
 from llava_export.reference import FloatReference
 from llava_export.stages import Stages
@@ -32,39 +36,16 @@ from llava_runner import contract
 from llava_runner.contract import ModelCard
 from llava_runner.image import load_image, prepare_image
 from llava_runner.prompt import prompt_chunks
+from llava_runner.timings import peak_memory
 from llava_runner.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llava_export.targets.pte import Lowered
     from llava_export.targets.report import MethodReport
+    from llava_export.targets.stamped_graph import StampedGraph
 
 DEFAULT_LENGTH = 768
-NUM_STAGES = 8  # with either lowering
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """An opened checkpoint: everything known of it before any weight is read."""
-
-    name: str
-    folder: Path
-    family: Family
-    config: LlavaConfig
-    image_mean: Channels
-    image_std: Channels
-    weights: Weights
-
-    def build_model(self, config: LlavaConfig | None = None, *, max_context_len: int, **kwargs: Any) -> LlavaModel:
-        """The model on the meta device: shapes, no weights. ``config`` is another than the checkpoint's own."""
-        with torch.device("meta"):
-            model = LlavaModel(
-                config or self.config,
-                image_mean=self.image_mean,
-                image_std=self.image_std,
-                max_context_len=max_context_len,
-                **kwargs,
-            )
-        return model.eval().requires_grad_(False)
+NUM_STAGES = 8  # with either lowering, and with "open checkpoint" before them
 
 
 @dataclass(frozen=True)
@@ -76,66 +57,87 @@ class Exported:
     reports: list[MethodReport]
 
 
-def open_checkpoint(model: str) -> Checkpoint:
-    """Find and check a checkpoint. Raises ``ConfigError`` and ``CheckpointError``."""
-    folder = locate(model)
-    settings = read_json(folder / "config.json")
-    family = find_family(settings)
-    config = family.parse_config(settings)
-    mean, std = image_statistics(folder)
-    weights = Weights(CheckpointReader(folder), family=family, config=config)
-    checkpoint = Checkpoint(model, folder, family, config, mean, std, weights)
-    weights.check(checkpoint.build_model(max_context_len=1))
-    return checkpoint
+@dataclass(frozen=True)
+class Plan:
+    """An export that can be done as asked, and what it will take. ``golden``: ask the float model, for ``test_pte``."""
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    max_seq_len: int
+    max_context_len: int
+    estimate: Estimate
+    partitioners: int = 2
+    lowering: str = "stamped"
+    golden: bool = True
+    artifacts: bool = True
 
 
-def export(
+def plan(
     model: str,
     *,
     recipe: Recipe,
-    output_dir: Path,
-    pte_name: str,
-    stages: Stages,
-    with_artifacts: bool = True,
     max_seq_len: int | None = None,
     max_context_len: int | None = None,
     partitioners: int = 2,
     lowering: str = "stamped",
-) -> Exported:
+    golden: bool = True,
+    artifacts: bool = True,
+) -> Plan:
+    """Open and check the checkpoint; nothing is written. Raises a ``UserError`` for whatever the caller can mend."""
+    checkpoint = open_checkpoint(model)
+    seq_len, context_len = _lengths(checkpoint.config, max_seq_len, max_context_len)
+    shapes = checkpoint.build_model(max_context_len=1)
+    recipe.check(shapes)
+    needed = estimate(
+        shapes,
+        config=checkpoint.config,
+        recipe=recipe,
+        max_context_len=context_len,
+        stamped=lowering == "stamped",
+        golden=golden,
+    )
+    return Plan(checkpoint, recipe, seq_len, context_len, needed, partitioners, lowering, golden, artifacts)
+
+
+def export(plan: Plan, *, output_dir: Path, pte_name: str, stages: Stages) -> Exported:
     """Write ``pte_name`` with its manifest and golden record, and the artifacts, to ``output_dir``.
 
     Raises a ``UserError`` for whatever the caller can mend; nothing is left behind then.
     """
-    with stages.stage("open checkpoint"):
-        checkpoint = open_checkpoint(model)
-        seq_len, context_len = _lengths(checkpoint.config, max_seq_len, max_context_len)
-        recipe.check(checkpoint.build_model(max_context_len=1))
-
+    checkpoint = plan.checkpoint
     manifest_name = contract.manifest_path(Path(pte_name)).name
     with staged(output_dir, name=Path(pte_name).stem, last=manifest_name) as folder:
         with stages.stage("write tokenizer, image"):
             write_tokenizer(checkpoint.folder, folder)
             write_image(SAMPLE_IMAGE, folder, image_size=checkpoint.config.vision.image_size)
             tokenizer = _tokenizer(folder / contract.TOKENIZER_MODEL, config=checkpoint.config)
-        card = _model_card(
-            checkpoint, recipe=recipe, max_seq_len=seq_len, max_context_len=context_len, tokenizer=tokenizer
-        )
-        with stages.stage("record float answer", steps=MAX_TOKENS):
-            golden = _golden(checkpoint, card=card, tokenizer=tokenizer)
-            golden.save(contract.golden_path(folder / pte_name))
-        # Here, not above: ExecuTorch's compiler takes seconds to import, and a mistake should not wait for it.
-        from llava_export.targets import pte
-        from llava_export.targets.report import delegation_report
-
+        card = _model_card(plan, tokenizer=tokenizer)
+        with ExitStack() as beside:
+            if plan.golden:
+                question = _question(checkpoint, card=card, tokenizer=tokenizer)
+                answer = beside.enter_context(in_background(_float_answer, str(checkpoint.folder), question))
+            graphs = _lower_templates(plan, card=card, stages=stages) if plan.lowering == "stamped" else None
+            if plan.golden:
+                with stages.stage("record float answer", steps=_num_golden_blocks(checkpoint.config)) as step:
+                    answered = answer(step)
+                contract.golden_path(folder / pte_name).write_bytes(answered.golden)
+                stages.add_beside("float answer, beside", seconds=answered.seconds, peak_bytes=answered.peak_bytes)
         with TemporaryDirectory(dir=folder, prefix="packed-") as scratch:
-            lower = _lower_ordinary if lowering == "ordinary" else partial(_lower_stamped, scratch=Path(scratch))
-            lowered = lower(checkpoint, recipe=recipe, card=card, partitioners=partitioners, stages=stages)
+            if graphs is not None:
+                lowered = _stamp(graphs, plan=plan, card=card, stages=stages, scratch=Path(scratch))
+            else:
+                lowered = _lower_ordinary(plan, card=card, stages=stages)
+            del graphs
+            # Here, not above: ExecuTorch's compiler takes seconds to import, and a mistake should not wait for it.
+            from llava_export.targets import pte
+            from llava_export.targets.report import delegation_report
+
             reports = delegation_report(lowered)
             with stages.stage("serialize"):
                 pte.write(pte.serialize(lowered), folder / pte_name)
         del lowered
         with stages.stage("write package"):
-            if not with_artifacts:
+            if not plan.artifacts:
                 for name in contract.ARTIFACTS:
                     (folder / name).unlink()
             manifest = build_manifest(folder, program=pte_name, card=card)
@@ -169,10 +171,8 @@ def _tokenizer(path: Path, *, config: LlavaConfig) -> Tokenizer:
     return tokenizer
 
 
-def _model_card(
-    checkpoint: Checkpoint, *, recipe: Recipe, max_seq_len: int, max_context_len: int, tokenizer: Tokenizer
-) -> ModelCard:
-    config = checkpoint.config
+def _model_card(plan: Plan, *, tokenizer: Tokenizer) -> ModelCard:
+    checkpoint, config = plan.checkpoint, plan.checkpoint.config
     return ModelCard(
         family=checkpoint.family.name,
         source=checkpoint.name,
@@ -187,15 +187,15 @@ def _model_card(
         tokenizer_vocab_size=tokenizer.vocab_size,
         bos_id=config.bos_id,
         eos_ids=config.eos_ids,
-        max_seq_len=max_seq_len,
-        max_context_len=max_context_len,
-        recipe=recipe.to_dict(),
+        max_seq_len=plan.max_seq_len,
+        max_context_len=plan.max_context_len,
+        recipe=plan.recipe.to_dict(),
         executorch_version=versions()["executorch"],
     )
 
 
-def _golden(checkpoint: Checkpoint, *, card: ModelCard, tokenizer: Tokenizer) -> GoldenRecord:
-    """The family's question about the sample image, asked of the float model."""
+def _question(checkpoint: Checkpoint, *, card: ModelCard, tokenizer: Tokenizer) -> Question:
+    """The family's question about the sample image. Raises ``ExportError`` where the context cannot hold it."""
     pixels = prepare_image(
         load_image(SAMPLE_IMAGE),
         image_size=card.image_size,
@@ -203,81 +203,123 @@ def _golden(checkpoint: Checkpoint, *, card: ModelCard, tokenizer: Tokenizer) ->
         image_aspect_ratio=card.image_aspect_ratio,
     )
     before, after = prompt_chunks(checkpoint.family.question, template=card.prompt, has_image=True)
-    ids_before, ids_after = [card.bos_id, *tokenizer.encode(before)], tokenizer.encode(after)
-    length = len(ids_before) + card.num_image_tokens + len(ids_after) + MAX_TOKENS
+    question = Question(pixels, [card.bos_id, *tokenizer.encode(before)], tokenizer.encode(after))
+    length = _answered_length(question, checkpoint.config)
     if length > card.max_context_len:
         raise ExportError(
             f"a context of {card.max_context_len} positions is too short: one image, a question and a short answer "
             f"take {length}"
         )
-    reference = FloatReference(checkpoint.build_model(max_context_len=length), weights=checkpoint.weights)
-    return record(
-        reference,
-        image=torch.from_numpy(pixels),
-        ids_before=ids_before,
-        ids_after=ids_after,
-        eos_ids=card.eos_ids,
-    )
+    return question
 
 
-def _lower_ordinary(
-    checkpoint: Checkpoint, *, recipe: Recipe, card: ModelCard, partitioners: int, stages: Stages
-) -> Lowered:
+def _answered_length(question: Question, config: LlavaConfig) -> int:
+    """Positions of the question and the longest answer."""
+    return len(question.ids_before) + config.vision.num_image_tokens + len(question.ids_after) + MAX_TOKENS
+
+
+@dataclass(frozen=True)
+class _FloatAnswer:
+    golden: bytes  # of the file: tensors do not outlive the process they are sent from
+    seconds: float
+    peak_bytes: int
+
+
+def _float_answer(folder: str, question: Question, *, on_step: Callable[[], None]) -> _FloatAnswer:
+    """Ask the checkpoint in ``folder``; in a process of its own, since lowering beside it keeps one processor busy."""
+    start = time.perf_counter()
+    checkpoint = open_checkpoint(folder)
+    model = checkpoint.build_model(max_context_len=_answered_length(question, checkpoint.config))
+    reference = FloatReference(model, weights=checkpoint.weights, on_block=on_step)
+    golden = record(reference, question, eos_ids=checkpoint.config.eos_ids)
+    return _FloatAnswer(golden.to_bytes(), time.perf_counter() - start, peak_memory() or 0)
+
+
+def _num_golden_blocks(config: LlavaConfig) -> int:
+    """How many blocks run until the answer is complete, if it is long."""
+    per_token = config.text.num_hidden_layers + 3  # embedding, norm and head
+    return config.vision.num_used_layers + MAX_TOKENS * per_token
+
+
+def _lower_ordinary(plan: Plan, *, card: ModelCard, stages: Stages) -> Lowered:
     """Quantize the model as a whole, and lower every layer of it."""
     from llava_export.targets import pte
     from llava_export.targets.llama_ops import LlamaOpsAttention
 
-    model = checkpoint.build_model(max_context_len=card.max_context_len, cached_attention=LlamaOpsAttention)
+    model = plan.checkpoint.build_model(max_context_len=card.max_context_len, cached_attention=LlamaOpsAttention)
     with stages.stage("quantize", steps=len(list(model.blocks()))) as step:
-        for _ in _quantized_blocks(model, checkpoint=checkpoint, recipe=recipe):
+        for _ in _quantized_blocks(model, plan=plan):
             step()
     with stages.stage("export"):
         methods = pte.export_methods(model, max_seq_len=card.max_seq_len)
     del model
     with stages.stage("lower to XNNPACK"):
-        return pte.lower(methods, card=card, partitioners=partitioners)
+        return pte.lower(methods, card=card, partitioners=plan.partitioners)
 
 
-def _lower_stamped(
-    checkpoint: Checkpoint, *, recipe: Recipe, card: ModelCard, partitioners: int, stages: Stages, scratch: Path
-) -> Lowered:
-    """Lower a few layers and stamp the others; as ``_lower_ordinary`` does, if ExecuTorch makes that impossible.
-
-    Packed weights stay in ``scratch`` until the program is written.
-    """
-    from llava_export.targets import pte, stamp
+def _lower_templates(plan: Plan, *, card: ModelCard, stages: Stages) -> dict[str, StampedGraph] | None:
+    """The methods with layers, few of each lowered; None, and a note, if ExecuTorch makes stamping impossible."""
+    from llava_export.targets import stamp
     from llava_export.targets.llama_ops import LlamaOpsAttention
 
-    build = partial(checkpoint.build_model, max_context_len=card.max_context_len, cached_attention=LlamaOpsAttention)
+    build = partial(
+        plan.checkpoint.build_model, max_context_len=card.max_context_len, cached_attention=LlamaOpsAttention
+    )
     try:
         with stages.stage("lower template"):
-            graphs = stamp.lower_templates(
+            return stamp.lower_templates(
                 build,
-                config=checkpoint.config,
-                recipe=recipe,
+                config=plan.checkpoint.config,
+                recipe=plan.recipe,
                 card=card,
-                partitioners=partitioners,
+                partitioners=plan.partitioners,
                 note=stages.note,
             )
     except stamp.StampError as error:
         stages.note(f"layers cannot be stamped with this ExecuTorch, so each is lowered, which takes longer: {error}")
-        return _lower_ordinary(checkpoint, recipe=recipe, card=card, partitioners=partitioners, stages=stages)
-    model, weights = build(), stamp.PackedWeights(graphs, folder=scratch)
-    with stages.stage("quantize and pack", steps=len(list(model.blocks()))) as step:
-        for fqn, block in _quantized_blocks(model, checkpoint=checkpoint, recipe=recipe):
+        return None
+
+
+def _stamp(
+    graphs: Mapping[str, StampedGraph], *, plan: Plan, card: ModelCard, stages: Stages, scratch: Path
+) -> Lowered:
+    """Fill the templates' copies with the checkpoint's weights, which wait in ``scratch`` once they are packed."""
+    from llava_export.targets import pte, stamp
+    from llava_export.targets.llama_ops import LlamaOpsAttention
+
+    # This model is never run: caches for a whole context would be memory for nothing.
+    model = plan.checkpoint.build_model(max_context_len=1, cached_attention=LlamaOpsAttention)
+    weights = stamp.PackedWeights(graphs, folder=scratch)
+
+    def pack(fqn: str, block: nn.Module) -> None:
+        weights.take(block, fqn=fqn)
+        plan.checkpoint.weights.release(block)
+
+    # One block is packed, hashed and written on a thread of its own while the next is read and quantized.
+    with (
+        stages.stage("quantize and pack", steps=len(list(model.blocks()))) as step,
+        ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as packer,
+    ):
+        packed = packer.submit(lambda: None)
+        for fqn, block in _quantized_blocks(model, plan=plan):
+            packed.result()
             if fqn != contract.TOKEN_EMBEDDING:  # has no layers: the one method that is lowered as it is
-                weights.take(block, fqn=fqn)
-                checkpoint.weights.release(block)
+                packed = packer.submit(pack, fqn, block)
             step()
+        packed.result()
     with stages.stage("stamp layers"):
         methods = pte.export_methods(model, max_seq_len=card.max_seq_len, names=[contract.TOKEN_EMBEDDING])
-        embedding = pte.lower(methods, card=card, partitioners=partitioners)
+        embedding = pte.lower(methods, card=card, partitioners=plan.partitioners)
         return stamp.stamp(graphs, weights, embedding=embedding, card=card)
 
 
-def _quantized_blocks(model: LlavaModel, *, checkpoint: Checkpoint, recipe: Recipe) -> Iterator[tuple[str, nn.Module]]:
+def _quantized_blocks(model: LlavaModel, *, plan: Plan) -> Iterator[tuple[str, nn.Module]]:
     """Load one block at a time and quantize it before the next, so float weights never pile up."""
-    for fqn, block in model.blocks():
-        checkpoint.weights.fill(block, prefix=fqn)
-        recipe.quantize(block, fqn=fqn)
+    blocks = list(model.blocks())
+    for (fqn, block), following in zip_longest(blocks, blocks[1:]):
+        plan.checkpoint.weights.fill(block, prefix=fqn)
+        if following:
+            plan.checkpoint.weights.expect(following[1], prefix=following[0])
+        plan.recipe.quantize(block, fqn=fqn)
+        return_free_memory()
         yield fqn, block

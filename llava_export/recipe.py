@@ -97,6 +97,20 @@ class Recipe:
             + f"; {advice}"
         )
 
+    def stored_bytes(self, model: nn.Module) -> dict[str, int]:
+        """What each parameter of a model takes in a program, by its name: its values and their scales."""
+        sizes = {}
+        for fqn, module in model.named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                bits = self._bits(fqn, module) if name == "weight" else 32
+                scales = 0
+                if bits < 32:
+                    per_scale = self.group_size if self._is_grouped(fqn, module) else parameter.shape[1]
+                    # XNNPACK reads scales of int4 as bfloat16, and all others as float32.
+                    scales = parameter.numel() // per_scale * (2 if bits == 4 and fqn != "token_embedding" else 4)
+                sizes[f"{fqn}.{name}"] = parameter.numel() * bits // 8 + scales
+        return sizes
+
     def quantize(self, block: nn.Module, *, fqn: str) -> None:
         """Replace the weights of ``block`` in place; ``fqn`` is its name in the model and decides the scheme."""
         for path, module in list(block.named_modules()):
@@ -110,39 +124,41 @@ class Recipe:
     def _scheme(self, fqn: str) -> str:
         return self.vision if fqn.startswith("vision_encoder.") else self.text
 
-    def _is_grouped(self, fqn: str, module: nn.Module) -> bool:
+    def _bits(self, fqn: str, module: nn.Module) -> int:
+        """Of the weight of a module."""
         from torch import nn
 
         if isinstance(module, nn.Linear):
-            return self._scheme(fqn) == "8da4w"
-        return fqn == "token_embedding" and self.embedding_bits < 32
+            return {"8da4w": 4, "8da8w": 8, "fp32": 32}[self._scheme(fqn)]
+        return self.embedding_bits if fqn == "token_embedding" else 32
+
+    def _is_grouped(self, fqn: str, module: nn.Module) -> bool:
+        """Whether a weight has a scale for every ``group_size`` input features, and not one for a whole row."""
+        bits = self._bits(fqn, module)
+        return bits == 4 or (bits == 8 and fqn == "token_embedding")
 
     def _torchao_config(self, fqn: str, module: nn.Module) -> Any:
         import torch
-        from torch import nn
         from torchao.quantization.granularity import PerAxis, PerGroup
         from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig
         from torchao.quantization.quantize_.workflows import IntxChooseQParamsAlgorithm
 
-        dtypes = {4: torch.int4, 8: torch.int8}  # type: ignore[attr-defined]  # torch's stubs lack int4
+        bits = self._bits(fqn, module)
+        if bits == 32:
+            return None
+        dtype = {4: torch.int4, 8: torch.int8}[bits]  # type: ignore[attr-defined]  # torch's stubs lack int4
+        granularity = PerGroup(self.group_size) if self._is_grouped(fqn, module) else PerAxis(0)
         algorithm = {
             "minmax": IntxChooseQParamsAlgorithm.AFFINE,
             "hqq": IntxChooseQParamsAlgorithm.HQQ_SCALE_ONLY,
         }[self.algorithm]
-        if isinstance(module, nn.Linear) and self._scheme(fqn) != "fp32":
-            four_bits = self._scheme(fqn) == "8da4w"
-            return Int8DynamicActivationIntxWeightConfig(
-                weight_dtype=dtypes[4 if four_bits else 8],
-                weight_granularity=PerGroup(self.group_size) if four_bits else PerAxis(0),
-                intx_choose_qparams_algorithm=algorithm,
-            )
-        if fqn == "token_embedding" and self.embedding_bits < 32:
+        if fqn == "token_embedding":
             return IntxWeightOnlyConfig(
-                weight_dtype=dtypes[self.embedding_bits],
-                granularity=PerGroup(self.group_size),
-                intx_choose_qparams_algorithm=algorithm,
+                weight_dtype=dtype, granularity=granularity, intx_choose_qparams_algorithm=algorithm
             )
-        return None
+        return Int8DynamicActivationIntxWeightConfig(
+            weight_dtype=dtype, weight_granularity=granularity, intx_choose_qparams_algorithm=algorithm
+        )
 
 
 def _quantized(weight: Tensor, config: Any, *, rows: int) -> nn.Parameter:
@@ -157,6 +173,7 @@ def _quantized(weight: Tensor, config: Any, *, rows: int) -> nn.Parameter:
         holder.weight = nn.Parameter(part, requires_grad=False)
         quantize_(holder, config)
         slices.append(holder.weight)
+        del holder.weight  # torchao has given the holder a method of its own, so it is a cycle and stays for a while
     first = slices[0]
     tensors = [torch.cat([getattr(part, name) for part in slices]) for name in first.tensor_data_names]
     attributes = [getattr(first, name) for name in first.tensor_attribute_names]

@@ -1,24 +1,41 @@
-"""The float model, run one block at a time from the checkpoint: memory holds a single block's float32 weights."""
+"""The float model, run one block at a time from the checkpoint: memory never holds more than one block's weights.
+
+Matrices stay as the checkpoint has them, in half precision mostly, and are converted some rows at a time as they are
+multiplied: the float32 rows never leave the processor's cache. A step of the answer then costs little more than reading
+the checkpoint.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from llava_export.checkpoint.weights import Weights
 from llava_export.models.llava import LlavaModel
 
+ROWS_AT_ONCE = 512
+
 
 class FloatReference:
-    """Answers as the checkpoint does in float32. ``model`` is on the meta device and stays there."""
+    """Answers as the checkpoint does in float32. ``model`` is on the meta device and stays there.
 
-    def __init__(self, model: LlavaModel, *, weights: Weights) -> None:
+    ``on_block`` is called after each block.
+    """
+
+    def __init__(self, model: LlavaModel, *, weights: Weights, on_block: Callable[[], None] = lambda: None) -> None:
         self._model = model
         self._weights = weights
+        self._on_block = on_block
+        # Blocks run in this order, the decoder's again for each token.
+        names = [fqn for fqn, _ in model.blocks()]
+        self._following = dict(pairwise(names)) | {names[-1]: "token_embedding"}
 
     @torch.no_grad()
     def encode_image(self, image_3HW: Tensor) -> Tensor:
@@ -38,7 +55,7 @@ class FloatReference:
     def embed(self, ids: list[int]) -> Tensor:
         """Token ids to ``[1, T, hidden_size]``."""
         with self._filled("token_embedding") as token_embedding:
-            return token_embedding(torch.tensor([ids]))
+            return token_embedding(torch.tensor([ids])).to(torch.float32)
 
     @torch.no_grad()
     def decode(self, inputs_embeds_1TD: Tensor, position: int) -> Tensor:
@@ -55,8 +72,26 @@ class FloatReference:
     @contextmanager
     def _filled(self, fqn: str) -> Iterator[Any]:
         block = self._model.get_submodule(fqn)
-        self._weights.fill(block, prefix=fqn)
+        self._weights.fill(block, prefix=fqn, matrices_as_stored=True)
+        following = self._following[fqn]
+        self._weights.expect(self._model.get_submodule(following), prefix=following)
         try:
-            yield block
+            with _Float32Linears():
+                yield block
         finally:
             self._weights.release(block)
+            self._on_block()
+
+
+class _Float32Linears(TorchFunctionMode):
+    """Inside it, linears of float32 rows take weights of any type, and multiply in float32."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.linear:
+            return _linear(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    y = torch.cat([F.linear(x, rows.to(x.dtype)) for rows in weight.split(ROWS_AT_ONCE)], dim=-1)
+    return y if bias is None else y + bias

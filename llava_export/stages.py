@@ -26,7 +26,7 @@ class StageRecord:
 
 class _PeakMemory(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"peak {gibibytes(peak_memory() or 0)}", style="magenta")
+        return Text(f"peak {readable_size(peak_memory() or 0)}", style="magenta")
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Stages:
     console: Console
     total: int
     records: list[StageRecord] = field(default_factory=list)
+    beside: list[StageRecord] = field(default_factory=list)  # what other processes did meanwhile
 
     @contextmanager
     def running(self) -> Iterator[Stages]:
@@ -64,7 +65,11 @@ class Stages:
         self.records.append(StageRecord(name, seconds, peak))
         self._progress.update(self._task, completed=done + 1)
         if not self.console.is_terminal:
-            self.console.print(f"{name:<22} {seconds:8.1f} s   peak {gibibytes(peak)}", highlight=False)
+            self.console.print(f"{name:<22} {seconds:8.1f} s   peak {readable_size(peak):>9}", highlight=False)
+
+    def add_beside(self, name: str, *, seconds: float, peak_bytes: int) -> None:
+        """What a process of its own took: its memory adds to ours, its time does not."""
+        self.beside.append(StageRecord(name, seconds, peak_bytes))
 
     def note(self, message: str) -> None:
         """Say what the user should know of, above the bar."""
@@ -75,11 +80,14 @@ class Stages:
         table.add_column("time", justify="right")
         table.add_column("peak memory", justify="right")
         for record in self.records:
-            table.add_row(record.name, f"{record.seconds:.1f} s", gibibytes(record.peak_bytes))
+            table.add_row(record.name, f"{record.seconds:.1f} s", readable_size(record.peak_bytes))
+        for record in self.beside:
+            table.add_row(record.name, f"{record.seconds:.1f} s", readable_size(record.peak_bytes), style="dim")
         total = sum(record.seconds for record in self.records)
-        table.add_row("total", f"{total:.1f} s", gibibytes(peak_memory() or 0), style="bold")
+        memory = (peak_memory() or 0) + sum(record.peak_bytes for record in self.beside)
+        table.add_row("total", f"{total:.1f} s", readable_size(memory), style="bold")
         return table
 
 
-def gibibytes(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"
+def readable_size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -75,6 +75,8 @@ def run(program: Path, *, image: Path | None, prompt: str) -> int:
 
     console = Console()
     manifest = read_manifest(program)
+    if contract.golden_path(program).name not in manifest.files:
+        raise PackageError(f"{program} was exported with --no-golden, so there is nothing to compare it with")
     changed = changed_files(program, manifest)
     for name in changed:
         console.print(f"[red]{name} is not the file that was exported: its SHA-256 differs[/]", highlight=False)

@@ -25,7 +25,11 @@ from llava_runner.errors import UserError, exit_cleanly
 
 SHARD_BYTES = 1_000_000_000
 VOCAB_PIECES = 32000
-STANDARD_DEVIATION = 0.02  # of all matrices, as transformers initializes them
+STANDARD_DEVIATION = 0.02  # of matrices, as transformers initializes them
+# What each of some 32 layers adds to the residual stream, twice, is smaller, as in GPT-2's initialization (Radford et
+# al., 2019): else each layer of noise would blow up the rounding errors of those before it, as no trained model does.
+RESIDUAL_DEVIATION = STANDARD_DEVIATION / (2 * 32) ** 0.5
+INTO_RESIDUAL = re.compile(r"\.(o_proj|down_proj|out_proj|fc2)\.weight$")
 
 VISION_TOWER = {
     "model_type": "clip_vision_model",
@@ -123,8 +127,9 @@ def random_tensor(name: str, shape: torch.Size, *, generator: torch.Generator) -
     if len(shape) == 1 and "norm" in name:
         return torch.ones(shape, dtype=torch.float16)
     tensor = torch.empty(shape, dtype=torch.float16)
+    deviation = RESIDUAL_DEVIATION if INTO_RESIDUAL.search(name) else STANDARD_DEVIATION
     for rows in tensor.view(shape[0], -1).split(4096):  # in float32, which is quicker, but never the whole tensor
-        rows.copy_(torch.randn(rows.shape, generator=generator).mul_(STANDARD_DEVIATION))
+        rows.copy_(torch.randn(rows.shape, generator=generator).mul_(deviation))
     return tensor
 
 
@@ -134,12 +139,17 @@ def write_weights(shapes: dict[str, torch.Size], folder: Path, *, seed: int) -> 
     weight_map = {}
     for i, shard in enumerate(track(names, description="writing shards"), start=1):
         file = f"model-{i:05d}-of-{len(names):05d}.safetensors"
-        tensors = {name: random_tensor(name, shapes[name], generator=generator) for name in shard}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
+        write_shard(folder / file, {name: shapes[name] for name in shard}, generator=generator)
         weight_map.update(dict.fromkeys(shard, file))
     total_size = 2 * sum(shape.numel() for shape in shapes.values())
     index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+def write_shard(path: Path, shapes: dict[str, torch.Size], *, generator: torch.Generator) -> None:
+    tensors = {name: random_tensor(name, shape, generator=generator) for name, shape in shapes.items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)
 
 
 def write_tokenizer(path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import struct
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ LAYOUTS = (
     ("model.safetensors.index.json", "model.safetensors"),
     ("pytorch_model.bin.index.json", "pytorch_model.bin"),
 )
+MAPPED_AT_MOST = 1 << 28  # bytes of a .bin that are read before it is mapped anew
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -31,6 +34,18 @@ class SafetensorsShard:
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged or incomplete ({error}); download it again") from error
         self._path = path
+        self._file = open(path, "rb")  # noqa: SIM115 (open as long as the shard is)
+        # The format: the length of a JSON header, the header, then the tensors' bytes, at offsets the header tells.
+        (length,) = struct.unpack("<Q", self._file.read(8))
+        header = json.loads(self._file.read(length))
+        self._offsets = {key: header[key]["data_offsets"] for key in self.shapes}
+        self._start = 8 + length
+
+    def expect(self, key: str) -> None:
+        """Start to read a tensor from disk without waiting for it."""
+        if hasattr(os, "posix_fadvise"):
+            begin, end = self._offsets[key]
+            os.posix_fadvise(self._file.fileno(), self._start + begin, end - begin, os.POSIX_FADV_WILLNEED)
 
     def read(self, key: str) -> Tensor:
         # Mapped anew for each tensor, so the pages that were read leave memory with it.
@@ -42,18 +57,33 @@ class PickleShard:
     """A ``.bin`` of ``torch.save``. Only tensors are unpickled; a file with code in it is refused."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is_mapped = _is_zip(path)
+        self._tensors = self._load()
+        self._bytes_read = 0
+        self.shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
+
+    def read(self, key: str) -> Tensor:
+        # A new map in place of the old: the pages that were read leave memory with the tensors they were read for.
+        if self._is_mapped and self._bytes_read > MAPPED_AT_MOST:
+            self._tensors, self._bytes_read = self._load(), 0
+        self._bytes_read += self._tensors[key].nbytes
+        return self._tensors[key]
+
+    def expect(self, key: str) -> None:
+        """Nothing: where in the file a tensor lies is not known."""
+
+    def _load(self) -> dict[str, Tensor]:
+        path = self._path
         try:
-            self._tensors = torch.load(path, map_location="cpu", mmap=_is_zip(path), weights_only=True)
+            tensors = torch.load(path, map_location="cpu", mmap=self._is_mapped, weights_only=True)
         except pickle.UnpicklingError as error:
             raise CheckpointError(f"{path} holds more than tensors, or is damaged; it was not loaded") from error
         except (RuntimeError, EOFError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged or incomplete; download it again") from error
-        if not isinstance(self._tensors, dict) or not all(isinstance(v, Tensor) for v in self._tensors.values()):
+        if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise CheckpointError(f"{path} is not a dictionary of tensors")
-        self.shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
-
-    def read(self, key: str) -> Tensor:
-        return self._tensors[key]
+        return tensors
 
 
 class CheckpointReader:
@@ -66,6 +96,10 @@ class CheckpointReader:
         self.shapes = {key: shape for shard in self._shards.values() for key, shape in shard.shapes.items()}
         if not self.shapes:
             raise CheckpointError(f"the weights in {folder} hold no tensors")
+
+    def expect(self, key: str) -> None:
+        """Have the system read a tensor from disk ahead of ``read``, where it can."""
+        self._shard_of[key].expect(key)
 
     def read(self, key: str) -> Tensor:
         """A view of the mapped file, in the checkpoint's own dtype."""

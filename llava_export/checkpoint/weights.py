@@ -58,12 +58,23 @@ class Weights:
         if problems:
             raise CheckpointError(f"{self._reader.folder} does not fit its config.json: {'; '.join(problems)}")
 
-    def fill(self, block: nn.Module, *, prefix: str) -> None:
-        """Give every parameter of ``block`` its float32 values; ``prefix`` is the block's name in the model."""
+    def fill(self, block: nn.Module, *, prefix: str, matrices_as_stored: bool = False) -> None:
+        """Give every parameter of ``block`` its float32 values; ``prefix`` is the block's name in the model.
+
+        With ``matrices_as_stored`` the weights of linears and embeddings keep the checkpoint's dtype.
+        """
         for module, name, needed in self._parameters(block, prefix):
             tensors = [self._reader.read(self._key_of[need.fqn]) for need in needed]
             values = module.fuse(tensors) if isinstance(module, FusedLinear) else tensors[0]
-            setattr(module, name, nn.Parameter(values.to(torch.float32), requires_grad=False))
+            if not (matrices_as_stored and name == "weight" and isinstance(module, (nn.Linear, nn.Embedding))):
+                values = values.to(torch.float32)
+            setattr(module, name, nn.Parameter(values, requires_grad=False))
+
+    def expect(self, block: nn.Module, *, prefix: str) -> None:
+        """Have the system read the tensors of a block from disk while other work goes on; ``fill`` will take them."""
+        for _, _, needed in self._parameters(block, prefix):
+            for need in needed:
+                self._reader.expect(self._key_of[need.fqn])
 
     def release(self, block: nn.Module) -> None:
         """Take the values away again and leave the shapes."""

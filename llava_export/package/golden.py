@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -32,9 +33,9 @@ class GoldenRecord:
     tokens: Tensor
     logits: Tensor
 
-    def save(self, path: Path) -> None:
-        # Not save_file: its errors about the disk are not OSErrors.
-        path.write_bytes(save({field.name: getattr(self, field.name).contiguous() for field in fields(self)}))
+    def to_bytes(self) -> bytes:
+        """What the file holds."""
+        return save({field.name: getattr(self, field.name).contiguous() for field in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> GoldenRecord:
@@ -48,18 +49,23 @@ class GoldenRecord:
             raise PackageError(f"{path} is not a golden record, or damaged: {error}") from error
 
 
+@dataclass(frozen=True)
+class Question:
+    """What the float model is asked: ``image`` uint8 ``[3, H, W]``, and the prompt's tokens around it."""
+
+    image: np.ndarray
+    ids_before: list[int]
+    ids_after: list[int]
+
+
 def record(
-    reference: FloatReference,
-    *,
-    image: Tensor,
-    ids_before: list[int],
-    ids_after: list[int],
-    eos_ids: tuple[int, ...],
-    max_tokens: int = MAX_TOKENS,
+    reference: FloatReference, question: Question, *, eos_ids: tuple[int, ...], max_tokens: int = MAX_TOKENS
 ) -> GoldenRecord:
     """Ask the float model and let it answer greedily, up to ``max_tokens`` tokens or the end of the sequence."""
+    image = torch.from_numpy(question.image)
     features = reference.encode_image(image)
-    rows = torch.cat([reference.embed(ids_before), features, reference.embed(ids_after)], dim=1)
+    before, after = reference.embed(question.ids_before), reference.embed(question.ids_after)
+    rows = torch.cat([before, features, after], dim=1)
     position, tokens, logits = 0, [], []
     while True:
         logits.append(reference.decode(rows, position))
@@ -70,8 +76,8 @@ def record(
         rows = reference.embed(tokens[-1:])
     return GoldenRecord(
         image=image,
-        ids_before=torch.tensor(ids_before),
-        ids_after=torch.tensor(ids_after),
+        ids_before=torch.tensor(question.ids_before),
+        ids_after=torch.tensor(question.ids_after),
         features=features[0].to(torch.float16),
         tokens=torch.tensor(tokens),
         logits=torch.stack(logits),

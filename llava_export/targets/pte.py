@@ -25,6 +25,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassResult
 
+from llava_export.memory import return_free_memory
 from llava_export.models.llava import LlavaModel
 from llava_runner import contract
 from llava_runner.contract import ModelCard
@@ -160,3 +161,4 @@ def collector_paused() -> Iterator[None]:
         if was_enabled:
             gc.enable()
         gc.collect()
+        return_free_memory()

@@ -23,7 +23,7 @@ from executorch.exir import EdgeProgramManager
 from torch import Tensor, nn
 from torchao.quantization import IntxUnpackedToInt8Tensor
 
-from llava_export.config import LlavaConfig
+from llava_export.config import TEMPLATE_LAYERS, LlavaConfig
 from llava_export.models.llava import LlavaModel
 from llava_export.recipe import Recipe
 from llava_export.targets import pte
@@ -35,7 +35,6 @@ from llava_runner.contract import ModelCard
 
 __all__ = ["PackedWeights", "StampError", "lower_templates", "stamp"]
 
-TEMPLATE_LAYERS = 3  # the first, the last, and one between them to copy
 INT4_RANGE, INT8_RANGE = (-8, 8), (-127, 128)
 STACKED_METHODS = (contract.VISION_ENCODER, contract.TEXT_DECODER)
 

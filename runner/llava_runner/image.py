@@ -105,7 +105,7 @@ def preprocess(
     _check_aspect(image, image_size)
     if image_aspect_ratio == "pad":
         square = _pad_to_square(image, color=tuple(int(channel * 255) for channel in image_mean))
-        image = square.resize((image_size, image_size), Image.Resampling.BICUBIC)
+        image = _resize(square, image_size, image_size)
     elif image_aspect_ratio == "crop":
         image = _crop_to_square(image, image_size)
     else:
@@ -122,7 +122,7 @@ def fit(image: Image.Image, *, image_size: int) -> np.ndarray:
     _check_aspect(image, image_size)
     longer = max(image.size)
     width, height = (max(MIN_IMAGE_SIDE, round(side * image_size / longer)) for side in image.size)
-    return _to_pixels(image.resize((width, height), Image.Resampling.BICUBIC))
+    return _to_pixels(_resize(image, width, height))
 
 
 def _pad_to_square(image: Image.Image, *, color: tuple[int, ...]) -> Image.Image:
@@ -136,9 +136,17 @@ def _crop_to_square(image: Image.Image, image_size: int) -> Image.Image:
     shorter = min(image.size)
     # Truncated, not rounded, and the offsets floored: CLIPImageProcessor's arithmetic.
     width, height = (int(image_size * side / shorter) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    image = _resize(image, width, height)
     left, top = (width - image_size) // 2, (height - image_size) // 2
     return image.crop((left, top, left + image_size, top + image_size))
+
+
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Bicubic, the width first: Pillow before 13 always did so; now it begins with the axis that makes less work, and
+    what is rounded in between differs."""
+    return image.resize((width, image.height), Image.Resampling.BICUBIC).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
 
 
 def _to_pixels(image: Image.Image) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from llava_export.pipeline import NUM_STAGES, Exported, export
+from llava_export.pipeline import NUM_STAGES, Exported, export, plan
 from llava_export.recipe import RECIPES
 from llava_export.stages import Stages
 
@@ -46,15 +46,15 @@ def package_of(checkpoint_of, tmp_path_factory) -> Callable[..., Package]:
             model = name if name == "tiny-llava" else str(checkpoint_of(name))
             stages = Stages(Console(file=io.StringIO()), total=NUM_STAGES)
             with stages.running():
-                exported = export(
-                    model,
-                    recipe=RECIPES[recipe].with_changes(**changes),
-                    output_dir=tmp_path_factory.mktemp(name),
-                    pte_name="llava.pte",
-                    stages=stages,
-                    partitioners=partitioners,
-                    lowering=lowering,
-                )
+                with stages.stage("open checkpoint"):
+                    planned = plan(
+                        model,
+                        recipe=RECIPES[recipe].with_changes(**changes),
+                        partitioners=partitioners,
+                        lowering=lowering,
+                    )
+                folder = tmp_path_factory.mktemp(name)
+                exported = export(planned, output_dir=folder, pte_name="llava.pte", stages=stages)
             packages[key] = Package(model, exported, stages)
         return packages[key]
 

@@ -66,6 +66,16 @@ def test_export_then_verify_then_ask(checkpoint, tmp_path):
     assert done.stdout.strip() and "prompt eval time" in done.stderr
 
 
+def test_without_a_golden_record_nothing_can_be_proved(checkpoint, tmp_path):
+    done = run(tmp_path, "llava_export.export", "--recipe", "fp32", "--model", checkpoint, "--no-golden")
+    assert done.returncode == 0, done.stderr
+    assert "float answer" not in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"llava.pte", "llava.json"}
+    done = run(tmp_path, "llava_export.verify", "llava.pte")
+    assert done.returncode == 2
+    assert done.stderr == "error: llava.pte was exported with --no-golden, so there is nothing to compare it with\n"
+
+
 def test_without_artifacts_three_files_are_written(checkpoint, tmp_path):
     done = run(tmp_path, "llava_export.export", "--pte-name", "small.pte", "--recipe", "fp32", "--model", checkpoint)
     assert done.returncode == 0, done.stderr

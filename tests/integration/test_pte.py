@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.locate import locate
 from llava_export.package.golden import GoldenRecord
-from llava_export.pipeline import open_checkpoint
 from llava_export.targets.report import REASONS
 from llava_export.verify import compare, judge, read_manifest
 from llava_runner import contract

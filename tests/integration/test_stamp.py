@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from llava_export.package.golden import GoldenRecord
-from llava_export.pipeline import NUM_STAGES, export
+from llava_export.pipeline import NUM_STAGES, export, plan
 from llava_export.recipe import RECIPES
 from llava_export.stages import Stages
 from llava_export.targets import template
@@ -56,15 +56,10 @@ def test_stamped_equals_ordinary(shape, options, package_of):
 def test_an_executorch_that_packs_otherwise_is_noticed(checkpoint_of, tmp_path, monkeypatch):
     monkeypatch.setattr(template, "pack", lambda parameter: (Blob("0" * 64, b"another form"),))
     console = Console(file=io.StringIO(), width=300)
-    stages = Stages(console, total=NUM_STAGES)
+    stages = Stages(console, total=NUM_STAGES - 1)  # the checkpoint is open already
+    planned = plan(str(checkpoint_of("plain")), recipe=RECIPES["fp32"])
     with stages.running():
-        export(
-            str(checkpoint_of("plain")),
-            recipe=RECIPES["fp32"],
-            output_dir=tmp_path,
-            pte_name="llava.pte",
-            stages=stages,
-        )
+        export(planned, output_dir=tmp_path, pte_name="llava.pte", stages=stages)
     (note,) = [line for line in console.file.getvalue().splitlines() if line.startswith("note: ")]
     assert "cannot be stamped" in note
     assert len(stages.records) == stages.total

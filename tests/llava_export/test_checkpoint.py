@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llava_export.checkpoint import reader
+from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.locate import image_statistics, locate
 from llava_export.errors import CheckpointError, ConfigError
-from llava_export.pipeline import open_checkpoint
 from tests.checkpoints import SHAPES, random_llava, save_checkpoint
 
 
@@ -292,6 +293,30 @@ def test_the_published_7b_config_gets_its_omitted_sizes():
     assert (text.vocab_size, text.rope_theta, text.tie_word_embeddings) == (32064, 10000.0, False)
     assert (config.vision.num_used_layers, config.vision.num_image_tokens) == (23, 576)
     assert (config.bos_id, config.eos_ids) == (1, (2,))
+
+
+def mapped_file_pages() -> int:
+    """Bytes of files that this process has in its memory now."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile:")]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what is in memory")
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_pages_leave_memory_with_their_tensor(form, tmp_path, monkeypatch):
+    size = 1 << 24
+    tensors = {f"{i}": torch.full((size // 2,), i, dtype=torch.float16) for i in range(12)}
+    if form == "safetensors":
+        save_file(tensors, tmp_path / "model.safetensors")
+    else:
+        torch.save(tensors, tmp_path / "pytorch_model.bin")
+    monkeypatch.setattr(reader, "MAPPED_AT_MOST", 2 * size)
+    checkpoint = reader.CheckpointReader(tmp_path)
+    before, highest = mapped_file_pages(), 0
+    for key in tensors:
+        assert checkpoint.read(key).float().mean() == int(key)
+        highest = max(highest, mapped_file_pages() - before)
+    assert highest < 5 * size
 
 
 def test_image_statistics_come_from_either_processor_file(tmp_path):

@@ -103,10 +103,10 @@ def test_a_full_disk(cli, checkpoint_of, monkeypatch):
     from llava_export import pipeline
 
     def fail(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device", "llava.golden")
+        raise OSError(errno.ENOSPC, "No space left on device", "tokenizer.bin")
 
-    monkeypatch.setattr(pipeline.GoldenRecord, "save", fail)
-    assert_one_line(*cli("--model", checkpoint_of("plain")), "llava.golden: No space left on device")
+    monkeypatch.setattr(pipeline, "write_tokenizer", fail)
+    assert_one_line(*cli("--model", checkpoint_of("plain")), "tokenizer.bin: No space left on device")
     assert list(cli.output.iterdir()) == []
 
 
@@ -130,6 +130,43 @@ def test_a_file_size_limit_of_the_system(checkpoint_of, tmp_path):
     assert "File too large" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["memory", "disk"])
+def test_a_machine_that_is_too_small(what, cli, checkpoint_of, monkeypatch):
+    from llava_export import preflight
+
+    monkeypatch.setattr(preflight, "available_memory" if what == "memory" else "free_disk", lambda *_: 100_000)
+    code, error = cli("--model", checkpoint_of("plain"))
+    assert_one_line(code, error, f"of {what}")
+    assert "0.1 MiB are free" in error and "--force" in error
+    assert not cli.output.exists()
+
+
+def test_forced_onto_a_machine_that_is_too_small(cli, checkpoint_of, monkeypatch, capsys):
+    from llava_export import pipeline, preflight
+
+    def stop(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device", "tokenizer.bin")
+
+    monkeypatch.setattr(preflight, "available_memory", lambda: 100_000)
+    monkeypatch.setattr(pipeline, "write_tokenizer", stop)
+    arguments = ["--model", str(checkpoint_of("plain")), "--output-dir", str(cli.output), "--force"]
+    monkeypatch.setattr(sys, "argv", ["export", *arguments])
+    with pytest.raises(SystemExit):
+        export.main()
+    printed = capsys.readouterr()
+    assert "note: the export needs" in printed.out.replace("\n", " ")
+    assert "No space left" in printed.err
+
+
+def test_a_dry_run_writes_nothing(checkpoint_of, tmp_path):
+    command = [sys.executable, "-m", "llava_export.export", "--dry-run", "--output-dir", tmp_path / "out"]
+    done = subprocess.run([*command, "--model", checkpoint_of("plain")], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    for shown in ("memory of the export", "the program", "context 768"):
+        assert shown in done.stdout
+    assert not (tmp_path / "out").exists()
 
 
 def test_bugs_keep_their_traceback(cli, checkpoint_of, monkeypatch):

@@ -17,12 +17,12 @@ RUNNER = ROOT / "runner" / "llava_runner"
 LAYERS = (
     ("export", "verify"),
     ("pipeline",),
-    ("targets", "package"),
-    ("reference", "stages"),
+    ("targets", "package", "preflight"),
+    ("reference", "stages", "background"),
     ("checkpoint",),
     ("families", "recipe"),
     ("models",),
-    ("config", "builtin"),
+    ("config", "builtin", "memory"),
     ("errors",),
 )
 LAYER_OF = {part: i for i, parts in enumerate(LAYERS) for part in parts}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.models.llama import QkvLinear
 from llava_export.models.llava import LlavaModel
-from llava_export.pipeline import open_checkpoint
 from llava_export.reference import FloatReference
 from tests.checkpoints import SHAPES, VOCAB_SIZE
 

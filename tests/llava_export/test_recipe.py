@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from llava_export import recipe as recipe_module
+from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.errors import RecipeError
 from llava_export.models.llava import LlavaModel
-from llava_export.pipeline import open_checkpoint
 from llava_export.recipe import RECIPES, Recipe
+from llava_export.targets.packing import pack
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +53,32 @@ def expected_bits(name: str, weight: torch.Tensor, recipe: Recipe) -> tuple[int,
     return {"8da4w": (4, recipe.group_size), "8da8w": (8, weight.shape[1]), "fp32": None}[scheme]
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        *RECIPES.values(),
-        RECIPES["8da4w"].with_changes(group_size=32, embedding_bits=4, vision="8da4w"),
-        RECIPES["8da4w"].with_changes(embedding_bits=32, vision="fp32", algorithm="hqq"),
-    ],
-    ids=str,
-)
+VARIED_RECIPES = [
+    *RECIPES.values(),
+    RECIPES["8da4w"].with_changes(group_size=32, embedding_bits=4, vision="8da4w"),
+    RECIPES["8da4w"].with_changes(embedding_bits=32, vision="fp32", algorithm="hqq"),
+]
+
+
+@pytest.mark.parametrize("recipe", VARIED_RECIPES, ids=str)
 def test_every_linear_and_the_embedding_get_their_bits(recipe, model):
     found = {name: bits_of(weight) for name, weight in weights(quantized(model, recipe)).items()}
     assert found == {name: expected_bits(name, weight, recipe) for name, weight in weights(model).items()}
+
+
+@pytest.mark.parametrize("recipe", VARIED_RECIPES, ids=str)
+def test_stored_bytes_are_what_is_packed(recipe, model):
+    stored = recipe.stored_bytes(model)
+    packed = {
+        name: sum(len(blob.data) for blob in pack(parameter))
+        for name, parameter in quantized(model, recipe).named_parameters()
+        if name != "token_embedding.weight"  # no delegate's: ExecuTorch stores it in its own way
+    }
+    assert stored.keys() == {*packed, "token_embedding.weight"}
+    assert {name: stored[name] for name in packed} == packed
+    entries = model.token_embedding.weight.numel()
+    scales = 4 * entries // recipe.group_size if recipe.embedding_bits < 32 else 0
+    assert stored["token_embedding.weight"] == entries * recipe.embedding_bits // 8 + scales
 
 
 def weight_error(model: LlavaModel, recipe: Recipe) -> float:

@@ -1,0 +1,94 @@
+"""What an export will take and what it will make, known from the sizes alone, before any weight is read.
+
+Sizes of files are counted. Memory is fitted to measured exports and runs; ``ci/full_size.sh`` prints both side by side.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from llava_export.config import TEMPLATE_LAYERS, LlavaConfig
+from llava_export.recipe import Recipe
+from llava_export.stages import readable_size
+
+MEBIBYTE = 1 << 20
+PROMPT_TOKENS = 70  # of the golden question, beside its picture
+LAYER_GRAPH = 40_000  # bytes of a program that say how a layer is computed
+# Resident memory. Of a process before any weight counts:
+LOWERING, FLOAT_MODEL, RUNNER = 580 * MEBIBYTE, 320 * MEBIBYTE, 250 * MEBIBYTE
+# And for each parameter: of the layers that are lowered, of the one that the float model is at.
+PER_LOWERED, PER_RUN = 3.1, 6.8
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes: of the program, of the disk and the resident memory its export takes, and of the runner's memory."""
+
+    program: int
+    disk: int
+    memory: int
+    device_memory: int
+
+
+def estimate(
+    model: nn.Module, *, config: LlavaConfig, recipe: Recipe, max_context_len: int, stamped: bool, golden: bool
+) -> Estimate:
+    """For a ``LlavaModel`` on the meta device."""
+    text, vision = config.text, config.vision
+    stored = recipe.stored_bytes(model)
+    program = sum(stored.values()) + LAYER_GRAPH * (text.num_hidden_layers + vision.num_used_layers)
+
+    def parameters(prefix: str) -> int:
+        return sum(parameter.numel() for name, parameter in model.named_parameters() if name.startswith(prefix))
+
+    layer, head = parameters("text_decoder.layers.0."), parameters("text_decoder.lm_head.")
+    lowered_layers = min(TEMPLATE_LAYERS, text.num_hidden_layers) if stamped else text.num_hidden_layers
+    memory = LOWERING + PER_LOWERED * (lowered_layers * layer + head)
+    cache_of_one = 2 * 4 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
+    if golden:  # by another process at the same time
+        memory += FLOAT_MODEL + PER_RUN * max(layer, head) + cache_of_one * (vision.num_image_tokens + PROMPT_TOKENS)
+    return Estimate(
+        program=program,
+        disk=2 * program if stamped else program,  # packed weights wait in files of their own
+        memory=round(memory),
+        device_memory=RUNNER + program + cache_of_one * max_context_len,
+    )
+
+
+def shortages(needed: Estimate, *, output_dir: Path) -> list[str]:
+    """What this machine lacks, in words with the numbers."""
+    return [
+        f"the export needs {readable_size(wanted)} of {what}, and {readable_size(there)} are free"
+        for what, wanted, there in (
+            ("memory", needed.memory, available_memory()),
+            (f"disk in {output_dir}", needed.disk, free_disk(output_dir)),
+        )
+        if there is not None and wanted > there
+    ]
+
+
+def free_disk(folder: Path) -> int | None:
+    """Bytes that fit into a folder that need not exist yet."""
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free
+
+
+def available_memory() -> int | None:
+    """Bytes that processes may still take without swapping; None where the system does not say."""
+    return min(_memory_limits(), default=None)
+
+
+def _memory_limits() -> Iterator[int]:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                yield int(line.split()[1]) * 1024
+    group = Path("/sys/fs/cgroup")  # the limit of a container
+    if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
+        yield int(limit) - int((group / "memory.current").read_text())
