@@ -1,0 +1,92 @@
+// llava_main: one question about an image, the answer streamed, timings at the end.
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+
+#include "errors.h"
+#include "options.h"
+#include "pixels.h"
+#include "session.h"
+#include "thread_pool.h"
+
+namespace llava {
+namespace {
+
+void show(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+Session open_session(const Options& options) {
+  Stage load;
+  if (!std::filesystem::exists(options.model_path)) {
+    throw PackageError(options.model_path + " does not exist");
+  }
+  // The tokenizer first: a wrong one is noticed before gigabytes are loaded.
+  const std::filesystem::path beside = std::filesystem::path(options.model_path).parent_path() / "tokenizer.bin";
+  const std::string path = options.tokenizer_path.empty() ? beside.string() : options.tokenizer_path;
+  Tokenizer tokenizer = load.measure(0, [&] { return Tokenizer::open(path); });
+  Program program = load.measure(0, [&] { return Program(options.model_path); });
+  return Session(std::move(program), std::move(tokenizer), load);
+}
+
+void run(const Options& options) {
+  Sampler sampler(options.temperature, options.top_p, options.seed);
+  Session session = open_session(options);
+  if (options.cpu_threads > 0) {
+    executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(uint32_t(options.cpu_threads));
+  }
+  const auto ask = [&](const Pixels* image, const std::string& prompt) {
+    const StopReason reason = session.answer(image, prompt, sampler, options.limits, show);
+    show("\n");
+    if (reason == StopReason::kContext) {
+      std::fprintf(
+          stderr, "note: the answer ends where the context of %d is full\n", session.card().max_context_len);
+    }
+    std::fputs(session.timings().report().c_str(), stderr);
+  };
+  std::optional<Pixels> image;
+  if (!options.image_path.empty()) {
+    image = prepare_image(options.image_path, session.card(), options.image_aspect_ratio);
+  }
+  std::string prompt = options.prompt;
+  if (options.interactive && prompt.empty()) {
+    show("> ");
+    if (!std::getline(std::cin, prompt) || prompt.empty()) {
+      return;
+    }
+  }
+  ask(image ? &*image : nullptr, prompt);
+  while (options.interactive) {
+    show("> ");
+    if (!std::getline(std::cin, prompt) || prompt.empty()) {
+      return;
+    }
+    ask(nullptr, prompt);
+  }
+}
+
+std::string in_one_line(std::string message) {
+  for (char& character : message) {
+    character = character == '\n' ? ' ' : character;
+  }
+  return message;
+}
+
+}  // namespace
+}  // namespace llava
+
+int main(int argc, char** argv) {
+  try {
+    const llava::Options options = llava::parse_options(argc, argv);
+    if (options.help) {
+      std::fputs(llava::usage(), stdout);
+      return 0;
+    }
+    llava::run(options);
+    return 0;
+  } catch (const llava::UserError& error) {
+    std::fprintf(stderr, "error: %s\n", llava::in_one_line(error.what()).c_str());
+    return 2;
+  }
+}

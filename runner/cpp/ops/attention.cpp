@@ -1,0 +1,307 @@
+#include "attention.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <vector>
+
+// On x86-64 the loops below are compiled for three generations of processors, and the best is chosen when the program
+// starts. NEON is part of every 64-bit ARM.
+#if defined(__x86_64__) && defined(__linux__) && !defined(LLAVA_NO_CLONES)
+#define LLAVA_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define LLAVA_CLONES
+#endif
+#define LLAVA_INLINE inline __attribute__((always_inline))
+
+namespace llava {
+namespace {
+
+constexpr int64_t kBlock = 32;        // cached positions at a time
+constexpr int64_t kQueries = 32;      // new positions that share a block of keys
+constexpr int64_t kLanes = 16;        // floats in a vector, whatever the processor makes of it
+constexpr int64_t kDecodeAtMost = 4;  // new positions for which packing keys does not pay
+
+using Vector = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
+
+LLAVA_INLINE float widen(float value) {
+  return value;
+}
+
+LLAVA_INLINE float widen(BFloat16 value) {
+  return std::bit_cast<float>(uint32_t(value.bits) << 16);
+}
+
+LLAVA_INLINE void narrow(float value, float& out) {
+  out = value;
+}
+
+LLAVA_INLINE void narrow(float value, BFloat16& out) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  out.bits = uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);  // to the nearest, ties to even
+}
+
+// e^x for x <= 0, to float32's precision: 2^n by the exponent's bits, the rest by a polynomial (Cephes, expf).
+LLAVA_INLINE float exp_negative(float x) {
+  x = std::max(x, -87.0f);
+  const float n = std::floor(x * 1.44269504f + 0.5f);
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return p * std::bit_cast<float>(uint32_t(int32_t(n) + 127) << 23);
+}
+
+// The running softmax of one query and head: the largest score so far, and the sum relative to it.
+struct Softmax {
+  float largest = -std::numeric_limits<float>::infinity();
+  float sum = 0.0f;
+};
+
+// Turns the scores of one block into weights; returns what the sum of values so far is to be multiplied with.
+LLAVA_INLINE float absorb(Softmax& softmax, float* scores, int64_t count) {
+  float largest = softmax.largest;
+  for (int64_t j = 0; j < count; ++j) {
+    largest = std::max(largest, scores[j]);
+  }
+  const float correction = softmax.sum == 0.0f ? 0.0f : exp_negative(softmax.largest - largest);
+  float sum = 0.0f;
+  for (int64_t j = 0; j < count; ++j) {
+    scores[j] = exp_negative(scores[j] - largest);
+    sum += scores[j];
+  }
+  softmax.largest = largest;
+  softmax.sum = softmax.sum * correction + sum;
+  return correction;
+}
+
+// One query, heads that read the key/value heads [begin, end). Positions are outermost, so memory is read in the order
+// it lies in.
+template <typename Element>
+LLAVA_INLINE void attend_one_body(
+    const Element* query,
+    const Element* keys,
+    const Element* values,
+    Element* out,
+    const AttentionShape& shape,
+    float scale,
+    int64_t positions,
+    int64_t begin,
+    int64_t end) {
+  const int64_t head_dim = shape.head_dim;
+  const int64_t stride = shape.key_value_heads * head_dim;
+  const int64_t sharing = shape.heads / shape.key_value_heads;
+  const int64_t first_head = begin * sharing;
+  const int64_t heads = (end - begin) * sharing;
+  std::vector<float> queries(heads * head_dim);
+  std::vector<float> sums(heads * head_dim, 0.0f);
+  std::vector<float> scores(heads * kBlock);
+  std::vector<Softmax> softmax(heads);
+  for (int64_t i = 0; i < heads * head_dim; ++i) {
+    queries[i] = widen(query[first_head * head_dim + i]) * scale;
+  }
+  for (int64_t block = 0; block < positions; block += kBlock) {
+    const int64_t count = std::min(kBlock, positions - block);
+    for (int64_t j = 0; j < count; ++j) {
+      const Element* row = keys + (block + j) * stride + begin * head_dim;
+      for (int64_t head = 0; head < heads; ++head) {
+        const Element* key = row + head / sharing * head_dim;
+        const float* q = queries.data() + head * head_dim;
+        float dot = 0.0f;
+        for (int64_t e = 0; e < head_dim; ++e) {
+          dot += q[e] * widen(key[e]);
+        }
+        scores[head * kBlock + j] = dot;
+      }
+    }
+    for (int64_t head = 0; head < heads; ++head) {
+      const float correction = absorb(softmax[head], scores.data() + head * kBlock, count);
+      float* sum = sums.data() + head * head_dim;
+      for (int64_t e = 0; e < head_dim; ++e) {
+        sum[e] *= correction;
+      }
+    }
+    for (int64_t j = 0; j < count; ++j) {
+      const Element* row = values + (block + j) * stride + begin * head_dim;
+      for (int64_t head = 0; head < heads; ++head) {
+        const Element* value = row + head / sharing * head_dim;
+        const float weight = scores[head * kBlock + j];
+        float* sum = sums.data() + head * head_dim;
+        for (int64_t e = 0; e < head_dim; ++e) {
+          sum[e] += weight * widen(value[e]);
+        }
+      }
+    }
+  }
+  for (int64_t head = 0; head < heads; ++head) {
+    for (int64_t e = 0; e < head_dim; ++e) {
+      narrow(sums[head * head_dim + e] / softmax[head].sum, out[(first_head + head) * head_dim + e]);
+    }
+  }
+}
+
+// Up to kQueries queries of one head. Keys are packed transposed, so that scores are computed a vector of positions at
+// a time and never summed across one.
+struct Tile {
+  float queries[kQueries][kMaxHeadDim];
+  float keys[kMaxHeadDim][kBlock];
+  float values[kBlock][kMaxHeadDim];
+  float scores[kQueries][kBlock];
+  float sums[kQueries][kMaxHeadDim];
+  Softmax softmax[kQueries];
+};
+
+template <typename Element>
+LLAVA_INLINE void attend_tile_body(
+    const Element* query,
+    const Element* keys,
+    const Element* values,
+    Element* out,
+    const AttentionShape& shape,
+    float scale,
+    int64_t head,
+    int64_t first,
+    int64_t num_queries,
+    Tile& tile) {
+  const int64_t head_dim = shape.head_dim;
+  const int64_t stride = shape.key_value_heads * head_dim;
+  const int64_t of_head = head / (shape.heads / shape.key_value_heads) * head_dim;
+  for (int64_t t = 0; t < kQueries; ++t) {
+    for (int64_t e = 0; e < head_dim; ++e) {
+      const int64_t from = ((first + std::min(t, num_queries - 1)) * shape.heads + head) * head_dim + e;
+      tile.queries[t][e] = widen(query[from]) * scale;
+    }
+    std::memset(tile.sums[t], 0, head_dim * sizeof(float));
+    tile.softmax[t] = Softmax();
+  }
+  const int64_t positions = shape.start + first + num_queries;
+  for (int64_t block = 0; block < positions; block += kBlock) {
+    const int64_t count = std::min(kBlock, positions - block);
+    for (int64_t j = 0; j < kBlock; ++j) {
+      const int64_t from = (block + std::min(j, count - 1)) * stride + of_head;
+      for (int64_t e = 0; e < head_dim; ++e) {
+        tile.keys[e][j] = widen(keys[from + e]);
+        tile.values[j][e] = widen(values[from + e]);
+      }
+    }
+    constexpr int64_t kRows = 4;
+    constexpr int64_t kVectors = kBlock / kLanes;
+    for (int64_t t = 0; t < kQueries; t += kRows) {
+      Vector sums[kRows][kVectors] = {};
+      for (int64_t e = 0; e < head_dim; ++e) {
+        for (int64_t v = 0; v < kVectors; ++v) {
+          const Vector key = *reinterpret_cast<const Vector*>(&tile.keys[e][v * kLanes]);
+          for (int64_t row = 0; row < kRows; ++row) {
+            sums[row][v] += tile.queries[t + row][e] * key;
+          }
+        }
+      }
+      for (int64_t row = 0; row < kRows; ++row) {
+        for (int64_t v = 0; v < kVectors; ++v) {
+          *reinterpret_cast<Vector*>(&tile.scores[t + row][v * kLanes]) = sums[row][v];
+        }
+      }
+    }
+    for (int64_t t = 0; t < num_queries; ++t) {
+      const int64_t visible = std::clamp<int64_t>(shape.start + first + t + 1 - block, 0, count);
+      const float correction = visible ? absorb(tile.softmax[t], tile.scores[t], visible) : 1.0f;
+      std::fill(tile.scores[t] + visible, tile.scores[t] + kBlock, 0.0f);
+      for (int64_t e = 0; e < head_dim; ++e) {
+        tile.sums[t][e] *= correction;
+      }
+    }
+    for (int64_t t = 0; t < kQueries; t += kRows) {
+      int64_t e = 0;
+      for (; e + kLanes <= head_dim; e += kLanes) {
+        Vector sums[kRows];
+        for (int64_t row = 0; row < kRows; ++row) {
+          sums[row] = *reinterpret_cast<const Vector*>(&tile.sums[t + row][e]);
+        }
+        for (int64_t j = 0; j < count; ++j) {
+          const Vector value = *reinterpret_cast<const Vector*>(&tile.values[j][e]);
+          for (int64_t row = 0; row < kRows; ++row) {
+            sums[row] += tile.scores[t + row][j] * value;
+          }
+        }
+        for (int64_t row = 0; row < kRows; ++row) {
+          *reinterpret_cast<Vector*>(&tile.sums[t + row][e]) = sums[row];
+        }
+      }
+      for (; e < head_dim; ++e) {
+        for (int64_t row = 0; row < kRows; ++row) {
+          for (int64_t j = 0; j < count; ++j) {
+            tile.sums[t + row][e] += tile.scores[t + row][j] * tile.values[j][e];
+          }
+        }
+      }
+    }
+  }
+  for (int64_t t = 0; t < num_queries; ++t) {
+    for (int64_t e = 0; e < head_dim; ++e) {
+      narrow(tile.sums[t][e] / tile.softmax[t].sum, out[((first + t) * shape.heads + head) * head_dim + e]);
+    }
+  }
+}
+
+// Clones are made of functions, not of templates.
+#define LLAVA_DEFINE(Element)                                                                                        \
+  LLAVA_CLONES void attend_one(                                                                                      \
+      const Element* query, const Element* keys, const Element* values, Element* out, const AttentionShape& shape,   \
+      float scale, int64_t positions, int64_t begin, int64_t end) {                                                  \
+    attend_one_body(query, keys, values, out, shape, scale, positions, begin, end);                                  \
+  }                                                                                                                  \
+  LLAVA_CLONES void attend_tile(                                                                                     \
+      const Element* query, const Element* keys, const Element* values, Element* out, const AttentionShape& shape,   \
+      float scale, int64_t head, int64_t first, int64_t num_queries, Tile& tile) {                                   \
+    attend_tile_body(query, keys, values, out, shape, scale, head, first, num_queries, tile);                        \
+  }
+LLAVA_DEFINE(float)
+LLAVA_DEFINE(BFloat16)
+#undef LLAVA_DEFINE
+
+}  // namespace
+
+template <typename Element>
+void attend(
+    const Element* query,
+    const Element* keys,
+    const Element* values,
+    Element* out,
+    const AttentionShape& shape,
+    float scale,
+    const ParallelFor& parallel_for) {
+  if (shape.queries <= kDecodeAtMost) {
+    parallel_for(shape.key_value_heads, [&](int64_t begin, int64_t end) {
+      for (int64_t t = 0; t < shape.queries; ++t) {
+        const int64_t row = t * shape.heads * shape.head_dim;
+        attend_one(query + row, keys, values, out + row, shape, scale, shape.start + t + 1, begin, end);
+      }
+    });
+    return;
+  }
+  const int64_t tiles = (shape.queries + kQueries - 1) / kQueries;
+  parallel_for(shape.heads * tiles, [&](int64_t begin, int64_t end) {
+    const auto tile = std::make_unique<Tile>();
+    for (int64_t i = begin; i < end; ++i) {
+      // Tiles innermost: late ones see more positions than early ones, and so every part gets some of both.
+      const int64_t head = i / tiles;
+      const int64_t first = i % tiles * kQueries;
+      const int64_t num_queries = std::min(kQueries, shape.queries - first);
+      attend_tile(query, keys, values, out, shape, scale, head, first, num_queries, *tile);
+    }
+  });
+}
+
+template void attend<float>(
+    const float*, const float*, const float*, float*, const AttentionShape&, float, const ParallelFor&);
+template void attend<BFloat16>(
+    const BFloat16*, const BFloat16*, const BFloat16*, BFloat16*, const AttentionShape&, float, const ParallelFor&);
+
+}  // namespace llava

@@ -1,0 +1,46 @@
+// Causal attention over a KV cache, on plain pointers: no ExecuTorch here.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace llava {
+
+// A number of 16 bits: the upper half of a float32.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+struct AttentionShape {
+  int64_t queries;           // T, new positions
+  int64_t start;             // positions before them
+  int64_t heads;             // H
+  int64_t key_value_heads;   // K, divides H: neighboring heads share one
+  int64_t head_dim;          // E, at most kMaxHeadDim
+};
+
+constexpr int64_t kMaxHeadDim = 256;
+
+// Runs body(begin, end) over parts of 0..count, perhaps on several threads.
+using ParallelFor = std::function<void(int64_t count, const std::function<void(int64_t begin, int64_t end)>& body)>;
+
+// softmax(q k^T * scale) v, where query t sees the cached positions up to start + t.
+//
+// `query` and `out` are [T, H, E]; `keys` and `values` [C, K, E] with C of at least start + T; all contiguous. The
+// softmax is taken online (Milakov and Gimelshein, 2018), block by block, as in FlashAttention (Dao et al., 2022).
+template <typename Element>
+void attend(
+    const Element* query,
+    const Element* keys,
+    const Element* values,
+    Element* out,
+    const AttentionShape& shape,
+    float scale,
+    const ParallelFor& parallel_for);
+
+extern template void attend<float>(
+    const float*, const float*, const float*, float*, const AttentionShape&, float, const ParallelFor&);
+extern template void attend<BFloat16>(
+    const BFloat16*, const BFloat16*, const BFloat16*, BFloat16*, const AttentionShape&, float, const ParallelFor&);
+
+}  // namespace llava

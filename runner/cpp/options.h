@@ -1,0 +1,32 @@
+// The command line of llava_main.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "session.h"
+
+namespace llava {
+
+struct Options {
+  std::string model_path;
+  std::string tokenizer_path;
+  std::string image_path;
+  std::string prompt;
+  std::string image_aspect_ratio;
+  AnswerLimits limits;
+  double temperature = 0;
+  double top_p = 1;
+  std::optional<uint64_t> seed;
+  int cpu_threads = 0;  // 0: as many as ExecuTorch finds fit
+  bool interactive = false;
+  bool help = false;
+};
+
+// Throws UserError for flags that do not exist, lack their value, or have one of the wrong kind.
+Options parse_options(int argc, const char* const* argv);
+
+const char* usage();
+
+}  // namespace llava

@@ -1,0 +1,170 @@
+#include "program.h"
+
+#include <executorch/extension/module/module.h>
+#include <executorch/extension/tensor/tensor.h>
+#include <executorch/runtime/platform/platform.h>
+#include <executorch/runtime/platform/runtime.h>
+
+#include <cstring>
+#include <fstream>
+
+#include "errors.h"
+#include "files.h"
+
+namespace llava {
+namespace {
+
+using executorch::aten::ScalarType;
+using executorch::extension::from_blob;
+using executorch::extension::Module;
+using executorch::runtime::Error;
+using executorch::runtime::EValue;
+
+constexpr const char* kVisionEncoder = "vision_encoder";
+constexpr const char* kTokenEmbedding = "token_embedding";
+constexpr const char* kTextDecoder = "text_decoder";
+constexpr const char* kModelCard = "get_model_card";
+
+// Refuses what is no whole .pte before the runtime maps it: reading a map beyond the file's end kills the process.
+void check_file(const std::string& path) {
+  // Flatbuffer root offset, file identifier, then ExecuTorch's extended header: magic, its length, the size of the
+  // flatbuffer, the offset of the segments and their size. Little-endian.
+  struct __attribute__((packed)) Head {
+    uint32_t root;
+    char identifier[4];
+    char magic[4];
+    uint32_t header_size;
+    uint64_t program_size;
+    uint64_t segment_offset;
+    uint64_t segment_size;
+  };
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  if (!file) {
+    read_file<PackageError>(path);  // says why
+    throw PackageError(path + " cannot be read");
+  }
+  const uint64_t size = uint64_t(file.tellg());
+  Head head{};
+  file.seekg(0);
+  if (size < sizeof(head) || !file.read(reinterpret_cast<char*>(&head), sizeof(head))) {
+    throw PackageError(path + " is not an ExecuTorch program: it has only " + std::to_string(size) + " bytes");
+  }
+  if (std::memcmp(head.identifier, "ET", 2) != 0 || std::memcmp(head.magic, "eh00", 4) != 0) {
+    throw PackageError(path + " is not an ExecuTorch program (.pte)");
+  }
+  const bool overflows = head.segment_offset > UINT64_MAX - head.segment_size;
+  const uint64_t expected = overflows ? UINT64_MAX : std::max(head.program_size, head.segment_offset + head.segment_size);
+  if (size < expected) {
+    throw PackageError(
+        path + " is truncated: " + std::to_string(size) + " of " + std::to_string(expected) +
+        " bytes. Copy or export it again.");
+  }
+}
+
+// What the runtime reported last at the level of errors: it tells more than the code that a call returns.
+std::string last_report;
+
+// The runtime also reports that files of Arm phones are not there, which belongs nowhere.
+void keep_errors(
+    et_timestamp_t, et_pal_log_level_t level, const char*, const char*, size_t, const char* message, size_t length) {
+  if (level == et_pal_log_level_t::kError || level == et_pal_log_level_t::kFatal) {
+    last_report.assign(message, length);
+  }
+}
+
+[[noreturn]] void fail(const std::string& path, const std::string& what, Error error) {
+  const std::string reason = last_report.empty() ? executorch::runtime::to_string(error) : last_report;
+  throw PackageError(path + " " + what + ": " + reason);
+}
+
+}  // namespace
+
+struct Program::Runtime {
+  Module module;
+};
+
+Program::Program(const std::string& path) : path_(path) {
+  check_file(path);
+  executorch::runtime::register_pal(executorch::runtime::PalImpl::create(keep_errors, __FILE__));
+  executorch::runtime::runtime_init();
+  runtime_.reset(new Runtime{Module(path, Module::LoadMode::Mmap)});
+  Module& module = runtime_->module;
+  if (const Error error = module.load(executorch::runtime::Program::Verification::InternalConsistency);
+      error != Error::Ok) {
+    fail(path, "cannot be loaded", error);
+  }
+  const auto names = module.method_names();
+  if (!names.ok()) {
+    fail(path, "cannot be loaded", names.error());
+  }
+  for (const char* name : {kVisionEncoder, kTokenEmbedding, kTextDecoder, kModelCard}) {
+    if (!names->count(name)) {
+      throw PackageError(
+          path + " is a program of another kind: it lacks " + name + "; export the model with llava_export");
+    }
+  }
+  const auto card = module.get(kModelCard);
+  if (!card.ok() || !card->isString()) {
+    fail(path, "has no model card", card.ok() ? Error::InvalidType : card.error());
+  }
+  const auto text = card->toString();
+  card_ = ModelCard::from_json(std::string(text.data(), text.size()));
+  for (const char* name : {kVisionEncoder, kTokenEmbedding, kTextDecoder}) {
+    if (const Error error = module.load_method(name); error != Error::Ok) {
+      fail(path, std::string("cannot be loaded (") + name + ")", error);
+    }
+  }
+}
+
+Program::Program(Program&&) noexcept = default;
+Program::~Program() = default;
+
+template <typename... Inputs>
+std::span<const float> Program::run(const char* method, size_t expected, const Inputs&... inputs) {
+  const auto result = runtime_->module.execute(method, {EValue(inputs)...});
+  if (!result.ok()) {
+    fail(path_, std::string("failed in ") + method, result.error());
+  }
+  const executorch::aten::Tensor tensor = result->at(0).toTensor();
+  if (tensor.scalar_type() != ScalarType::Float || size_t(tensor.numel()) != expected) {
+    throw PackageError(path_ + ": " + method + " gives another shape than its model card says");
+  }
+  return {tensor.const_data_ptr<float>(), expected};
+}
+
+Rows Program::encode_image(const Pixels& pixels) {
+  const auto image = from_blob(
+      const_cast<uint8_t*>(pixels.values.data()), {3, pixels.height, pixels.width}, ScalarType::Byte);
+  const auto rows = run(kVisionEncoder, size_t(card_.num_image_tokens) * size_t(card_.hidden_size), image);
+  return {rows.begin(), rows.end()};
+}
+
+Rows Program::embed(std::span<const int32_t> ids) {
+  Rows all;
+  while (!ids.empty()) {
+    const auto part = ids.first(std::min(ids.size(), size_t(card_.max_seq_len)));
+    ids = ids.subspan(part.size());
+    std::vector<int64_t> wide(part.begin(), part.end());
+    const auto tokens = from_blob(wide.data(), {1, int(wide.size())}, ScalarType::Long);
+    const auto rows = run(kTokenEmbedding, wide.size() * size_t(card_.hidden_size), tokens);
+    all.insert(all.end(), rows.begin(), rows.end());
+  }
+  return all;
+}
+
+std::span<const float> Program::decode(std::span<const float> rows, int position) {
+  const size_t width = size_t(card_.hidden_size);
+  std::span<const float> logits;
+  while (!rows.empty()) {
+    const auto part = rows.first(std::min(rows.size(), size_t(card_.max_seq_len) * width));
+    rows = rows.subspan(part.size());
+    const int count = int(part.size() / width);
+    int64_t start = position;
+    const auto embedded = from_blob(const_cast<float*>(part.data()), {1, count, card_.hidden_size}, ScalarType::Float);
+    logits = run(kTextDecoder, size_t(card_.vocab_size), embedded, from_blob(&start, {1}, ScalarType::Long));
+    position += count;
+  }
+  return logits;
+}
+
+}  // namespace llava

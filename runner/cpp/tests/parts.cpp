@@ -1,0 +1,80 @@
+// The parts of llava_main one by one, for tests/runner_cpp: input on stdin or in files, results as bytes on stdout.
+//
+//   parts picture FILE IMAGE_SIZE HOW     the pixels the vision encoder would get, as uint8 [3, H, W]
+//   parts encode TOKENIZER                for each string on stdin (ended by a zero byte) its ids, one line each
+//   parts decode TOKENIZER                for each line of ids on stdin the bytes of the text in hex, one line each
+//   parts chunks HAS_IMAGE FIRST_TURN     the chunks of the prompt on stdin, each ended by a zero byte
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+#include <sstream>
+
+#include "errors.h"
+#include "pixels.h"
+#include "prompt.h"
+#include "tokenizer.h"
+
+namespace llava {
+namespace {
+
+std::string everything_on_stdin() {
+  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+}
+
+void write(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+}
+
+void run(const std::vector<std::string>& arguments) {
+  const std::string& part = arguments.at(0);
+  if (part == "picture") {
+    ModelCard card{};
+    card.image_size = std::stoi(arguments.at(2));
+    card.image_mean = {0.48145466, 0.4578275, 0.40821073};
+    const Pixels pixels = prepare_image(arguments.at(1), card, arguments.at(3));
+    write(std::string(pixels.values.begin(), pixels.values.end()));
+  } else if (part == "encode") {
+    const Tokenizer tokenizer = Tokenizer::open(arguments.at(1));
+    std::istringstream strings(everything_on_stdin());
+    for (std::string text; std::getline(strings, text, '\0');) {
+      for (int32_t id : tokenizer.encode(text)) {
+        write(std::to_string(id) + " ");
+      }
+      write("\n");
+    }
+  } else if (part == "decode") {
+    const Tokenizer tokenizer = Tokenizer::open(arguments.at(1));
+    for (std::string line; std::getline(std::cin, line);) {
+      TextStream stream(tokenizer);
+      std::istringstream ids(line);
+      std::string text;
+      for (int32_t id; ids >> id;) {
+        text += stream.push(id);
+      }
+      text += stream.flush();
+      for (uint8_t byte : text) {
+        std::printf("%02x", byte);
+      }
+      write("\n");
+    }
+  } else if (part == "chunks") {
+    const PromptTemplate layout{"System. ", "USER: ", " ASSISTANT:", "\n"};
+    for (const std::string& chunk :
+         prompt_chunks(everything_on_stdin(), layout, arguments.at(1) == "1", arguments.at(2) == "1")) {
+      write(chunk + '\0');
+    }
+  }
+}
+
+}  // namespace
+}  // namespace llava
+
+int main(int argc, char** argv) {
+  try {
+    llava::run({argv + 1, argv + argc});
+    return 0;
+  } catch (const llava::UserError& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return 2;
+  }
+}

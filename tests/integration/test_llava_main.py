@@ -1,0 +1,185 @@
+"""The C++ runner against the Python one: the same bytes, the same ids, the same answers."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llava_runner.errors import ImageError
+from llava_runner.image import prepare_image
+from llava_runner.session import Session
+from llava_runner.tokenizer import TextStream, Tokenizer
+from tiny import questions
+
+ROOT = Path(__file__).parents[2]
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+ALPHABET = (
+    "abcdefghijklmnopqrstuvwxyz      ABC0123456789.,:;!?'\"-\n\t"
+    "äöüßéè是在有人🙂🚀👩‍👩‍👧\u0301\u200d\u00a0\u2028\x7f▁абв"
+)
+WORDS = ("A", "chat", "USER:", "ASSISTANT:", "What is", "image?", "</s>", "<s>", "<unk>", "<0x0A>", "<image>", "▁the")
+NEEDED = ("/usr/include/nlohmann/json.hpp", "/usr/include/jpeglib.h", "/usr/include/png.h")
+
+
+@pytest.fixture(scope="module")
+def build() -> Path:
+    """The folder of a fresh build."""
+    missing = [name for name in NEEDED if not Path(name).exists()]
+    if missing or not shutil.which("g++"):
+        pytest.skip(
+            f"the C++ runner cannot be built here ({', '.join(missing) or 'no g++'}): "
+            "apt-get install g++ libjpeg-dev libpng-dev nlohmann-json3-dev"
+        )
+    done = subprocess.run([ROOT / "runner/build.sh", "native"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return ROOT / "cmake-out/native"
+
+
+@pytest.fixture
+def parts(build):
+    def call(*arguments, stdin: bytes = b"") -> bytes:
+        done = subprocess.run([build / "build/parts", *map(str, arguments)], input=stdin, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return call
+
+
+def random_picture(index: int, folder: Path) -> Path:
+    """Pictures of many sizes, modes and formats, noisy or smooth."""
+    generator = np.random.default_rng(index)
+    width, height = (int(side) for side in generator.integers(20, 700, 2))
+    pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    if index % 2:
+        image = image.resize((max(2, width // 20), max(2, height // 20))).resize((width, height))
+    kind = index % 7
+    path = folder / f"{index}{'.jpg' if kind in (1, 2) else '.ppm' if kind == 6 else '.png'}"
+    if kind == 1:
+        image.save(path, quality=int(generator.integers(30, 96)))
+    elif kind == 2:
+        exif = Image.Exif()
+        exif[0x0112] = 1 + index // 7 % 8  # orientation
+        image.save(path, exif=exif)
+    elif kind == 3:
+        image.convert("L").save(path)
+    elif kind == 4:
+        image.putalpha(Image.fromarray(generator.integers(0, 256, (height, width), dtype=np.uint8)))
+        image.save(path)
+    elif kind == 5:
+        image.quantize(64).save(path)
+    else:
+        image.save(path)
+    return path
+
+
+def test_attention_is_what_its_definition_says(build):
+    done = subprocess.run([build / "build/attention_test"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_pictures_are_prepared_to_the_same_bytes(parts, tmp_path):
+    compared = 0
+    for index in range(112):
+        path = random_picture(index, tmp_path)
+        size, how = (56, 112, 336)[index % 3], ("pad", "crop")[index // 2 % 2]
+        try:
+            expected = prepare_image(path, image_size=size, image_mean=CLIP_MEAN, image_aspect_ratio=how)
+        except ImageError:
+            continue  # too thin
+        assert parts("picture", path, size, how) == expected.tobytes(), (index, path.name, size, how)
+        compared += 1
+    assert compared >= 100
+
+
+def test_the_tensor_of_a_package_is_read(parts, tiny_package):
+    expected = prepare_image(
+        tiny_package.folder / "image.pt", image_size=112, image_mean=CLIP_MEAN, image_aspect_ratio="pad"
+    )
+    assert parts("picture", tiny_package.folder / "image.pt", 112, "pad") == expected.tobytes()
+
+
+def random_strings(count: int) -> list[str]:
+    generator = random.Random(0)
+    strings = []
+    for index in range(count):
+        if index % 3 == 0:
+            strings.append("".join(generator.choice(ALPHABET) for _ in range(generator.randint(1, 40))))
+        elif index % 3 == 1:
+            strings.append(" ".join(generator.choice(WORDS) for _ in range(generator.randint(1, 12))))
+        else:
+            points = [generator.choice((generator.randint(1, 0xD7FF), generator.randint(0xE000, 0x10FFFF)))]
+            points += [generator.randint(32, 0x2FF) for _ in range(generator.randint(0, 30))]
+            strings.append("".join(map(chr, points)))
+    return strings
+
+
+def test_texts_become_the_same_ids_and_ids_the_same_texts(parts, tiny_package):
+    path = tiny_package.folder / "tokenizer.bin"
+    tokenizer = Tokenizer.open(path)
+    strings = random_strings(5000)
+    lines = parts("encode", path, stdin="\0".join(strings).encode() + b"\0").decode().splitlines()
+    found = [[int(token) for token in line.split()] for line in lines]
+    assert found == [tokenizer.encode(text) for text in strings]
+
+    generator = random.Random(1)
+    found += [[generator.randrange(600) for _ in range(generator.randint(1, 30))] for _ in range(2000)]
+    decoded = parts("decode", path, stdin="".join(f"{' '.join(map(str, ids))}\n" for ids in found).encode())
+    for ids, line in zip(found, decoded.decode().splitlines(), strict=True):
+        stream = TextStream(tokenizer)
+        assert bytes.fromhex(line).decode() == "".join(map(stream.push, ids)) + stream.flush()
+
+
+def test_both_runners_give_the_same_answers(build, tiny_package, tmp_path):
+    session = Session.load(tiny_package.program)
+    for seed in range(questions.HELD_OUT_SEED, questions.HELD_OUT_SEED + 50):
+        image, question, _ = questions.question_for(seed)
+        path = tmp_path / "scene.png"
+        image.save(path)
+        expected = "".join(session.generate(path, question))
+        flags = [f"--model_path={tiny_package.program}", f"--image_path={path}", f"--prompt={question}"]
+        done = subprocess.run([build / "llava_main", *flags], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == expected + "\n", (seed, question)
+        assert "prompt eval time" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--model_path": "nowhere.pte"}, "nowhere.pte does not exist"),
+        ({"--model_path": "{folder}/tokenizer.bin"}, "is not an ExecuTorch program"),
+        ({"--tokenizer_path": "{folder}/llava.pte"}, "is not a tokenizer that can be read"),
+        ({"--image_path": "nowhere.png"}, "nowhere.png does not exist"),
+        ({"--image_path": "{folder}/tokenizer.bin"}, "neither JPEG nor PNG"),
+        ({"--prompt": ""}, "--prompt is missing"),
+        ({"--prompt": " "}, "the prompt is empty"),
+        ({"--prompt": "<image> <image>"}, "more than once"),
+        ({"--temperature": "-1"}, "temperature -1"),
+        ({"--temperature": "warm"}, "is not a number"),
+        ({"--top_p": "0"}, "top_p 0"),
+        ({"--seq_len": "10"}, "the limit is 10"),
+        ({"--seq_len": "100000"}, "it must be from 1 to the context"),
+        ({"--max_new_tokens": "0"}, "must be at least 1"),
+        ({"--nothing": "1"}, "there is no option --nothing"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line(changes, message, build, tiny_package):
+    flags = {
+        "--model_path": "{folder}/llava.pte",
+        "--image_path": "{folder}/image.png",
+        "--prompt": "What is in the image?",
+        **changes,
+    }
+    command = [f"{flag}={value.format(folder=tiny_package.folder)}" for flag, value in flags.items()]
+    done = subprocess.run([build / "llava_main", *command], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert message in done.stderr and done.stdout == ""
