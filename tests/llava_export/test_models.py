@@ -10,7 +10,7 @@ from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.models.llama import QkvLinear
 from llava_export.models.llava import LlavaModel
 from llava_export.reference import FloatReference
-from tests.checkpoints import SHAPES, VOCAB_SIZE
+from tests.checkpoints import SHAPES, VOCAB_SIZE, random_llava, save_checkpoint
 
 TOLERANCE = 1e-4
 
@@ -72,21 +72,27 @@ def test_fused_queries_are_the_parts_reordered_within_heads():
     assert fused == [0, 1, 4, 5, 2, 3, 6, 7, 10, 11, 12, 13, 20, 21, 22, 23]
 
 
-def test_reference_run_block_by_block_equals_the_whole_model(checkpoint_of):
-    folder = checkpoint_of("plain")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_reference_run_block_by_block_equals_the_whole_model(dtype, tmp_path):
+    folder = save_checkpoint(random_llava(SHAPES["biases"], seed=3).to(dtype), tmp_path / "checkpoint")
     checkpoint = open_checkpoint(str(folder))
     whole = load(folder)
-    reference = FloatReference(checkpoint.build_model(max_context_len=64), weights=checkpoint.weights)
+    steps = []
+    reference = FloatReference(
+        checkpoint.build_model(max_context_len=64), weights=checkpoint.weights, on_block=lambda: steps.append(1)
+    )
     image = torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8)
     features = whole.vision_encoder(image)
-    assert torch.equal(reference.encode_image(image), features)
+    torch.testing.assert_close(reference.encode_image(image), features, rtol=1e-5, atol=1e-5)
     ids = list(range(3, 9))
     rows = reference.embed(ids)
     assert torch.equal(rows, whole.token_embedding(torch.tensor([ids])))
     for position, piece in ((0, features), (features.shape[1], rows), (features.shape[1] + len(ids), rows[:, :1])):
         expected = whole.text_decoder(piece, torch.tensor([position])).flatten()
-        assert torch.equal(reference.decode(piece, position), expected)
+        torch.testing.assert_close(reference.decode(piece, position), expected, rtol=1e-5, atol=1e-5)
     assert all(parameter.is_meta for parameter in reference._model.parameters())
+    num_blocks = len(list(reference._model.blocks()))
+    assert len(steps) == num_blocks + 2 * (checkpoint.config.text.num_hidden_layers + 2)  # the decoder ran three times
 
 
 def test_positions_beyond_the_context_are_refused(checkpoint_of):

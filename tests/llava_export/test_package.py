@@ -114,7 +114,7 @@ def test_golden_record_survives_its_file(tmp_path):
         tokens=torch.tensor([5, 6]),
         logits=torch.randn(2, 9),
     )
-    golden.save(tmp_path / "golden")
+    (tmp_path / "golden").write_bytes(golden.to_bytes())
     loaded = GoldenRecord.load(tmp_path / "golden")
     assert all(np.array_equal(getattr(loaded, name), getattr(golden, name)) for name in vars(golden))
 

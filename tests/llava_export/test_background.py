@@ -1,0 +1,57 @@
+"""Functions in a process of their own: results, steps, errors, and what happens when the process is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from llava_export.background import in_background
+from llava_export.errors import CheckpointError
+
+
+def count(to, *, on_step):
+    for _ in range(to):
+        on_step()
+    return to, os.getpid()
+
+
+def complain(*, on_step):
+    raise CheckpointError("a shard is damaged")
+
+
+def die(*, on_step):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleep(path, *, on_step):
+    path.write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def test_result_and_steps_come_back():
+    steps = []
+    with in_background(count, 3) as wait:
+        result, process = wait(lambda: steps.append(1))
+    assert result == 3 and len(steps) == 3
+    assert process != os.getpid()
+
+
+def test_an_error_is_raised_where_the_result_is_awaited():
+    with in_background(complain) as wait, pytest.raises(CheckpointError, match="a shard is damaged"):
+        wait(lambda: None)
+
+
+def test_a_process_that_is_killed_is_noticed():
+    with in_background(die) as wait, pytest.raises(ChildProcessError, match="die was ended from outside"):
+        wait(lambda: None)
+
+
+def test_the_process_ends_with_the_block(tmp_path):
+    with in_background(sleep, tmp_path / "process"):
+        while not (tmp_path / "process").exists() or not (tmp_path / "process").read_text():
+            time.sleep(0.05)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "process").read_text()), 0)
