@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llava_export.errors import ExportError
 from llava_export.recipe import ALGORITHMS, DEFAULT_RECIPE, EMBEDDING_BITS, LINEAR_SCHEMES, RECIPES
+from llava_runner import contract
 from llava_runner.errors import exit_cleanly
 
 if TYPE_CHECKING:
@@ -173,7 +174,8 @@ def print_files(console: Console, exported: Exported) -> None:
     console.print()
     for name, size in exported.files.items():
         console.print(f"  {exported.program.parent / name}  [dim]{size / 1e6:,.1f} MB[/]", highlight=False)
-    console.print(f"\nprove it:  test_pte {exported.program}", highlight=False)
+    if contract.golden_path(exported.program).name in exported.files:
+        console.print(f"\nprove it:  test_pte {exported.program}", highlight=False)
 
 
 def _check_names(arguments: argparse.Namespace) -> None:

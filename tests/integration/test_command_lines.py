@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import CLIPImageProcessorPil, LlamaTokenizer, LlavaProcessor
 
+from llava_export.pipeline import plan
+from llava_export.recipe import RECIPES
 from llava_runner import contract
 from tests.checkpoints import SHAPES, TINY_LLAVA, random_llava
 
@@ -54,6 +57,10 @@ def test_export_then_verify_then_ask(checkpoint, tmp_path):
     }
     for shown in ("lower template", "peak memory", "text_decoder", "llama.custom_sdpa", "test_pte llava.pte"):
         assert shown in done.stdout
+    needed = plan(str(checkpoint), recipe=RECIPES["8da4w"]).estimate
+    assert needed.program == pytest.approx((tmp_path / "llava.pte").stat().st_size, rel=0.15)
+    (total,) = re.findall(r"^total .* ([\d.]+) (MiB|GiB)$", done.stdout, re.MULTILINE)
+    assert needed.memory == pytest.approx(float(total[0]) * {"MiB": 2**20, "GiB": 2**30}[total[1]], rel=0.15)
     card = contract.Manifest.from_json((tmp_path / "llava.json").read_text()).card
     assert card.image_mean == (0.5, 0.4, 0.3)
 
@@ -69,7 +76,7 @@ def test_export_then_verify_then_ask(checkpoint, tmp_path):
 def test_without_a_golden_record_nothing_can_be_proved(checkpoint, tmp_path):
     done = run(tmp_path, "llava_export.export", "--recipe", "fp32", "--model", checkpoint, "--no-golden")
     assert done.returncode == 0, done.stderr
-    assert "float answer" not in done.stdout
+    assert "float answer" not in done.stdout and "prove it" not in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"llava.pte", "llava.json"}
     done = run(tmp_path, "llava_export.verify", "llava.pte")
     assert done.returncode == 2
