@@ -27,8 +27,10 @@ SHARD_BYTES = 1_000_000_000
 VOCAB_PIECES = 32000
 STANDARD_DEVIATION = 0.02  # of matrices, as transformers initializes them
 # What each of some 32 layers adds to the residual stream, twice, is smaller, as in GPT-2's initialization (Radford et
-# al., 2019): else each layer of noise would blow up the rounding errors of those before it, as no trained model does.
+# al., 2019), and small beside the embedded tokens, which get torch's deviation for embeddings. Otherwise each layer of
+# noise would blow up the rounding errors of those before it, as no trained model does.
 RESIDUAL_DEVIATION = STANDARD_DEVIATION / (2 * 32) ** 0.5
+EMBEDDING_DEVIATION = 1.0
 INTO_RESIDUAL = re.compile(r"\.(o_proj|down_proj|out_proj|fc2)\.weight$")
 
 VISION_TOWER = {
@@ -127,7 +129,11 @@ def random_tensor(name: str, shape: torch.Size, *, generator: torch.Generator) -
     if len(shape) == 1 and "norm" in name:
         return torch.ones(shape, dtype=torch.float16)
     tensor = torch.empty(shape, dtype=torch.float16)
-    deviation = RESIDUAL_DEVIATION if INTO_RESIDUAL.search(name) else STANDARD_DEVIATION
+    deviation = STANDARD_DEVIATION
+    if INTO_RESIDUAL.search(name):
+        deviation = RESIDUAL_DEVIATION
+    elif name.endswith("embed_tokens.weight"):
+        deviation = EMBEDDING_DEVIATION
     for rows in tensor.view(shape[0], -1).split(4096):  # in float32, which is quicker, but never the whole tensor
         rows.copy_(torch.randn(rows.shape, generator=generator).mul_(deviation))
     return tensor
