@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
+#include <utility>
 
 #include "errors.h"
 #include "options.h"
@@ -15,6 +16,12 @@ namespace {
 void show(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
+}
+
+// The next line of stdin; false where the conversation ends.
+bool read_question(std::string& question) {
+  show("> ");
+  return std::getline(std::cin, question) && !question.empty();
 }
 
 Session open_session(const Options& options) {
@@ -49,20 +56,12 @@ void run(const Options& options) {
   if (!options.image_path.empty()) {
     image = prepare_image(options.image_path, session.card(), options.image_aspect_ratio);
   }
-  std::string prompt = options.prompt;
-  if (options.interactive && prompt.empty()) {
-    show("> ");
-    if (!std::getline(std::cin, prompt) || prompt.empty()) {
-      return;
-    }
+  const Pixels* unseen = image ? &*image : nullptr;  // the first turn shows it
+  if (!options.prompt.empty()) {
+    ask(std::exchange(unseen, nullptr), options.prompt);
   }
-  ask(image ? &*image : nullptr, prompt);
-  while (options.interactive) {
-    show("> ");
-    if (!std::getline(std::cin, prompt) || prompt.empty()) {
-      return;
-    }
-    ask(nullptr, prompt);
+  for (std::string prompt; options.interactive && read_question(prompt);) {
+    ask(std::exchange(unseen, nullptr), prompt);
   }
 }
 

@@ -28,6 +28,7 @@ using ParallelFor = std::function<void(int64_t count, const std::function<void(i
 //
 // `query` and `out` are [T, H, E]; `keys` and `values` [C, K, E] with C of at least start + T; all contiguous. The
 // softmax is taken online (Milakov and Gimelshein, 2018), block by block, as in FlashAttention (Dao et al., 2022).
+// Element is float or BFloat16.
 template <typename Element>
 void attend(
     const Element* query,
@@ -37,10 +38,5 @@ void attend(
     const AttentionShape& shape,
     float scale,
     const ParallelFor& parallel_for);
-
-extern template void attend<float>(
-    const float*, const float*, const float*, float*, const AttentionShape&, float, const ParallelFor&);
-extern template void attend<BFloat16>(
-    const BFloat16*, const BFloat16*, const BFloat16*, BFloat16*, const AttentionShape&, float, const ParallelFor&);
 
 }  // namespace llava
