@@ -20,16 +20,19 @@ Step = Callable[[], None]
 def in_background(function: Callable[..., Result], *arguments: Any) -> Iterator[Callable[[Step], Result]]:
     """Start ``function(*arguments, on_step=...)``; what is yielded waits for its result, or raises what it raised.
 
-    It calls the ``Step`` it is given once for each step that the function has reported, or reports from then on. While
-    the caller works the function leaves one processor to it; once it waits, torch may use all of them. Function,
-    arguments and result must be picklable. The process ends with the block, finished or not.
+    It calls the ``Step`` it is given once for each step that the function has reported, or reports from then on. Until
+    the caller waits, each has torch use half of the processors, since threads that share one wait for each other at
+    every product; then the function has all of them. Function, arguments and result must be picklable. The process
+    ends with the block, finished or not.
     """
+    processors = torch.get_num_threads()
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     awaited = context.Event()
     process = context.Process(target=_run, args=(sender, awaited, function, arguments), daemon=True)
     process.start()
     sender.close()
+    torch.set_num_threads(max(1, processors - processors // 2))
 
     def wait(on_step: Step) -> Result:
         awaited.set()
@@ -48,6 +51,7 @@ def in_background(function: Callable[..., Result], *arguments: Any) -> Iterator[
     try:
         yield wait
     finally:
+        torch.set_num_threads(processors)
         process.terminate()
         process.join()
 
@@ -58,9 +62,10 @@ def _run(sender: Connection, awaited: Event, function: Callable[..., Any], argum
 
     def on_step() -> None:
         sender.send(("step", None))
-        torch.set_num_threads(processors if awaited.is_set() else max(1, processors - 1))
+        torch.set_num_threads(processors if awaited.is_set() else half)
 
-    torch.set_num_threads(max(1, processors - 1))
+    half = max(1, processors // 2)
+    torch.set_num_threads(half)
     try:
         result = function(*arguments, on_step=on_step)
     except Exception as error:

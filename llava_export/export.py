@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_export.errors import ExportError
+from llava_export.memory import use_huge_pages
 from llava_export.recipe import ALGORITHMS, DEFAULT_RECIPE, EMBEDDING_BITS, LINEAR_SCHEMES, RECIPES
 from llava_runner import contract
 from llava_runner.errors import exit_cleanly
@@ -90,6 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
         algorithm=arguments.algorithm,
     )
     silence_libraries()
+    use_huge_pages()
     from rich.console import Console
 
     from llava_export.pipeline import NUM_STAGES, export, plan

@@ -1,8 +1,9 @@
-"""What the system is told about memory that is no longer needed."""
+"""What the system is told about the memory that tensors take."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 
@@ -16,3 +17,11 @@ def return_free_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def use_huge_pages() -> None:
+    """Have torch ask Linux for pages of 2 MiB; to be called before its first tensor.
+
+    Clearing small pages of a new tensor one by one can take longer than reading its values and multiplying by them.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -116,26 +116,12 @@ def export(plan: Plan, *, output_dir: Path, pte_name: str, stages: Stages) -> Ex
             if plan.golden:
                 question = _question(checkpoint, card=card, tokenizer=tokenizer)
                 answer = beside.enter_context(in_background(_float_answer, str(checkpoint.folder), question))
-            graphs = _lower_templates(plan, card=card, stages=stages) if plan.lowering == "stamped" else None
+            reports = _write_program(plan, card=card, stages=stages, path=folder / pte_name)
             if plan.golden:
                 with stages.stage("record float answer", steps=_num_golden_blocks(checkpoint.config)) as step:
                     answered = answer(step)
                 contract.golden_path(folder / pte_name).write_bytes(answered.golden)
                 stages.add_beside("float answer, beside", seconds=answered.seconds, peak_bytes=answered.peak_bytes)
-        with TemporaryDirectory(dir=folder, prefix="packed-") as scratch:
-            if graphs is not None:
-                lowered = _stamp(graphs, plan=plan, card=card, stages=stages, scratch=Path(scratch))
-            else:
-                lowered = _lower_ordinary(plan, card=card, stages=stages)
-            del graphs
-            # Here, not above: ExecuTorch's compiler takes seconds to import, and a mistake should not wait for it.
-            from llava_export.targets import pte
-            from llava_export.targets.report import delegation_report
-
-            reports = delegation_report(lowered)
-            with stages.stage("serialize"):
-                pte.write(pte.serialize(lowered), folder / pte_name)
-        del lowered
         with stages.stage("write package"):
             if not plan.artifacts:
                 for name in contract.ARTIFACTS:
@@ -241,6 +227,24 @@ def _num_golden_blocks(config: LlavaConfig) -> int:
     return config.vision.num_used_layers + MAX_TOKENS * per_token
 
 
+def _write_program(plan: Plan, *, card: ModelCard, stages: Stages, path: Path) -> list[MethodReport]:
+    with TemporaryDirectory(dir=path.parent, prefix="packed-") as scratch:
+        graphs = _lower_templates(plan, card=card, stages=stages) if plan.lowering == "stamped" else None
+        if graphs is not None:
+            lowered = _stamp(graphs, plan=plan, card=card, stages=stages, scratch=Path(scratch))
+        else:
+            lowered = _lower_ordinary(plan, card=card, stages=stages)
+        del graphs
+        # Here, not above: ExecuTorch's compiler takes seconds to import, and a mistake should not wait for it.
+        from llava_export.targets import pte
+        from llava_export.targets.report import delegation_report
+
+        reports = delegation_report(lowered)
+        with stages.stage("serialize"):
+            pte.write(pte.serialize(lowered), path)
+    return reports
+
+
 def _lower_ordinary(plan: Plan, *, card: ModelCard, stages: Stages) -> Lowered:
     """Quantize the model as a whole, and lower every layer of it."""
     from llava_export.targets import pte
@@ -317,7 +321,7 @@ def _quantized_blocks(model: LlavaModel, *, plan: Plan) -> Iterator[tuple[str, n
     """Load one block at a time and quantize it before the next, so float weights never pile up."""
     blocks = list(model.blocks())
     for (fqn, block), following in zip_longest(blocks, blocks[1:]):
-        plan.checkpoint.weights.fill(block, prefix=fqn)
+        plan.checkpoint.weights.fill(block, prefix=fqn, matrices_as_stored=True)
         if following:
             plan.checkpoint.weights.expect(following[1], prefix=following[0])
         plan.recipe.quantize(block, fqn=fqn)

@@ -112,7 +112,13 @@ class Recipe:
         return sizes
 
     def quantize(self, block: nn.Module, *, fqn: str) -> None:
-        """Replace the weights of ``block`` in place; ``fqn`` is its name in the model and decides the scheme."""
+        """Replace the weights of ``block`` in place; ``fqn`` is its name in the model and decides the scheme.
+
+        They may be of any float dtype; the ones that are not quantized become float32.
+        """
+        import torch
+        from torch import nn
+
         for path, module in list(block.named_modules()):
             name = ".".join(part for part in (fqn, path) if part)
             config = self._torchao_config(name, module)
@@ -120,6 +126,8 @@ class Recipe:
                 # HQQ stops when the error of all rows no longer falls, so it has to see them all.
                 rows = ROWS_AT_ONCE if self.algorithm == "minmax" else module.weight.shape[0]
                 module.weight = _quantized(module.weight, config, rows=rows)
+            elif isinstance(module, (nn.Linear, nn.Embedding)):
+                module.to(torch.float32)
 
     def _scheme(self, fqn: str) -> str:
         return self.vision if fqn.startswith("vision_encoder.") else self.text
@@ -170,7 +178,7 @@ def _quantized(weight: Tensor, config: Any, *, rows: int) -> nn.Parameter:
     slices: list[Any] = []
     for part in weight.split(rows):
         holder = nn.Linear(part.shape[1], part.shape[0], bias=False, device="meta")
-        holder.weight = nn.Parameter(part, requires_grad=False)
+        holder.weight = nn.Parameter(part.to(torch.float32), requires_grad=False)
         quantize_(holder, config)
         slices.append(holder.weight)
         del holder.weight  # torchao has given the holder a method of its own, so it is a cycle and stays for a while

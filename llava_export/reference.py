@@ -93,5 +93,12 @@ class _Float32Linears(TorchFunctionMode):
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    y = torch.cat([F.linear(x, rows.to(x.dtype)) for rows in weight.split(ROWS_AT_ONCE)], dim=-1)
+    y = torch.cat([_product(x, rows.to(x.dtype)) for rows in weight.split(ROWS_AT_ONCE)], dim=-1)
     return y if bias is None else y + bias
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    if x.shape[-2] == 1 or not torch.backends.mkldnn.is_available():
+        return F.linear(x, weight)
+    # On some processors, AMD's among them, oneDNN multiplies float32 twice as fast as the library torch would take.
+    return F.linear(x.to_mkldnn(), weight.to_mkldnn()).to_dense()

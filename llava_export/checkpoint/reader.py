@@ -1,4 +1,4 @@
-"""Reads a checkpoint folder's shards, memory-mapped: opening costs no memory, reading only pages in what is read."""
+"""Reads a checkpoint folder's shards, one tensor at a time: opening costs no memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ LAYOUTS = (
     ("pytorch_model.bin.index.json", "pytorch_model.bin"),
 )
 MAPPED_AT_MOST = 1 << 28  # bytes of a .bin that are read before it is mapped anew
-FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# By the names that safetensors gives them.
+FLOAT_DTYPES: dict[str, torch.dtype] = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 class SafetensorsShard:
@@ -34,11 +35,12 @@ class SafetensorsShard:
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged or incomplete ({error}); download it again") from error
         self._path = path
-        self._file = open(path, "rb")  # noqa: SIM115 (open as long as the shard is)
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (open as long as the shard is)
         # The format: the length of a JSON header, the header, then the tensors' bytes, at offsets the header tells.
         (length,) = struct.unpack("<Q", self._file.read(8))
         header = json.loads(self._file.read(length))
         self._offsets = {key: header[key]["data_offsets"] for key in self.shapes}
+        self.dtypes = {key: FLOAT_DTYPES.get(header[key]["dtype"]) or header[key]["dtype"] for key in self.shapes}
         self._start = 8 + length
 
     def expect(self, key: str) -> None:
@@ -48,9 +50,16 @@ class SafetensorsShard:
             os.posix_fadvise(self._file.fileno(), self._start + begin, end - begin, os.POSIX_FADV_WILLNEED)
 
     def read(self, key: str) -> Tensor:
-        # Mapped anew for each tensor, so the pages that were read leave memory with it.
-        with safe_open(self._path, framework="pt") as file:
-            return file.get_tensor(key)
+        # Read and not mapped: of a map every page has to be found again each time.
+        tensor = torch.empty(self.shapes[key], dtype=self.dtypes[key])
+        unread = memoryview(tensor.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
+        self._file.seek(self._start + self._offsets[key][0])
+        while unread:
+            count = self._file.readinto(unread)
+            if not count:
+                raise CheckpointError(f"{self._path} has become shorter while it was read")
+            unread = unread[count:]
+        return tensor
 
 
 class PickleShard:
@@ -62,6 +71,7 @@ class PickleShard:
         self._tensors = self._load()
         self._bytes_read = 0
         self.shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
+        self.dtypes = {key: tensor.dtype for key, tensor in self._tensors.items()}
 
     def read(self, key: str) -> Tensor:
         # A new map in place of the old: the pages that were read leave memory with the tensors they were read for.
@@ -102,14 +112,14 @@ class CheckpointReader:
         self._shard_of[key].expect(key)
 
     def read(self, key: str) -> Tensor:
-        """A view of the mapped file, in the checkpoint's own dtype."""
-        tensor = self._shard_of[key].read(key)
-        if tensor.dtype not in FLOAT_DTYPES:
+        """In the checkpoint's own dtype."""
+        shard = self._shard_of[key]
+        if shard.dtypes[key] not in FLOAT_DTYPES.values():
             raise CheckpointError(
-                f"{key} in {self.folder} is {tensor.dtype}; only float16, bfloat16 and float32 weights can be read, "
-                "not ones quantized already"
+                f"{key} in {self.folder} is {shard.dtypes[key]}; only float16, bfloat16 and float32 weights can be "
+                "read, not ones quantized already"
             )
-        return tensor
+        return shard.read(key)
 
 
 def _open_shard(path: Path) -> SafetensorsShard | PickleShard:
