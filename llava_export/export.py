@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llava_export.errors import ExportError
 from llava_export.memory import use_huge_pages
-from llava_export.recipe import ALGORITHMS, DEFAULT_RECIPE, EMBEDDING_BITS, LINEAR_SCHEMES, RECIPES
+from llava_export.recipe import ALGORITHMS, DEFAULT_RECIPE, EMBEDDING_BITS, KV_CACHES, LINEAR_SCHEMES, RECIPES
 from llava_runner import contract
 from llava_runner.errors import exit_cleanly
 
@@ -57,6 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--group-size", type=int, help="input features a 4-bit scale serves (default: 128)")
     parser.add_argument("--embedding-bits", type=int, choices=EMBEDDING_BITS, help="default: the recipe's")
     parser.add_argument("--vision", choices=LINEAR_SCHEMES, help="tower and projector linears (default: the recipe's)")
+    parser.add_argument(
+        "--kv-cache", choices=KV_CACHES, help="type of the cached keys and values (default: the recipe's)"
+    )
     parser.add_argument("--algorithm", choices=ALGORITHMS, help="how scales are chosen (default: minmax)")
     parser.add_argument("--max-seq-len", type=int, help="most tokens a call takes (default: 768)")
     parser.add_argument("--max-context-len", type=int, help="positions of the KV cache (default: 768)")
@@ -88,6 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
         group_size=arguments.group_size,
         embedding_bits=arguments.embedding_bits,
         vision=arguments.vision,
+        kv_cache=arguments.kv_cache,
         algorithm=arguments.algorithm,
     )
     silence_libraries()

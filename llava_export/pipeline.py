@@ -248,9 +248,8 @@ def _write_program(plan: Plan, *, card: ModelCard, stages: Stages, path: Path) -
 def _lower_ordinary(plan: Plan, *, card: ModelCard, stages: Stages) -> Lowered:
     """Quantize the model as a whole, and lower every layer of it."""
     from llava_export.targets import pte
-    from llava_export.targets.llama_ops import LlamaOpsAttention
 
-    model = plan.checkpoint.build_model(max_context_len=card.max_context_len, cached_attention=LlamaOpsAttention)
+    model = _exportable_model(plan)
     with stages.stage("quantize", steps=len(list(model.blocks()))) as step:
         for _ in _quantized_blocks(model, plan=plan):
             step()
@@ -264,15 +263,11 @@ def _lower_ordinary(plan: Plan, *, card: ModelCard, stages: Stages) -> Lowered:
 def _lower_templates(plan: Plan, *, card: ModelCard, stages: Stages) -> dict[str, StampedGraph] | None:
     """The methods with layers, few of each lowered; None, and a note, if ExecuTorch makes stamping impossible."""
     from llava_export.targets import stamp
-    from llava_export.targets.llama_ops import LlamaOpsAttention
 
-    build = partial(
-        plan.checkpoint.build_model, max_context_len=card.max_context_len, cached_attention=LlamaOpsAttention
-    )
     try:
         with stages.stage("lower template"):
             return stamp.lower_templates(
-                build,
+                partial(_exportable_model, plan),
                 config=plan.checkpoint.config,
                 recipe=plan.recipe,
                 card=card,
@@ -289,10 +284,9 @@ def _stamp(
 ) -> Lowered:
     """Fill the templates' copies with the checkpoint's weights, which wait in ``scratch`` once they are packed."""
     from llava_export.targets import pte, stamp
-    from llava_export.targets.llama_ops import LlamaOpsAttention
 
     # This model is never run: caches for a whole context would be memory for nothing.
-    model = plan.checkpoint.build_model(max_context_len=1, cached_attention=LlamaOpsAttention)
+    model = _exportable_model(plan, max_context_len=1)
     weights = stamp.PackedWeights(graphs, folder=scratch)
 
     def pack(fqn: str, block: nn.Module) -> None:
@@ -315,6 +309,18 @@ def _stamp(
         methods = pte.export_methods(model, max_seq_len=card.max_seq_len, names=[contract.TOKEN_EMBEDDING])
         embedding = pte.lower(methods, card=card, partitioners=plan.partitioners)
         return stamp.stamp(graphs, weights, embedding=embedding, card=card)
+
+
+def _exportable_model(
+    plan: Plan, config: LlavaConfig | None = None, *, max_context_len: int | None = None
+) -> LlavaModel:
+    """With ExecuTorch's attention. ``config`` and ``max_context_len`` are others than the plan's."""
+    from llava_export.targets.llama_ops import CACHE_DTYPES, LlamaOpsAttention
+
+    attention = partial(LlamaOpsAttention, cache_dtype=CACHE_DTYPES[plan.recipe.kv_cache])
+    return plan.checkpoint.build_model(
+        config, max_context_len=max_context_len or plan.max_context_len, cached_attention=attention
+    )
 
 
 def _quantized_blocks(model: LlavaModel, *, plan: Plan) -> Iterator[tuple[str, nn.Module]]:

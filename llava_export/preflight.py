@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -22,7 +22,7 @@ LAYER_GRAPH = 40_000  # bytes of a program that say how a layer is computed
 # Resident memory. Of a process before any weight counts:
 LOWERING, FLOAT_MODEL, RUNNER = 580 * MEBIBYTE, 320 * MEBIBYTE, 250 * MEBIBYTE
 # And for each parameter: of the layers that are lowered, of the one that the float model is at.
-PER_LOWERED, PER_RUN = 3.1, 6.8
+PER_LOWERED, PER_RUN = 3.1, 4.5
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ def estimate(
     layer, head = parameters("text_decoder.layers.0."), parameters("text_decoder.lm_head.")
     lowered_layers = min(TEMPLATE_LAYERS, text.num_hidden_layers) if stamped else text.num_hidden_layers
     memory = LOWERING + PER_LOWERED * (lowered_layers * layer + head)
-    cache_of_one = 2 * 4 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
-    if golden:  # by another process at the same time
-        memory += FLOAT_MODEL + PER_RUN * max(layer, head) + cache_of_one * (vision.num_image_tokens + PROMPT_TOKENS)
+    if golden:  # by another process at the same time, with a cache in float32
+        cached = replace(recipe, kv_cache="fp32").cache_bytes(text) * (vision.num_image_tokens + PROMPT_TOKENS)
+        memory += FLOAT_MODEL + PER_RUN * max(layer, head) + cached
     return Estimate(
         program=program,
         disk=2 * program if stamped else program,  # packed weights wait in files of their own
         memory=round(memory),
-        device_memory=RUNNER + program + cache_of_one * max_context_len,
+        device_memory=RUNNER + program + recipe.cache_bytes(text) * max_context_len,
     )
 
 

@@ -14,9 +14,12 @@ from llava_export.errors import RecipeError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from llava_export.config import TextConfig
+
 LINEAR_SCHEMES = ("8da4w", "8da8w", "fp32")  # coarsest first
 EMBEDDING_BITS = (4, 8, 32)
 ALGORITHMS = ("minmax", "hqq")
+KV_CACHES = ("fp32", "bf16")
 # XNNPACK's int4 kernels read scales once for a multiple of 32 input features.
 GROUP_SIZE_STEP = 32
 # Quantized at a time: what is computed on the way then stays in the processor's cache, which is several times faster.
@@ -45,12 +48,13 @@ THRESHOLDS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Schemes of the text and vision linears, bits of the token embedding, and how scales are chosen."""
+    """Schemes of text and vision linears, bits of the token embedding, type of the KV cache, how scales are chosen."""
 
     name: str
     text: str
     vision: str
     embedding_bits: int
+    kv_cache: str = "bf16"
     group_size: int = 128
     algorithm: str = "minmax"
 
@@ -59,6 +63,7 @@ class Recipe:
             ("text scheme", self.text, LINEAR_SCHEMES),
             ("vision scheme", self.vision, LINEAR_SCHEMES),
             ("embedding bits", self.embedding_bits, EMBEDDING_BITS),
+            ("KV cache", self.kv_cache, KV_CACHES),
             ("algorithm", self.algorithm, ALGORITHMS),
         ):
             if value not in allowed:
@@ -96,6 +101,11 @@ class Recipe:
             + (f" ({len(bad)} such layers)" if len(bad) > 1 else "")
             + f"; {advice}"
         )
+
+    def cache_bytes(self, config: TextConfig) -> int:
+        """What one position takes in the KV cache."""
+        per_layer = 2 * config.num_key_value_heads * config.head_dim
+        return config.num_hidden_layers * per_layer * {"fp32": 4, "bf16": 2}[self.kv_cache]
 
     def stored_bytes(self, model: nn.Module) -> dict[str, int]:
         """What each parameter of a model takes in a program, by its name: its values and their scales."""
@@ -193,7 +203,7 @@ RECIPES = {
     for recipe in (
         Recipe("8da4w", text="8da4w", vision="8da8w", embedding_bits=8),
         Recipe("8da8w", text="8da8w", vision="8da8w", embedding_bits=8),
-        Recipe("fp32", text="fp32", vision="fp32", embedding_bits=32),
+        Recipe("fp32", text="fp32", vision="fp32", embedding_bits=32, kv_cache="fp32"),
     )
 }
 DEFAULT_RECIPE = "8da4w"

@@ -21,11 +21,18 @@ class CachedAttention(nn.Module):
     The plain torch form: the reference. An exporter passes a class of the same shape to ``LlamaDecoder``.
     """
 
-    def __init__(self, *, max_context_len: int, num_key_value_heads: int, head_dim: int) -> None:
+    def __init__(
+        self,
+        *,
+        max_context_len: int,
+        num_key_value_heads: int,
+        head_dim: int,
+        cache_dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
         shape = (1, max_context_len, num_key_value_heads, head_dim)
-        self.register_buffer("k_cache", torch.zeros(shape, device="cpu"), persistent=False)
-        self.register_buffer("v_cache", torch.zeros(shape, device="cpu"), persistent=False)
+        self.register_buffer("k_cache", torch.zeros(shape, dtype=cache_dtype, device="cpu"), persistent=False)
+        self.register_buffer("v_cache", torch.zeros(shape, dtype=cache_dtype, device="cpu"), persistent=False)
 
     k_cache: Tensor
     v_cache: Tensor

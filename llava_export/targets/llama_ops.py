@@ -10,11 +10,18 @@ from torch import Tensor
 
 from llava_export.models.llama import CachedAttention
 
+CACHE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # by the recipe's names
+
 
 class LlamaOpsAttention(CachedAttention):
-    """Same inputs and outputs as the plain form. Grouped queries and the causal mask are the operator's business."""
+    """Same inputs and outputs as the plain form. Grouped queries and the causal mask are the operator's business.
+
+    Both operators want all they are given in the cache's type.
+    """
 
     def forward(self, q_1THE: Tensor, k_1TKE: Tensor, v_1TKE: Tensor, start: int) -> Tensor:
-        torch.ops.llama.update_cache(k_1TKE, self.k_cache, start)
-        torch.ops.llama.update_cache(v_1TKE, self.v_cache, start)
-        return torch.ops.llama.custom_sdpa(q_1THE, self.k_cache, self.v_cache, start, None, 0.0, True)
+        dtype = self.k_cache.dtype
+        torch.ops.llama.update_cache(k_1TKE.to(dtype), self.k_cache, start)
+        torch.ops.llama.update_cache(v_1TKE.to(dtype), self.v_cache, start)
+        y_1THE = torch.ops.llama.custom_sdpa(q_1THE.to(dtype), self.k_cache, self.v_cache, start, None, 0.0, True)
+        return y_1THE.to(q_1THE.dtype)

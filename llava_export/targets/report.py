@@ -15,7 +15,7 @@ REASONS = {
     "aten.split_with_sizes_copy": "XNNPACK cannot slice while T is dynamic; a fused linear and a copy beat two linears",
     "aten.view_copy": "becomes an alias when memory is planned: no copy, no cost",
     "aten.slice_copy": "rows of the rotary tables for T positions, and the last position: sizes are dynamic",
-    "aten._to_copy": "uint8 pixels to float; XNNPACK converts no types",
+    "aten._to_copy": "uint8 pixels to float, rows to the KV cache's type and back; XNNPACK converts neither",
     "aten.constant_pad_nd": "padding to a square depends on the picture's size",
     "aten.embedding": "one lookup of T rows",
     "torchao.dequantize_affine": "fused into the embedding's quantized lookup when serialized",
