@@ -1,10 +1,12 @@
-"""What the system is told about the memory that tensors take."""
+"""What the system is told about the memory that tensors take, and what it says is free."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 
 def return_free_memory() -> None:
@@ -25,3 +27,19 @@ def use_huge_pages() -> None:
     Clearing small pages of a new tensor one by one can take longer than reading its values and multiplying by them.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def available_memory() -> int | None:
+    """Bytes that processes may still take without swapping; None where the system does not say."""
+    return min(_memory_limits(), default=None)
+
+
+def _memory_limits() -> Iterator[int]:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                yield int(line.split()[1]) * 1024
+    group = Path("/sys/fs/cgroup")  # the limit of a container
+    if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
+        yield int(limit) - int((group / "memory.current").read_text())

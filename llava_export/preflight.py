@@ -6,13 +6,13 @@ Sizes of files are counted. Memory is fitted to measured exports and runs; ``ci/
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from llava_export.config import TEMPLATE_LAYERS, LlavaConfig
+from llava_export.memory import available_memory
 from llava_export.recipe import Recipe
 from llava_export.stages import readable_size
 
@@ -76,19 +76,3 @@ def free_disk(folder: Path) -> int | None:
     """Bytes that fit into a folder that need not exist yet."""
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     return shutil.disk_usage(existing).free
-
-
-def available_memory() -> int | None:
-    """Bytes that processes may still take without swapping; None where the system does not say."""
-    return min(_memory_limits(), default=None)
-
-
-def _memory_limits() -> Iterator[int]:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                yield int(line.split()[1]) * 1024
-    group = Path("/sys/fs/cgroup")  # the limit of a container
-    if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
-        yield int(limit) - int((group / "memory.current").read_text())

@@ -61,6 +61,14 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 40,
         "num_key_value_heads": 40,
     },
+    # The same with the decoder of MobileLLaMA-1.4B: what a phone runs.
+    "llava-mobilellama-1.4b": {
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+    },
 }
 # Names of transformers' modules to those of the published files.
 PUBLISHED_NAMES = (

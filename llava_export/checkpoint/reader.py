@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llava_export.errors import CheckpointError
+from llava_export.memory import available_memory
 
 # In order of preference: the index of a sharded checkpoint, then the single file, of each format.
 LAYOUTS = (
@@ -20,6 +21,7 @@ LAYOUTS = (
     ("pytorch_model.bin.index.json", "pytorch_model.bin"),
 )
 MAPPED_AT_MOST = 1 << 28  # bytes of a .bin that are read before it is mapped anew
+FITS, KEPT = 0.8, 0.6  # shares of the free memory: checkpoints below the first stay in it, of larger ones the second
 # By the names that safetensors gives them.
 FLOAT_DTYPES: dict[str, torch.dtype] = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
@@ -34,6 +36,7 @@ class SafetensorsShard:
                 }
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged or incomplete ({error}); download it again") from error
+        self.is_kept = True  # in the system's cache, once it has been read
         self._path = path
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (open as long as the shard is)
         # The format: the length of a JSON header, the header, then the tensors' bytes, at offsets the header tells.
@@ -45,9 +48,7 @@ class SafetensorsShard:
 
     def expect(self, key: str) -> None:
         """Start to read a tensor from disk without waiting for it."""
-        if hasattr(os, "posix_fadvise"):
-            begin, end = self._offsets[key]
-            os.posix_fadvise(self._file.fileno(), self._start + begin, end - begin, os.POSIX_FADV_WILLNEED)
+        self._advise(key, "POSIX_FADV_WILLNEED")
 
     def read(self, key: str) -> Tensor:
         # Read and not mapped: of a map every page has to be found again each time.
@@ -59,11 +60,20 @@ class SafetensorsShard:
             if not count:
                 raise CheckpointError(f"{self._path} has become shorter while it was read")
             unread = unread[count:]
+        if not self.is_kept:
+            self._advise(key, "POSIX_FADV_DONTNEED")
         return tensor
+
+    def _advise(self, key: str, advice: str) -> None:
+        if hasattr(os, "posix_fadvise"):
+            begin, end = self._offsets[key]
+            os.posix_fadvise(self._file.fileno(), self._start + begin, end - begin, getattr(os, advice))
 
 
 class PickleShard:
     """A ``.bin`` of ``torch.save``. Only tensors are unpickled; a file with code in it is refused."""
+
+    is_kept = True  # it is mapped: the system decides
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -106,6 +116,21 @@ class CheckpointReader:
         self.shapes = {key: shape for shard in self._shards.values() for key, shape in shard.shapes.items()}
         if not self.shapes:
             raise CheckpointError(f"the weights in {folder} hold no tensors")
+        self._keep_what_fits()
+
+    def _keep_what_fits(self) -> None:
+        """Choose what stays in the system's cache of a checkpoint that is larger than memory.
+
+        The float model reads all of it once for each token. A cache that keeps what was read last would have lost the
+        beginning by the end, every time.
+        """
+        free, sizes = available_memory(), {path: path.stat().st_size for path in self._shards}
+        if free is None or sum(sizes.values()) < FITS * free:
+            return
+        kept = 0
+        for path, shard in self._shards.items():
+            kept += sizes[path]
+            shard.is_kept = kept < KEPT * free
 
     def expect(self, key: str) -> None:
         """Have the system read a tensor from disk ahead of ``read``, where it can."""

@@ -6,6 +6,7 @@
 
 #include "errors.h"
 #include "options.h"
+#include "packed_cache.h"
 #include "pixels.h"
 #include "session.h"
 #include "thread_pool.h"
@@ -24,16 +25,28 @@ bool read_question(std::string& question) {
   return std::getline(std::cin, question) && !question.empty();
 }
 
+Program open_program(const Options& options) {
+  LoadOptions load{options.workspace_sharing, ""};
+  if (options.packed_cache_path == kNoPackedCache) {
+    return Program(options.model_path, load);
+  }
+  const std::string beside = std::filesystem::path(options.model_path).parent_path().string();
+  const PackedCache cache(
+      options.model_path,
+      options.packed_cache_path.empty() ? beside : options.packed_cache_path,
+      [&](const std::string& path) { Program(options.model_path, {options.workspace_sharing, path}); });
+  load.packed_cache_path = cache.path();
+  return Program(options.model_path, load);
+}
+
 Session open_session(const Options& options) {
   Stage load;
-  if (!std::filesystem::exists(options.model_path)) {
-    throw PackageError(options.model_path + " does not exist");
-  }
+  check_program_file(options.model_path);
   // The tokenizer first: a wrong one is noticed before gigabytes are loaded.
   const std::filesystem::path beside = std::filesystem::path(options.model_path).parent_path() / "tokenizer.bin";
   const std::string path = options.tokenizer_path.empty() ? beside.string() : options.tokenizer_path;
   Tokenizer tokenizer = load.measure(0, [&] { return Tokenizer::open(path); });
-  Program program = load.measure(0, [&] { return Program(options.model_path); });
+  Program program = load.measure(0, [&] { return open_program(options); });
   return Session(std::move(program), std::move(tokenizer), load);
 }
 

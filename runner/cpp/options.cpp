@@ -1,9 +1,12 @@
 #include "options.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <utility>
+#include <vector>
 
 #include "errors.h"
 
@@ -37,6 +40,20 @@ double real_number(const std::string& flag, const std::string& text) {
   return number<double>(flag, text, [](const char* from, char** end) { return std::strtod(from, end); });
 }
 
+// The value and its place among the choices.
+std::pair<std::string, size_t> one_of(
+    const std::string& flag, const std::string& value, const std::vector<std::string>& choices) {
+  const auto found = std::find(choices.begin(), choices.end(), value);
+  if (found == choices.end()) {
+    std::string names;
+    for (const std::string& choice : choices) {
+      names += (names.empty() ? "" : ", ") + choice;
+    }
+    fail(flag + " '" + value + "': choose from " + names);
+  }
+  return {value, size_t(found - choices.begin())};
+}
+
 // \n typed in a shell means a new line.
 std::string with_new_lines(std::string text) {
   for (size_t at = 0; (at = text.find("\\n", at)) != std::string::npos; ++at) {
@@ -67,7 +84,14 @@ Options parse_options(int argc, const char* const* argv) {
              flag, value, [](const char* from, char** end) { return std::strtoull(from, end, 10); });
        }},
       {"--cpu_threads", [&](auto& flag, auto& value) { options.cpu_threads = whole_number(flag, value); }},
-      {"--image_aspect_ratio", [&](auto&, auto& value) { options.image_aspect_ratio = value; }},
+      {"--image_aspect_ratio",
+       [&](auto& flag, auto& value) { options.image_aspect_ratio = one_of(flag, value, {"pad", "crop"}).first; }},
+      {"--packed_cache_path", [&](auto&, auto& value) { options.packed_cache_path = value; }},
+      {"--workspace_sharing",
+       [&](auto& flag, auto& value) {
+         const size_t mode = one_of(flag, value, {"disabled", "per_model", "global"}).second;
+         options.workspace_sharing = WorkspaceSharing(mode);
+       }},
   };
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
@@ -99,10 +123,6 @@ Options parse_options(int argc, const char* const* argv) {
   if (options.cpu_threads < 0) {
     fail("--cpu_threads " + std::to_string(options.cpu_threads) + ": it must be 1 or more");
   }
-  if (!options.image_aspect_ratio.empty() && options.image_aspect_ratio != "pad" &&
-      options.image_aspect_ratio != "crop") {
-    fail("--image_aspect_ratio '" + options.image_aspect_ratio + "': choose from pad, crop");
-  }
   return options;
 }
 
@@ -123,6 +143,8 @@ Ask an exported LLaVA model about an image. The answer goes to stdout, timings t
   --seed N                   makes sampling repeatable
   --cpu_threads N            threads to compute with (default: the machine's fast cores)
   --image_aspect_ratio HOW   pad or crop the image to a square (default: as the model was trained)
+  --packed_cache_path DIR    where weights packed for this processor are kept (default: beside the .pte), or off
+  --workspace_sharing HOW    memory of XNNPACK's delegates: disabled, per_model or global (default: per_model)
 
 The prompt is a plain question; or it ends in the assistant's cue, as in "What is this? ASSISTANT:", and is taken
 literally after the system sentence, "USER: " and the image; or it has <image> in it and is taken literally as a whole.

@@ -5,9 +5,12 @@
 #include <optional>
 #include <string>
 
+#include "program.h"
 #include "session.h"
 
 namespace llava {
+
+constexpr const char* kNoPackedCache = "off";
 
 struct Options {
   std::string model_path;
@@ -15,6 +18,8 @@ struct Options {
   std::string image_path;
   std::string prompt;
   std::string image_aspect_ratio;
+  std::string packed_cache_path;  // a folder, kNoPackedCache, or empty: beside the program
+  WorkspaceSharing workspace_sharing = WorkspaceSharing::kPerModel;
   AnswerLimits limits;
   double temperature = 0;
   double top_p = 1;

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "errors.h"
-#include "picture_files.h"
+#include "pictures/read_picture.h"
 #include "tensor_file.h"
 
 namespace llava {

@@ -2,6 +2,8 @@
 
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
+#include <executorch/runtime/backend/backend_options_map.h>
+#include <executorch/runtime/backend/options.h>
 #include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
 
@@ -17,16 +19,42 @@ namespace {
 using executorch::aten::ScalarType;
 using executorch::extension::from_blob;
 using executorch::extension::Module;
+using executorch::runtime::BackendOptions;
 using executorch::runtime::Error;
 using executorch::runtime::EValue;
+using executorch::runtime::LoadBackendOptionsMap;
 
 constexpr const char* kVisionEncoder = "vision_encoder";
 constexpr const char* kTokenEmbedding = "token_embedding";
 constexpr const char* kTextDecoder = "text_decoder";
 constexpr const char* kModelCard = "get_model_card";
 
-// Refuses what is no whole .pte before the runtime maps it: reading a map beyond the file's end kills the process.
-void check_file(const std::string& path) {
+// Of ExecuTorch's XNNPACK backend; the wheel has no header with them.
+constexpr char kXnnpack[] = "XnnpackBackend";
+constexpr char kWorkspaceSharing[] = "workspace_sharing_mode";
+constexpr char kWeightCache[] = "weight_cache_enabled";
+constexpr char kPackedCachePath[] = "packed_cache_path";
+
+// What the runtime reported last at the level of errors: it tells more than the code that a call returns.
+std::string last_report;
+
+// The runtime also reports that files of Arm phones are not there, which belongs nowhere.
+void keep_errors(
+    et_timestamp_t, et_pal_log_level_t level, const char*, const char*, size_t, const char* message, size_t length) {
+  if (level == et_pal_log_level_t::kError || level == et_pal_log_level_t::kFatal) {
+    last_report.assign(message, length);
+  }
+}
+
+[[noreturn]] void fail(const std::string& path, const std::string& what, Error error) {
+  const std::string reason = last_report.empty() ? executorch::runtime::to_string(error) : last_report;
+  throw PackageError(path + " " + what + ": " + reason);
+}
+
+}  // namespace
+
+// Done before the runtime maps the file: reading a map beyond the file's end kills the process.
+void check_program_file(const std::string& path) {
   // Flatbuffer root offset, file identifier, then ExecuTorch's extended header: magic, its length, the size of the
   // flatbuffer, the offset of the segments and their size. Little-endian.
   struct __attribute__((packed)) Head {
@@ -61,30 +89,12 @@ void check_file(const std::string& path) {
   }
 }
 
-// What the runtime reported last at the level of errors: it tells more than the code that a call returns.
-std::string last_report;
-
-// The runtime also reports that files of Arm phones are not there, which belongs nowhere.
-void keep_errors(
-    et_timestamp_t, et_pal_log_level_t level, const char*, const char*, size_t, const char* message, size_t length) {
-  if (level == et_pal_log_level_t::kError || level == et_pal_log_level_t::kFatal) {
-    last_report.assign(message, length);
-  }
-}
-
-[[noreturn]] void fail(const std::string& path, const std::string& what, Error error) {
-  const std::string reason = last_report.empty() ? executorch::runtime::to_string(error) : last_report;
-  throw PackageError(path + " " + what + ": " + reason);
-}
-
-}  // namespace
-
 struct Program::Runtime {
   Module module;
 };
 
-Program::Program(const std::string& path) : path_(path) {
-  check_file(path);
+Program::Program(const std::string& path, const LoadOptions& options) : path_(path) {
+  check_program_file(path);
   executorch::runtime::register_pal(executorch::runtime::PalImpl::create(keep_errors, __FILE__));
   executorch::runtime::runtime_init();
   runtime_.reset(new Runtime{Module(path, Module::LoadMode::Mmap)});
@@ -109,8 +119,16 @@ Program::Program(const std::string& path) : path_(path) {
   }
   const auto text = card->toString();
   card_ = ModelCard::from_json(std::string(text.data(), text.size()));
+  BackendOptions<3> xnnpack;
+  xnnpack.set_option(kWorkspaceSharing, int(options.workspace_sharing));
+  if (!options.packed_cache_path.empty()) {
+    xnnpack.set_option(kWeightCache, true);
+    xnnpack.set_option(kPackedCachePath, options.packed_cache_path.c_str());
+  }
+  LoadBackendOptionsMap backends;
+  backends.set_options(kXnnpack, xnnpack.view());
   for (const char* name : {kVisionEncoder, kTokenEmbedding, kTextDecoder}) {
-    if (const Error error = module.load_method(name); error != Error::Ok) {
+    if (const Error error = module.load_method(name, nullptr, nullptr, &backends); error != Error::Ok) {
       fail(path, std::string("cannot be loaded (") + name + ")", error);
     }
   }

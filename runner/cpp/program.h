@@ -15,12 +15,20 @@ namespace llava {
 // Rows for the decoder: float32 [T, hidden_size].
 using Rows = std::vector<float>;
 
+// What XNNPACK's delegates share their memory for intermediate results with.
+enum class WorkspaceSharing { kDisabled, kPerModel, kGlobal };
+
+struct LoadOptions {
+  WorkspaceSharing workspace_sharing = WorkspaceSharing::kPerModel;
+  std::string packed_cache_path;  // a file of packed weights, made where it does not exist; empty: pack into memory
+};
+
 // A loaded .pte; its text decoder holds one KV cache, so one conversation runs on it at a time.
 class Program {
  public:
   // Loads the program and its three methods, weights packed and ready to run. Throws PackageError when the file is
   // missing, damaged, or not a program of this contract.
-  explicit Program(const std::string& path);
+  Program(const std::string& path, const LoadOptions& options);
   Program(Program&&) noexcept;
   ~Program();
 
@@ -46,5 +54,8 @@ class Program {
   std::unique_ptr<Runtime> runtime_;
   ModelCard card_;
 };
+
+// Throws PackageError for what is not a whole .pte, by its size and first bytes alone.
+void check_program_file(const std::string& path);
 
 }  // namespace llava

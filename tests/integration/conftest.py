@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from rich.console import Console
@@ -14,6 +17,51 @@ from rich.console import Console
 from llava_export.pipeline import NUM_STAGES, Exported, export, plan
 from llava_export.recipe import RECIPES
 from llava_export.stages import Stages
+
+ROOT = Path(__file__).parents[2]
+
+
+def lacking(what: str, how: str) -> NoReturn:
+    """Skips the test, saying why; where everything is meant to be tested (``LLAVA_TEST_ALL=1``) it fails instead."""
+    message = f"{what} cannot be built here: {how}"
+    if os.environ.get("LLAVA_TEST_ALL"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def build_runner(target: str) -> Path:
+    done = subprocess.run([ROOT / "runner/build.sh", target], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return ROOT / "cmake-out" / target
+
+
+@pytest.fixture(scope="session")
+def native_build() -> Path:
+    """The folder of ``runner/build.sh native``."""
+    headers = ("nlohmann/json.hpp", "jpeglib.h", "png.h")
+    if not shutil.which("g++") or not all((Path("/usr/include") / name).exists() for name in headers):
+        lacking("the C++ runner", "apt-get install g++ libjpeg-dev libpng-dev nlohmann-json3-dev")
+    return build_runner("native")
+
+
+@pytest.fixture(scope="session")
+def llava_main(native_build) -> Path:
+    return native_build / "llava_main"
+
+
+@pytest.fixture(scope="session")
+def aarch64_build() -> Path:
+    """The folder of ``runner/build.sh aarch64``, where it can be run, too."""
+    libraries = Path("/usr/lib/aarch64-linux-gnu")
+    if not shutil.which("aarch64-linux-gnu-g++") or not (libraries / "libjpeg.a").exists():
+        lacking(
+            "the C++ runner for ARM",
+            "dpkg --add-architecture arm64 && apt-get update && "
+            "apt-get install g++-aarch64-linux-gnu libjpeg-dev:arm64 libpng-dev:arm64",
+        )
+    if not shutil.which("qemu-aarch64"):
+        lacking("what runs programs for ARM", "apt-get install qemu-user")
+    return build_runner("aarch64")
 
 
 @dataclass(frozen=True)

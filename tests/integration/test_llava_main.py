@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 from pathlib import Path
 
+import cmake
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,34 +17,19 @@ from llava_runner.session import Session
 from llava_runner.tokenizer import TextStream, Tokenizer
 from tiny import questions
 
-ROOT = Path(__file__).parents[2]
+CTEST = Path(cmake.CMAKE_BIN_DIR) / "ctest"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 ALPHABET = (
     "abcdefghijklmnopqrstuvwxyz      ABC0123456789.,:;!?'\"-\n\t"
     "äöüßéè是在有人🙂🚀👩‍👩‍👧\u0301\u200d\u00a0\u2028\x7f▁абв"
 )
 WORDS = ("A", "chat", "USER:", "ASSISTANT:", "What is", "image?", "</s>", "<s>", "<unk>", "<0x0A>", "<image>", "▁the")
-NEEDED = ("/usr/include/nlohmann/json.hpp", "/usr/include/jpeglib.h", "/usr/include/png.h")
-
-
-@pytest.fixture(scope="module")
-def build() -> Path:
-    """The folder of a fresh build."""
-    missing = [name for name in NEEDED if not Path(name).exists()]
-    if missing or not shutil.which("g++"):
-        pytest.skip(
-            f"the C++ runner cannot be built here ({', '.join(missing) or 'no g++'}): "
-            "apt-get install g++ libjpeg-dev libpng-dev nlohmann-json3-dev"
-        )
-    done = subprocess.run([ROOT / "runner/build.sh", "native"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return ROOT / "cmake-out/native"
 
 
 @pytest.fixture
-def parts(build):
+def parts(native_build):
     def call(*arguments, stdin: bytes = b"") -> bytes:
-        done = subprocess.run([build / "build/parts", *map(str, arguments)], input=stdin, capture_output=True)
+        done = subprocess.run([native_build / "build/parts", *map(str, arguments)], input=stdin, capture_output=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -79,9 +64,12 @@ def random_picture(index: int, folder: Path) -> Path:
     return path
 
 
-def test_attention_is_what_its_definition_says(build):
-    done = subprocess.run([build / "build/attention_test"], capture_output=True, text=True)
+def test_the_parts_programs_pass(native_build):
+    done = subprocess.run(
+        [CTEST, "--test-dir", native_build / "build", "--output-on-failure"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
+    assert "0 tests failed" in done.stdout
 
 
 def test_pictures_are_prepared_to_the_same_bytes(parts, tmp_path):
@@ -136,7 +124,7 @@ def test_texts_become_the_same_ids_and_ids_the_same_texts(parts, tiny_package):
         assert bytes.fromhex(line).decode() == "".join(map(stream.push, ids)) + stream.flush()
 
 
-def test_both_runners_give_the_same_answers(build, tiny_package, tmp_path):
+def test_both_runners_give_the_same_answers(llava_main, tiny_package, tmp_path):
     session = Session.load(tiny_package.program)
     for seed in range(questions.HELD_OUT_SEED, questions.HELD_OUT_SEED + 50):
         image, question, _ = questions.question_for(seed)
@@ -144,7 +132,7 @@ def test_both_runners_give_the_same_answers(build, tiny_package, tmp_path):
         image.save(path)
         expected = "".join(session.generate(path, question))
         flags = [f"--model_path={tiny_package.program}", f"--image_path={path}", f"--prompt={question}"]
-        done = subprocess.run([build / "llava_main", *flags], capture_output=True, text=True)
+        done = subprocess.run([llava_main, *flags], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout == expected + "\n", (seed, question)
         assert "prompt eval time" in done.stderr
@@ -168,18 +156,29 @@ def test_both_runners_give_the_same_answers(build, tiny_package, tmp_path):
         ({"--seq_len": "100000"}, "it must be from 1 to the context"),
         ({"--max_new_tokens": "0"}, "must be at least 1"),
         ({"--nothing": "1"}, "there is no option --nothing"),
+        ({"--workspace_sharing": "some"}, "choose from disabled, per_model, global"),
+        ({"--image_aspect_ratio": "stretch"}, "choose from pad, crop"),
     ],
     ids=str,
 )
-def test_mistakes_are_one_line(changes, message, build, tiny_package):
+def test_mistakes_are_one_line(changes, message, llava_main, tiny_package):
     flags = {
         "--model_path": "{folder}/llava.pte",
         "--image_path": "{folder}/image.png",
         "--prompt": "What is in the image?",
+        "--packed_cache_path": "off",
         **changes,
     }
     command = [f"{flag}={value.format(folder=tiny_package.folder)}" for flag, value in flags.items()]
-    done = subprocess.run([build / "llava_main", *command], capture_output=True, text=True)
+    done = subprocess.run([llava_main, *command], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert message in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize("sharing", ["disabled", "per_model", "global"])
+def test_the_answer_does_not_depend_on_workspaces(sharing, llava_main, tiny_package):
+    flags = [f"--model_path={tiny_package.program}", f"--image_path={tiny_package.folder}/image.png", "--prompt=What?"]
+    plain = subprocess.run([llava_main, *flags], capture_output=True, text=True)
+    shared = subprocess.run([llava_main, *flags, f"--workspace_sharing={sharing}"], capture_output=True, text=True)
+    assert (shared.returncode, shared.stdout) == (0, plain.stdout)

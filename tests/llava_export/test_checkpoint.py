@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -317,6 +318,23 @@ def test_pages_leave_memory_with_their_tensor(form, tmp_path, monkeypatch):
         assert checkpoint.read(key).float().mean() == int(key)
         highest = max(highest, mapped_file_pages() - before)
     assert highest < 5 * size
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="only Linux is told what to forget")
+@pytest.mark.parametrize(("free", "forgotten"), [(1 << 20, 3), (1 << 30, 0), (None, 0)])
+def test_of_a_checkpoint_larger_than_memory_a_part_stays_cached(free, forgotten, tmp_path, monkeypatch):
+    names = [f"model-0000{i}-of-00004.safetensors" for i in range(1, 5)]
+    for name in names:
+        save_file({name: torch.ones(100_000)}, tmp_path / name)
+    index = {"weight_map": {name: name for name in names}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(reader, "available_memory", lambda: free)
+    advised = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, begin, length, advice: advised.append((length, advice)))
+    checkpoint = reader.CheckpointReader(tmp_path)
+    for name in names:
+        assert checkpoint.read(name).sum() == 100_000
+    assert advised == [(400_000, os.POSIX_FADV_DONTNEED)] * forgotten
 
 
 def test_image_statistics_come_from_either_processor_file(tmp_path):

@@ -1,0 +1,158 @@
+"""The C++ runner's file of packed weights: made once, shared, and never trusted when it is damaged."""
+
+from __future__ import annotations
+
+import fcntl
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+QUESTION = "What is in the image?"
+PACKING = "note: packing weights for this processor, once"
+
+
+@pytest.fixture
+def package(tiny_package, tmp_path) -> Path:
+    """A copy of the package without packed weights."""
+    return Path(shutil.copytree(tiny_package.folder, tmp_path / "package", ignore=shutil.ignore_patterns("*.packed")))
+
+
+@pytest.fixture
+def expected(llava_main, tiny_package) -> str:
+    done = subprocess.run(
+        command(llava_main, tiny_package.folder, "--packed_cache_path=off"), capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "circle" in done.stdout
+    return done.stdout
+
+
+def command(llava_main: Path, package: Path, *flags: str) -> list[str]:
+    files = [f"--model_path={package}/llava.pte", f"--image_path={package}/image.png"]
+    return [str(llava_main), *files, f"--prompt={QUESTION}", *flags]
+
+
+def ask(llava_main: Path, package: Path, *flags: str, **kwargs) -> tuple[str, list[str]]:
+    """The answer, and the notes beside it."""
+    done = subprocess.run(command(llava_main, package, *flags), capture_output=True, text=True, **kwargs)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+
+
+def packed_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("llava.*.pack*"))
+
+
+def test_weights_are_packed_once_and_then_mapped(llava_main, package, expected):
+    assert ask(llava_main, package) == (expected, [PACKING])
+    (packed,) = packed_files(package)
+    assert packed.suffix == ".packed" and packed.stat().st_size > 1_000_000
+    before = packed.stat()
+    assert ask(llava_main, package) == (expected, [])
+    after = packed.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_nothing_is_kept_on_request(llava_main, package, expected):
+    assert ask(llava_main, package, "--packed_cache_path=off") == (expected, [])
+    assert not packed_files(package)
+
+
+def test_the_file_may_be_elsewhere(llava_main, package, expected, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    assert ask(llava_main, package, f"--packed_cache_path={tmp_path / 'elsewhere'}") == (expected, [PACKING])
+    assert packed_files(tmp_path / "elsewhere") and not packed_files(package)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "longer", "begin", "middle", "end"])
+def test_a_damaged_file_is_made_anew(damage, llava_main, package, expected):
+    ask(llava_main, package)
+    (packed,) = packed_files(package)
+    whole = packed.read_bytes()
+    changed = bytearray(whole)
+    if damage == "truncated":
+        changed = changed[: len(whole) // 2]
+    elif damage == "empty":
+        changed.clear()
+    elif damage == "longer":
+        changed += b"\0"
+    else:
+        changed[{"begin": 100, "middle": len(whole) // 2, "end": -1}[damage]] ^= 1
+    packed.write_bytes(changed)
+    answer, notes = ask(llava_main, package)
+    assert answer == expected
+    assert notes == [f"note: {packed} is damaged: it is made anew", PACKING]
+    assert ask(llava_main, package) == (expected, [])
+
+
+def test_a_process_killed_while_packing_leaves_nothing_that_is_trusted(llava_main, package, expected):
+    for pause in (0.0, 0.02, 0.1):
+        process = subprocess.Popen(command(llava_main, package), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while not packed_files(package) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(pause)
+        process.kill()
+        process.wait()
+    answer, notes = ask(llava_main, package)
+    assert answer == expected and notes in ([], [PACKING])
+    (packed,) = packed_files(package)
+    assert packed.suffix == ".packed"
+
+
+def test_a_packer_that_cannot_write_does_not_hurt(llava_main, package, expected):
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it: the packer is to die of it
+
+    answer, notes = ask(llava_main, package, preexec_fn=small_files_only)
+    assert answer == expected and len(notes) == 2 and "could not be written" in notes[1]
+    assert not packed_files(package)
+
+
+@pytest.mark.parametrize(
+    ("folder", "why"), [("/proc", "not kept"), ("/nowhere", "No such file"), ("{package}/image.png", "Not a directory")]
+)
+def test_a_folder_that_cannot_take_it_costs_only_time(folder, why, llava_main, package, expected):
+    answer, (note,) = ask(llava_main, package, f"--packed_cache_path={folder.format(package=package)}")
+    assert answer == expected and why in note
+
+
+def test_processes_that_start_together_pack_once(llava_main, package, expected):
+    processes = [
+        subprocess.Popen(command(llava_main, package), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    outputs = [process.communicate() for process in processes]
+    assert [answer for answer, _ in outputs] == [expected] * 4
+    assert sum(PACKING in notes for _, notes in outputs) == 1
+    assert len(packed_files(package)) == 1
+
+
+def test_a_running_process_does_not_keep_others_from_the_file(llava_main, package, expected):
+    ask(llava_main, package)
+    (packed,) = packed_files(package)
+    with subprocess.Popen(
+        command(llava_main, package, "--interactive"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout.readline() == expected  # loaded, and waiting for the next question
+        assert str(packed) in Path(f"/proc/{running.pid}/maps").read_text()
+        with packed.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as ExecuTorch does before it maps the file
+        assert ask(llava_main, package) == (expected, [])
+        running.communicate("\n")
+
+
+def test_another_program_of_the_same_name_gets_its_own(llava_main, package, expected, package_of):
+    ask(llava_main, package)
+    (first,) = packed_files(package)
+    other = package_of("tiny-llava", kv_cache="fp32")
+    shutil.copy(other.program, package / "llava.pte")
+    answer, notes = ask(llava_main, package)
+    assert answer.split()[:3] == expected.split()[:3] and notes == [PACKING]
+    (second,) = packed_files(package)
+    assert second != first

@@ -1,0 +1,121 @@
+"""``runner/build.sh`` and ``runner/adb_run.sh``: what they say to wrong calls, the archive, Android with stand-ins."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# In place of the NDK's: Debian's compiler, which is as foreign to this machine, and notes of what it was told.
+TOOLCHAIN = """
+include({root}/runner/aarch64.cmake)
+set(ANDROID TRUE)
+file(WRITE {notes} "${{ANDROID_ABI}} ${{ANDROID_PLATFORM}}")
+"""
+# In place of a phone: files go to a folder, and of a shell's commands only their text is kept.
+ADB = """#!/usr/bin/env bash
+phone={phone}
+case $1 in
+    get-state) echo device ;;
+    push) cp "$2" "$phone/" && echo "push $(basename "$2")" >> "$phone/log" ;;
+    shell)
+        case $2 in
+            stat*) file=${{2#stat -c %s }}; stat -c %s "$phone/$(basename "${{file%% 2>*}}")" 2> /dev/null ;;
+            *) echo "shell $2" >> "$phone/log" ;;
+        esac ;;
+esac
+"""
+
+
+def build(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {name: value for name, value in os.environ.items() if name not in ("ANDROID_NDK", "EXECUTORCH_ANDROID")}
+    return subprocess.run(
+        [ROOT / "runner/build.sh", *arguments], capture_output=True, text=True, env={**variables, **environment}
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (["windows"], {}, "none of native, aarch64, android"),
+        (["android"], {}, "ANDROID_NDK is not set"),
+        (["android"], {"ANDROID_NDK": "/tmp"}, "is no NDK"),
+        (["android"], {"ANDROID_NDK": "{ndk}"}, "EXECUTORCH_ANDROID is not set"),
+        (["android"], {"ANDROID_NDK": "{ndk}", "EXECUTORCH_ANDROID": "{ndk}"}, "holds no ExecuTorch"),
+    ],
+    ids=str,
+)
+def test_what_is_missing_is_named(arguments, environment, message, tmp_path):
+    ndk = fake_ndk(tmp_path)
+    done = build(*arguments, **{name: value.format(ndk=ndk) for name, value in environment.items()})
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def fake_ndk(folder: Path) -> Path:
+    path = folder / "ndk/build/cmake/android.toolchain.cmake"
+    path.parent.mkdir(parents=True)
+    path.write_text(TOOLCHAIN.format(root=ROOT, notes=folder / "notes"))
+    return folder / "ndk"
+
+
+def test_the_android_target_is_configured_and_built(aarch64_build, tmp_path):
+    (sdk,) = aarch64_build.glob("sdk-*")
+    done = build("android", "--clean", ANDROID_NDK=str(fake_ndk(tmp_path)), EXECUTORCH_ANDROID=str(sdk))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "notes").read_text() == "arm64-v8a android-28"
+    assert (ROOT / "cmake-out/android/llava_main-android.tar.gz").exists()
+
+
+def test_the_archive_runs_where_it_is_unpacked(native_build, tiny_package, tmp_path):
+    with tarfile.open(native_build / "llava_main-native.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    program = tmp_path / "llava_main"
+    loaded = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    for line in loaded.splitlines():
+        if "executorch" in line:
+            assert f"=> {tmp_path}/" in line
+        assert "jpeg" not in line and "png" not in line and "torch.so" not in line
+    paths = subprocess.run(["readelf", "-d", program], capture_output=True, text=True, check=True).stdout
+    assert "[$ORIGIN]" in paths and "site-packages" not in paths
+    flags = [f"--model_path={tiny_package.program}", f"--image_path={tiny_package.folder}/image.png", "--prompt=What?"]
+    done = subprocess.run([program, *flags], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip()
+
+
+@pytest.fixture
+def phone(tmp_path, monkeypatch) -> Path:
+    """A folder that a stand-in for adb copies to."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "phone").mkdir()
+    adb = tmp_path / "bin/adb"
+    adb.write_text(ADB.format(phone=tmp_path / "phone"))
+    adb.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return tmp_path / "phone"
+
+
+def test_a_package_is_pushed_once_and_asked(phone, native_build, tiny_package, monkeypatch):
+    monkeypatch.setenv("LLAVA_MAIN_DIR", str(native_build))
+    command = [ROOT / "runner/adb_run.sh", tiny_package.folder, "--image_path=image.png", "--prompt=What's there?"]
+    for _ in range(2):
+        subprocess.run(command, check=True)
+    log = (phone / "log").read_text().splitlines()
+    assert log.count("push llava.pte") == 1 and log.count("push llava_main") == 2
+    assert (phone / "tokenizer.bin").exists() and (phone / "libexecutorch.so").exists()
+    assert log[-1].endswith(
+        r"LD_LIBRARY_PATH=. ./llava_main --model_path=llava.pte --image_path=image.png --prompt=What\'s\ there\?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [([], "name the folder"), (["/tmp/nothing"], "must hold one .pte")], ids=str
+)
+def test_adb_run_says_what_is_missing(arguments, message, phone, native_build, monkeypatch):
+    monkeypatch.setenv("LLAVA_MAIN_DIR", str(native_build))
+    done = subprocess.run([ROOT / "runner/adb_run.sh", *arguments], capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr
