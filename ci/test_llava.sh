@@ -18,8 +18,8 @@ runner/build.sh "$target"
 
 run=("cmake-out/$target/llava_main")
 if [[ $target == aarch64 && $(uname -m) != aarch64 ]]; then
-    command -v qemu-aarch64 > /dev/null || { echo "error: qemu-aarch64 is missing: apt-get install qemu-user" >&2; exit 2; }
-    run=(qemu-aarch64 -L /usr/aarch64-linux-gnu "${run[@]}")
+    command -v qemu-aarch64 > /dev/null || { echo "error: qemu-aarch64 is missing: apt-get install qemu-user libstdc++6:arm64" >&2; exit 2; }
+    run=(qemu-aarch64 "${run[@]}")
 fi
 answer=$("${run[@]}" --model_path="$package/llava.pte" --tokenizer_path="$package/tokenizer.bin" \
     --image_path="$package/image.pt" --prompt="What is in the image? ASSISTANT:" --seq_len=768 --temperature=0)

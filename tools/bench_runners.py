@@ -1,4 +1,4 @@
-"""Times the C++ runner against the Python runner: the same package, picture, question and threads, in turn.
+"""Times the C++ runner against the Python runner: the same package, picture and question, in turn, on all processors.
 
 The prompt is a picture and a question, some 640 positions with LLaVA-1.5; decoding happens behind them. What memory
 bandwidth would allow for decoding is printed too: the decoder's weights and the cache, read once for each token.
@@ -9,6 +9,7 @@ bandwidth would allow for decoding is printed too: the decoder's weights and the
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import statistics
 import subprocess
@@ -31,9 +32,9 @@ QUESTION = "What is in the image?"
 BANDWIDTH_BYTES = 1 << 31
 
 
-def run(command: list[str], *, threads: int) -> dict[str, float]:
+def run(command: list[str]) -> dict[str, float]:
     """Milliseconds of each stage of one run, tokens under ``... tokens``, and peak memory in MiB."""
-    done = subprocess.run([*command, f"--cpu_threads={threads}"], capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
     values = {"peak": float(PEAK.search(done.stderr)[1])}  # type: ignore[index]
@@ -44,9 +45,8 @@ def run(command: list[str], *, threads: int) -> dict[str, float]:
     return values
 
 
-def read_bandwidth(*, threads: int) -> float:
-    """Bytes a second that ``threads`` read from memory: the best of several passes over 2 GiB."""
-    torch.set_num_threads(threads)
+def read_bandwidth() -> float:
+    """Bytes a second that all processors together read from memory: the best of several passes over 2 GiB."""
     numbers = torch.ones(BANDWIDTH_BYTES // 4)
     seconds = []
     for _ in range(7):
@@ -69,7 +69,6 @@ def main() -> None:
     parser.add_argument("package", type=Path, help="folder with llava.pte, image.png and tokenizer.bin")
     parser.add_argument("--model", required=True, help="the checkpoint it was made of: its sizes are read")
     parser.add_argument("--runs", type=int, default=5, help="of each runner (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=32, help="of the answer (default: %(default)s)")
     parser.add_argument("--llava-main", type=Path, default=Path("cmake-out/native/llava_main"))
     args = parser.parse_args()
@@ -83,19 +82,19 @@ def main() -> None:
         "c++, nothing packed": [str(args.llava_main), *flags, "--packed_cache_path=off"],
         "c++": [str(args.llava_main), *flags],
     }
-    run(commands["c++"], threads=args.threads)  # packs the weights
+    run(commands["c++"])  # packs the weights
     results: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
     for _ in range(args.runs):
         for name, command in commands.items():
-            results[name].append(run(command, threads=args.threads))
+            results[name].append(run(command))
 
     prompt = results["c++"][0]["prompt eval tokens"]
     recipe = Recipe(**Manifest.from_json(manifest_path(program).read_text()).card.recipe)
     read = bytes_per_token(args.model, recipe, depth=prompt + args.tokens / 2)
-    bandwidth = read_bandwidth(threads=args.threads)
+    bandwidth = read_bandwidth()
     console = Console(highlight=False)
     console.print(
-        f"{args.package}: {prompt:.0f} positions, then {args.tokens} tokens; {args.threads} threads, "
+        f"{args.package}: {prompt:.0f} positions, then {args.tokens} tokens; {os.cpu_count()} threads, "
         f"medians of {args.runs} runs in turn (spread)"
     )
     table = Table("runner", box=None, pad_edge=False, header_style="dim")

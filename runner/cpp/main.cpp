@@ -8,8 +8,8 @@
 #include "options.h"
 #include "packed_cache.h"
 #include "pixels.h"
+#include "program_file.h"
 #include "session.h"
-#include "thread_pool.h"
 
 namespace llava {
 namespace {
@@ -26,17 +26,18 @@ bool read_question(std::string& question) {
 }
 
 Program open_program(const Options& options) {
-  LoadOptions load{options.workspace_sharing, ""};
   if (options.packed_cache_path == kNoPackedCache) {
-    return Program(options.model_path, load);
+    return Program(options.model_path, options.load);
   }
+  const auto load = [&](const std::string& packed_cache_path) {
+    LoadOptions with_cache = options.load;
+    with_cache.packed_cache_path = packed_cache_path;
+    return Program(options.model_path, with_cache);
+  };
   const std::string beside = std::filesystem::path(options.model_path).parent_path().string();
-  const PackedCache cache(
-      options.model_path,
-      options.packed_cache_path.empty() ? beside : options.packed_cache_path,
-      [&](const std::string& path) { Program(options.model_path, {options.workspace_sharing, path}); });
-  load.packed_cache_path = cache.path();
-  return Program(options.model_path, load);
+  const std::string folder = options.packed_cache_path.empty() ? beside : options.packed_cache_path;
+  const PackedCache cache(options.model_path, folder, load);
+  return load(cache.path());
 }
 
 Session open_session(const Options& options) {
@@ -53,9 +54,6 @@ Session open_session(const Options& options) {
 void run(const Options& options) {
   Sampler sampler(options.temperature, options.top_p, options.seed);
   Session session = open_session(options);
-  if (options.cpu_threads > 0) {
-    executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(uint32_t(options.cpu_threads));
-  }
   const auto ask = [&](const Pixels* image, const std::string& prompt) {
     const StopReason reason = session.answer(image, prompt, sampler, options.limits, show);
     show("\n");

@@ -57,7 +57,7 @@ std::pair<std::string, size_t> one_of(
 // \n typed in a shell means a new line.
 std::string with_new_lines(std::string text) {
   for (size_t at = 0; (at = text.find("\\n", at)) != std::string::npos; ++at) {
-    text.replace(at, 2, "\n");
+    text.replace(at, 2, 1, '\n');
   }
   return text;
 }
@@ -83,14 +83,14 @@ Options parse_options(int argc, const char* const* argv) {
          options.seed = number<unsigned long long>(
              flag, value, [](const char* from, char** end) { return std::strtoull(from, end, 10); });
        }},
-      {"--cpu_threads", [&](auto& flag, auto& value) { options.cpu_threads = whole_number(flag, value); }},
+      {"--cpu_threads", [&](auto& flag, auto& value) { options.load.cpu_threads = whole_number(flag, value); }},
       {"--image_aspect_ratio",
        [&](auto& flag, auto& value) { options.image_aspect_ratio = one_of(flag, value, {"pad", "crop"}).first; }},
       {"--packed_cache_path", [&](auto&, auto& value) { options.packed_cache_path = value; }},
       {"--workspace_sharing",
        [&](auto& flag, auto& value) {
          const size_t mode = one_of(flag, value, {"disabled", "per_model", "global"}).second;
-         options.workspace_sharing = WorkspaceSharing(mode);
+         options.load.workspace_sharing = WorkspaceSharing(mode);
        }},
   };
   for (int i = 1; i < argc; ++i) {
@@ -120,8 +120,8 @@ Options parse_options(int argc, const char* const* argv) {
   if (options.prompt.empty() && !options.interactive) {
     fail("--prompt is missing");
   }
-  if (options.cpu_threads < 0) {
-    fail("--cpu_threads " + std::to_string(options.cpu_threads) + ": it must be 1 or more");
+  if (options.load.cpu_threads < 0) {
+    fail("--cpu_threads " + std::to_string(options.load.cpu_threads) + ": it must be 1 or more");
   }
   return options;
 }

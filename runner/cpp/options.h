@@ -19,12 +19,11 @@ struct Options {
   std::string prompt;
   std::string image_aspect_ratio;
   std::string packed_cache_path;  // a folder, kNoPackedCache, or empty: beside the program
-  WorkspaceSharing workspace_sharing = WorkspaceSharing::kPerModel;
+  LoadOptions load;
   AnswerLimits limits;
   double temperature = 0;
   double top_p = 1;
   std::optional<uint64_t> seed;
-  int cpu_threads = 0;  // 0: as many as ExecuTorch finds fit
   bool interactive = false;
   bool help = false;
 };

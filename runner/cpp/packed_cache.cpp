@@ -4,10 +4,10 @@
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -19,6 +19,7 @@
 
 #include "digest.h"
 #include "errors.h"
+#include "program_file.h"
 
 namespace llava {
 namespace {
@@ -29,7 +30,6 @@ namespace fs = std::filesystem;
 // not used: torn, truncated or altered files have another content.
 constexpr const char* kSuffix = ".packed";
 constexpr const char* kUnfinished = ".packing";
-constexpr uint64_t kProgramAtMost = 256 << 20;  // bytes; what is larger is damaged
 
 void note(const std::string& message) {
   std::fprintf(stderr, "note: %s\n", message.c_str());
@@ -50,18 +50,11 @@ std::vector<fs::path> files_in(const std::string& folder) {
   return paths;
 }
 
-// Of a program without its weights: it names each of them by the SHA-256 of its bytes.
-uint64_t digest_of_program(const std::string& path) {
-  uint64_t program_size = 0;  // the size of the flatbuffer stands 16 bytes into a .pte
-  std::ifstream file(path, std::ios::binary);
-  file.seekg(16);
-  file.read(reinterpret_cast<char*>(&program_size), sizeof(program_size));
-  return digest_of_file(path, std::min({program_size, size_of(path), kProgramAtMost}));
-}
-
 // What packing depends on beside the program: the processor's features and XNNPACK's build.
 uint64_t digest_of_machine() {
-  std::string features = LLAVA_EXECUTORCH_VERSION;
+  utsname system{};
+  uname(&system);
+  std::string features = std::string(LLAVA_EXECUTORCH_VERSION) + system.machine;
   std::ifstream cpuinfo("/proc/cpuinfo");
   for (std::string line; std::getline(cpuinfo, line);) {
     if (line.starts_with("flags") || line.starts_with("Features") || line.starts_with("CPU part")) {
@@ -71,8 +64,8 @@ uint64_t digest_of_machine() {
   return digest({reinterpret_cast<const uint8_t*>(features.data()), features.size()});
 }
 
-// Runs `work` in a process of its own; whether it came to its end.
-bool in_own_process(const std::function<void()>& work) {
+// Runs `work` in a process of its own, and `meanwhile` in this one; whether the other came to its end.
+bool in_own_process(const std::function<void()>& work, const std::function<void()>& meanwhile) {
   const pid_t parent = getpid();
   const pid_t child = fork();
   if (child == 0) {
@@ -86,6 +79,15 @@ bool in_own_process(const std::function<void()>& work) {
       _exit(1);  // the parent will meet the same
     }
     _exit(0);
+  }
+  try {
+    meanwhile();
+  } catch (...) {
+    if (child > 0) {
+      kill(child, SIGKILL);
+      waitpid(child, nullptr, 0);
+    }
+    throw;
   }
   int status = 0;
   while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) {
@@ -116,7 +118,7 @@ PackedCache::PackedCache(
   }
   while (flock(lock_, LOCK_EX) != 0 && errno == EINTR) {
   }
-  const std::string program_key = hexadecimal(digest_of_program(program_path));
+  const std::string program_key = hexadecimal(digest_of_structure(program_path));
   const std::string key = program_key + "-" + hexadecimal(digest_of_machine());
   remove_leftovers(program_key);
   path_ = find(key);
@@ -172,10 +174,19 @@ std::string PackedCache::make(
   }
   note("packing weights for this processor, once");
   const std::string unfinished = folder_ + "/" + stem_ + "." + key + kUnfinished;
-  const bool packed = in_own_process([&] { pack(unfinished); }) && size_of(unfinished) > 0 && is_written(unfinished);
+  bool packed = false;
+  try {
+    packed = in_own_process([&] { pack(unfinished); }, [&] { check_against_manifest(program_path); });
+  } catch (const PackageError&) {
+    fs::remove(unfinished, error);
+    throw;
+  }
+  packed = packed && size_of(unfinished) > 0 && is_written(unfinished);
   const uint64_t content = packed ? digest_of_file(unfinished, size_of(unfinished)) : 0;
   const std::string path = folder_ + "/" + stem_ + "." + key + "-" + hexadecimal(content) + kSuffix;
   if (content != 0) {
+    // Anyone may read it, and nobody write: ExecuTorch would add to it what it misses.
+    fs::permissions(unfinished, fs::perms::owner_read | fs::perms::group_read | fs::perms::others_read, error);
     fs::rename(unfinished, path, error);
     if (!error) {
       return path;

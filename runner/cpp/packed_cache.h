@@ -12,9 +12,11 @@ class PackedCache {
  public:
   // Finds the file that was made of this program on this processor by this ExecuTorch, and checks every byte of it. If
   // there is none, `pack` makes it at the path it is given, in a process of its own: whatever happens to that one, a
-  // full disk for example, the answer is not touched. While another process packs, this one waits.
+  // full disk for example, the answer is not touched. Meanwhile this one compares the program with its manifest. While
+  // a third one packs, it waits.
   //
-  // `folder` is where such files are kept. Without a usable file path() is empty, and a note on stderr says why.
+  // `folder` is where such files are kept. Without a usable file path() is empty, and a note on stderr says why. Throws
+  // PackageError for a program that is damaged.
   PackedCache(
       const std::string& program_path, const std::string& folder, const std::function<void(const std::string&)>& pack);
   PackedCache(const PackedCache&) = delete;
@@ -26,7 +28,8 @@ class PackedCache {
 
  private:
   std::string find(const std::string& key) const;
-  std::string make(const std::string& program_path, const std::string& key, const std::function<void(const std::string&)>& pack) const;
+  std::string make(
+      const std::string& program_path, const std::string& key, const std::function<void(const std::string&)>& pack) const;
   void remove_leftovers(const std::string& program_key) const;
 
   std::string folder_;

@@ -7,11 +7,9 @@
 #include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
 
-#include <cstring>
-#include <fstream>
-
 #include "errors.h"
-#include "files.h"
+#include "program_file.h"
+#include "thread_pool.h"
 
 namespace llava {
 namespace {
@@ -53,42 +51,6 @@ void keep_errors(
 
 }  // namespace
 
-// Done before the runtime maps the file: reading a map beyond the file's end kills the process.
-void check_program_file(const std::string& path) {
-  // Flatbuffer root offset, file identifier, then ExecuTorch's extended header: magic, its length, the size of the
-  // flatbuffer, the offset of the segments and their size. Little-endian.
-  struct __attribute__((packed)) Head {
-    uint32_t root;
-    char identifier[4];
-    char magic[4];
-    uint32_t header_size;
-    uint64_t program_size;
-    uint64_t segment_offset;
-    uint64_t segment_size;
-  };
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file) {
-    read_file<PackageError>(path);  // says why
-    throw PackageError(path + " cannot be read");
-  }
-  const uint64_t size = uint64_t(file.tellg());
-  Head head{};
-  file.seekg(0);
-  if (size < sizeof(head) || !file.read(reinterpret_cast<char*>(&head), sizeof(head))) {
-    throw PackageError(path + " is not an ExecuTorch program: it has only " + std::to_string(size) + " bytes");
-  }
-  if (std::memcmp(head.identifier, "ET", 2) != 0 || std::memcmp(head.magic, "eh00", 4) != 0) {
-    throw PackageError(path + " is not an ExecuTorch program (.pte)");
-  }
-  const bool overflows = head.segment_offset > UINT64_MAX - head.segment_size;
-  const uint64_t expected = overflows ? UINT64_MAX : std::max(head.program_size, head.segment_offset + head.segment_size);
-  if (size < expected) {
-    throw PackageError(
-        path + " is truncated: " + std::to_string(size) + " of " + std::to_string(expected) +
-        " bytes. Copy or export it again.");
-  }
-}
-
 struct Program::Runtime {
   Module module;
 };
@@ -97,6 +59,9 @@ Program::Program(const std::string& path, const LoadOptions& options) : path_(pa
   check_program_file(path);
   executorch::runtime::register_pal(executorch::runtime::PalImpl::create(keep_errors, __FILE__));
   executorch::runtime::runtime_init();
+  if (options.cpu_threads > 0) {  // before anything is loaded, since XNNPACK's delegates keep the pool they find
+    executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(uint32_t(options.cpu_threads));
+  }
   runtime_.reset(new Runtime{Module(path, Module::LoadMode::Mmap)});
   Module& module = runtime_->module;
   if (const Error error = module.load(executorch::runtime::Program::Verification::InternalConsistency);

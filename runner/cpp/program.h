@@ -20,6 +20,7 @@ enum class WorkspaceSharing { kDisabled, kPerModel, kGlobal };
 
 struct LoadOptions {
   WorkspaceSharing workspace_sharing = WorkspaceSharing::kPerModel;
+  int cpu_threads = 0;            // to compute with; 0: as many as ExecuTorch finds fit
   std::string packed_cache_path;  // a file of packed weights, made where it does not exist; empty: pack into memory
 };
 
@@ -54,8 +55,5 @@ class Program {
   std::unique_ptr<Runtime> runtime_;
   ModelCard card_;
 };
-
-// Throws PackageError for what is not a whole .pte, by its size and first bytes alone.
-void check_program_file(const std::string& path);
 
 }  // namespace llava

@@ -60,7 +60,7 @@ def aarch64_build() -> Path:
             "apt-get install g++-aarch64-linux-gnu libjpeg-dev:arm64 libpng-dev:arm64",
         )
     if not shutil.which("qemu-aarch64"):
-        lacking("what runs programs for ARM", "apt-get install qemu-user")
+        lacking("what runs programs for ARM", "apt-get install qemu-user libstdc++6:arm64")
     return build_runner("aarch64")
 
 

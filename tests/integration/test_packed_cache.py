@@ -51,6 +51,7 @@ def test_weights_are_packed_once_and_then_mapped(llava_main, package, expected):
     assert ask(llava_main, package) == (expected, [PACKING])
     (packed,) = packed_files(package)
     assert packed.suffix == ".packed" and packed.stat().st_size > 1_000_000
+    assert packed.stat().st_mode & 0o777 == 0o444
     before = packed.stat()
     assert ask(llava_main, package) == (expected, [])
     after = packed.stat()
@@ -82,6 +83,7 @@ def test_a_damaged_file_is_made_anew(damage, llava_main, package, expected):
         changed += b"\0"
     else:
         changed[{"begin": 100, "middle": len(whole) // 2, "end": -1}[damage]] ^= 1
+    packed.unlink()
     packed.write_bytes(changed)
     answer, notes = ask(llava_main, package)
     assert answer == expected
@@ -151,8 +153,23 @@ def test_another_program_of_the_same_name_gets_its_own(llava_main, package, expe
     ask(llava_main, package)
     (first,) = packed_files(package)
     other = package_of("tiny-llava", kv_cache="fp32")
-    shutil.copy(other.program, package / "llava.pte")
+    for name in ("llava.pte", "llava.json"):
+        shutil.copy(other.folder / name, package)
     answer, notes = ask(llava_main, package)
     assert answer.split()[:3] == expected.split()[:3] and notes == [PACKING]
     (second,) = packed_files(package)
     assert second != first
+
+
+def test_a_damaged_program_is_refused_before_it_runs(llava_main, package):
+    ask(llava_main, package)
+    program = package / "llava.pte"
+    content = bytearray(program.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    program.write_bytes(content)
+    for packed in packed_files(package):
+        packed.unlink()
+    done = subprocess.run(command(llava_main, package), capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.endswith("is damaged: its SHA-256 is not the one in llava.json. Copy or export it again.\n")
+    assert not packed_files(package)

@@ -14,6 +14,7 @@
 #include "files.h"
 #include "model_card.h"
 #include "pixels.h"
+#include "program_file.h"
 #include "tokenizer.h"
 
 namespace llava {
@@ -55,6 +56,8 @@ void read(const std::string& path, const std::string& suffix) {
       stream.push(id);
     }
     stream.flush();
+  } else if (suffix == ".pte") {
+    digest_of_structure(path);
   } else if (suffix == ".json") {
     ModelCard::from_json(read_file<PackageError>(path));
   } else {
