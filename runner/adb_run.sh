@@ -24,7 +24,7 @@ adb get-state > /dev/null 2>&1 || fail "no phone answers: adb devices lists what
 folder=/data/local/tmp/llava
 push() { # copies a file unless one of its size is there
     local there
-    there=$(adb shell "stat -c %s $folder/$(basename "$1") 2> /dev/null" | tr -d '\r')
+    there=$(adb shell "stat -c %s $folder/$(basename "$1") 2> /dev/null || true" | tr -d '\r')
     [[ $there == "$(stat -c %s "$1")" ]] || adb push "$1" "$folder/" > /dev/null
 }
 adb shell "mkdir -p $folder"

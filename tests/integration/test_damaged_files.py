@@ -46,8 +46,9 @@ def test_ten_thousand_damaged_files_are_read_or_refused(sanitized, tiny_package,
         image.save(tmp_path / f"image{suffix}", **({} if suffix == ".ppm" else {"exif": exif}))
     card = asdict(Program.open(tiny_package.program).card)
     (tmp_path / "card.json").write_text(json.dumps(card))
-    files = [*tmp_path.iterdir(), tiny_package.folder / "tokenizer.bin", tiny_package.folder / "image.pt"]
-    assert len(files) == 6
+    package = [tiny_package.folder / name for name in ("llava.pte", "tokenizer.bin", "image.pt")]
+    files = [*tmp_path.iterdir(), *package]
+    assert len(files) == 7
     done = subprocess.run([sanitized / "mutations", str(FORMS), *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     for line in done.stdout.splitlines():

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[2]
 TOOLCHAIN = """
 include({root}/runner/aarch64.cmake)
 set(ANDROID TRUE)
-file(WRITE {notes} "${{ANDROID_ABI}} ${{ANDROID_PLATFORM}}")
+if(ANDROID_ABI)  # not where CMake only tries the compiler
+  file(WRITE {notes} "${{ANDROID_ABI}} ${{ANDROID_PLATFORM}}")
+endif()
 """
 # In place of a phone: files go to a folder, and of a shell's commands only their text is kept.
 ADB = """#!/usr/bin/env bash
@@ -24,7 +26,7 @@ case $1 in
     push) cp "$2" "$phone/" && echo "push $(basename "$2")" >> "$phone/log" ;;
     shell)
         case $2 in
-            stat*) file=${{2#stat -c %s }}; stat -c %s "$phone/$(basename "${{file%% 2>*}}")" 2> /dev/null ;;
+            stat*) file=${{2#stat -c %s }}; stat -c %s "$phone/$(basename "${{file%% 2>*}}")" 2> /dev/null || true ;;
             *) echo "shell $2" >> "$phone/log" ;;
         esac ;;
 esac
@@ -79,9 +81,9 @@ def test_the_archive_runs_where_it_is_unpacked(native_build, tiny_package, tmp_p
     for line in loaded.splitlines():
         if "executorch" in line:
             assert f"=> {tmp_path}/" in line
-        assert "jpeg" not in line and "png" not in line and "torch.so" not in line
+        assert not any(library in line for library in ("libjpeg", "libpng", "libtorch"))
     paths = subprocess.run(["readelf", "-d", program], capture_output=True, text=True, check=True).stdout
-    assert "[$ORIGIN]" in paths and "site-packages" not in paths
+    assert "[$ORIGIN:" in paths and "site-packages" not in paths
     flags = [f"--model_path={tiny_package.program}", f"--image_path={tiny_package.folder}/image.png", "--prompt=What?"]
     done = subprocess.run([program, *flags], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip()

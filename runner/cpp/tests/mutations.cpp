@@ -62,7 +62,7 @@ void read(const std::string& path, const std::string& suffix) {
     ModelCard::from_json(read_file<PackageError>(path));
   } else {
     ModelCard card{};
-    card.image_size = 56;
+    card.image_size = 112;
     prepare_image(path, card, "pad");
   }
 }
