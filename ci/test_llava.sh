@@ -3,7 +3,7 @@
 #
 #   ci/test_llava.sh [native|aarch64]
 #
-# aarch64 runs on this machine's own processor where that is one, and under qemu elsewhere.
+# aarch64 runs on this machine's own processor where that is one, and elsewhere under qemu, as on a Raspberry Pi 5.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +19,7 @@ runner/build.sh "$target"
 run=("cmake-out/$target/llava_main")
 if [[ $target == aarch64 && $(uname -m) != aarch64 ]]; then
     command -v qemu-aarch64 > /dev/null || { echo "error: qemu-aarch64 is missing: apt-get install qemu-user libstdc++6:arm64" >&2; exit 2; }
-    run=(qemu-aarch64 "${run[@]}")
+    run=(qemu-aarch64 -cpu cortex-a76 "${run[@]}")
 fi
 answer=$("${run[@]}" --model_path="$package/llava.pte" --tokenizer_path="$package/tokenizer.bin" \
     --image_path="$package/image.pt" --prompt="What is in the image? ASSISTANT:" --seq_len=768 --temperature=0)

@@ -10,7 +10,8 @@ from tiny import questions
 
 
 def emulator() -> list[str]:
-    return [] if platform.machine() == "aarch64" else ["qemu-aarch64"]
+    # The processor of a Raspberry Pi 5.
+    return [] if platform.machine() == "aarch64" else ["qemu-aarch64", "-cpu", "cortex-a76"]
 
 
 def test_the_answers_are_the_same(aarch64_build, tiny_package, tmp_path):
