@@ -82,36 +82,38 @@ LLAVA_INLINE float absorb(Softmax& softmax, float* scores, int64_t count) {
   return correction;
 }
 
-// One query, heads that read the key/value heads [begin, end). Positions are outermost, so memory is read in the order
-// it lies in.
+// What one query has seen of a part of the cached positions, in every head.
+struct Partial {
+  std::vector<float> sums;  // of values, [heads, head_dim]; empty: the part is another's
+  std::vector<Softmax> softmax;
+};
+
+// One query over the positions [first, last). They are outermost, so memory is read in the order it lies in.
 template <typename Element>
-LLAVA_INLINE void attend_one_body(
+LLAVA_INLINE void attend_part_body(
     const Element* query,
     const Element* keys,
     const Element* values,
-    Element* out,
+    Partial& partial,
     const AttentionShape& shape,
     float scale,
-    int64_t positions,
-    int64_t begin,
-    int64_t end) {
+    int64_t first,
+    int64_t last) {
   const int64_t head_dim = shape.head_dim;
   const int64_t stride = shape.key_value_heads * head_dim;
   const int64_t sharing = shape.heads / shape.key_value_heads;
-  const int64_t first_head = begin * sharing;
-  const int64_t heads = (end - begin) * sharing;
-  std::vector<float> queries(heads * head_dim);
-  std::vector<float> sums(heads * head_dim, 0.0f);
-  std::vector<float> scores(heads * kBlock);
-  std::vector<Softmax> softmax(heads);
-  for (int64_t i = 0; i < heads * head_dim; ++i) {
-    queries[i] = widen(query[first_head * head_dim + i]) * scale;
+  std::vector<float> queries(shape.heads * head_dim);
+  std::vector<float> scores(shape.heads * kBlock);
+  partial.sums.assign(shape.heads * head_dim, 0.0f);
+  partial.softmax.assign(shape.heads, Softmax());
+  for (int64_t i = 0; i < shape.heads * head_dim; ++i) {
+    queries[i] = widen(query[i]) * scale;
   }
-  for (int64_t block = 0; block < positions; block += kBlock) {
-    const int64_t count = std::min(kBlock, positions - block);
+  for (int64_t block = first; block < last; block += kBlock) {
+    const int64_t count = std::min(kBlock, last - block);
     for (int64_t j = 0; j < count; ++j) {
-      const Element* row = keys + (block + j) * stride + begin * head_dim;
-      for (int64_t head = 0; head < heads; ++head) {
+      const Element* row = keys + (block + j) * stride;
+      for (int64_t head = 0; head < shape.heads; ++head) {
         const Element* key = row + head / sharing * head_dim;
         const float* q = queries.data() + head * head_dim;
         float dot = 0.0f;
@@ -121,28 +123,52 @@ LLAVA_INLINE void attend_one_body(
         scores[head * kBlock + j] = dot;
       }
     }
-    for (int64_t head = 0; head < heads; ++head) {
-      const float correction = absorb(softmax[head], scores.data() + head * kBlock, count);
-      float* sum = sums.data() + head * head_dim;
+    for (int64_t head = 0; head < shape.heads; ++head) {
+      const float correction = absorb(partial.softmax[head], scores.data() + head * kBlock, count);
+      float* sum = partial.sums.data() + head * head_dim;
       for (int64_t e = 0; e < head_dim; ++e) {
         sum[e] *= correction;
       }
     }
     for (int64_t j = 0; j < count; ++j) {
-      const Element* row = values + (block + j) * stride + begin * head_dim;
-      for (int64_t head = 0; head < heads; ++head) {
+      const Element* row = values + (block + j) * stride;
+      for (int64_t head = 0; head < shape.heads; ++head) {
         const Element* value = row + head / sharing * head_dim;
         const float weight = scores[head * kBlock + j];
-        float* sum = sums.data() + head * head_dim;
+        float* sum = partial.sums.data() + head * head_dim;
         for (int64_t e = 0; e < head_dim; ++e) {
           sum[e] += weight * widen(value[e]);
         }
       }
     }
   }
-  for (int64_t head = 0; head < heads; ++head) {
+}
+
+// The parts as if they had been one.
+template <typename Element>
+void merge(const std::vector<Partial>& partials, Element* out, const AttentionShape& shape) {
+  const int64_t head_dim = shape.head_dim;
+  std::vector<float> sums(head_dim);
+  for (int64_t head = 0; head < shape.heads; ++head) {
+    Softmax all;
+    for (const Partial& partial : partials) {
+      if (!partial.sums.empty()) {
+        all.largest = std::max(all.largest, partial.softmax[head].largest);
+      }
+    }
+    std::fill(sums.begin(), sums.end(), 0.0f);
+    for (const Partial& partial : partials) {
+      if (partial.sums.empty()) {
+        continue;
+      }
+      const float share = exp_negative(partial.softmax[head].largest - all.largest);
+      all.sum += share * partial.softmax[head].sum;
+      for (int64_t e = 0; e < head_dim; ++e) {
+        sums[e] += share * partial.sums[head * head_dim + e];
+      }
+    }
     for (int64_t e = 0; e < head_dim; ++e) {
-      narrow(sums[head * head_dim + e] / softmax[head].sum, out[(first_head + head) * head_dim + e]);
+      narrow(sums[e] / all.sum, out[head * head_dim + e]);
     }
   }
 }
@@ -252,10 +278,10 @@ LLAVA_INLINE void attend_tile_body(
 
 // Clones are made of functions, not of templates.
 #define LLAVA_DEFINE(Element)                                                                                        \
-  LLAVA_CLONES void attend_one(                                                                                      \
-      const Element* query, const Element* keys, const Element* values, Element* out, const AttentionShape& shape,   \
-      float scale, int64_t positions, int64_t begin, int64_t end) {                                                  \
-    attend_one_body(query, keys, values, out, shape, scale, positions, begin, end);                                  \
+  LLAVA_CLONES void attend_part(                                                                                     \
+      const Element* query, const Element* keys, const Element* values, Partial& partial,                            \
+      const AttentionShape& shape, float scale, int64_t first, int64_t last) {                                       \
+    attend_part_body(query, keys, values, partial, shape, scale, first, last);                                       \
   }                                                                                                                  \
   LLAVA_CLONES void attend_tile(                                                                                     \
       const Element* query, const Element* keys, const Element* values, Element* out, const AttentionShape& shape,   \
@@ -278,12 +304,19 @@ void attend(
     float scale,
     const ParallelFor& parallel_for) {
   if (shape.queries <= kDecodeAtMost) {
-    parallel_for(shape.key_value_heads, [&](int64_t begin, int64_t end) {
-      for (int64_t t = 0; t < shape.queries; ++t) {
-        const int64_t row = t * shape.heads * shape.head_dim;
-        attend_one(query + row, keys, values, out + row, shape, scale, shape.start + t + 1, begin, end);
-      }
-    });
+    for (int64_t t = 0; t < shape.queries; ++t) {
+      // Threads share the positions, not the heads: each then reads memory from one end to the other.
+      const int64_t row = t * shape.heads * shape.head_dim;
+      const int64_t positions = shape.start + t + 1;
+      std::vector<Partial> partials((positions + kBlock - 1) / kBlock);
+      parallel_for(int64_t(partials.size()), [&](int64_t begin, int64_t end) {
+        if (begin < end) {
+          const int64_t last = std::min(end * kBlock, positions);
+          attend_part(query + row, keys, values, partials[begin], shape, scale, begin * kBlock, last);
+        }
+      });
+      merge(partials, out + row, shape);
+    }
     return;
   }
   const int64_t tiles = (shape.queries + kQueries - 1) / kQueries;
