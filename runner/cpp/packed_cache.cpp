@@ -30,6 +30,7 @@ namespace fs = std::filesystem;
 // not used: torn, truncated or altered files have another content.
 constexpr const char* kSuffix = ".packed";
 constexpr const char* kUnfinished = ".packing";
+constexpr size_t kPathAtMost = 255;  // bytes; ExecuTorch cuts a longer one short, and it would name another file
 
 void note(const std::string& message) {
   std::fprintf(stderr, "note: %s\n", message.c_str());
@@ -120,6 +121,10 @@ PackedCache::PackedCache(
   }
   const std::string program_key = hexadecimal(digest_of_structure(program_path));
   const std::string key = program_key + "-" + hexadecimal(digest_of_machine());
+  if ((folder_ + "/" + stem_ + "." + key + "-" + hexadecimal(0) + kSuffix).size() > kPathAtMost) {
+    note("packed weights are not kept: the path of their file in " + folder_ + " would be too long");
+    return;
+  }
   remove_leftovers(program_key);
   path_ = find(key);
   if (path_.empty()) {

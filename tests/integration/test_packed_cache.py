@@ -124,6 +124,14 @@ def test_a_folder_that_cannot_take_it_costs_only_time(folder, why, llava_main, p
     assert answer == expected and why in note
 
 
+def test_a_path_too_long_for_executorch_costs_only_time(llava_main, package, expected, tmp_path):
+    folder = tmp_path / ("long" * 50)
+    folder.mkdir()
+    answer, (note,) = ask(llava_main, package, f"--packed_cache_path={folder}")
+    assert answer == expected and "too long" in note
+    assert not list(folder.iterdir())
+
+
 def test_processes_that_start_together_pack_once(llava_main, package, expected):
     processes = [
         subprocess.Popen(command(llava_main, package), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
