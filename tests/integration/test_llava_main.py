@@ -13,9 +13,8 @@ from PIL import Image
 
 from llava_runner.errors import ImageError
 from llava_runner.image import prepare_image
-from llava_runner.session import Session
 from llava_runner.tokenizer import TextStream, Tokenizer
-from tiny import questions
+from tests.integration.parity import assert_same_answers
 
 CTEST = Path(cmake.CMAKE_BIN_DIR) / "ctest"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -125,17 +124,7 @@ def test_texts_become_the_same_ids_and_ids_the_same_texts(parts, tiny_package):
 
 
 def test_both_runners_give_the_same_answers(llava_main, tiny_package, tmp_path):
-    session = Session.load(tiny_package.program)
-    for seed in range(questions.HELD_OUT_SEED, questions.HELD_OUT_SEED + 50):
-        image, question, _ = questions.question_for(seed)
-        path = tmp_path / "scene.png"
-        image.save(path)
-        expected = "".join(session.generate(path, question))
-        flags = [f"--model_path={tiny_package.program}", f"--image_path={path}", f"--prompt={question}"]
-        done = subprocess.run([llava_main, *flags], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == expected + "\n", (seed, question)
-        assert "prompt eval time" in done.stderr
+    assert_same_answers([llava_main], tiny_package.program, scenes=50, folder=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,25 @@
+"""The C++ runner's answers against the Python runner's."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava_runner.session import Session
+from tiny import questions
+
+
+def assert_same_answers(llava_main: Sequence[str | Path], program: Path, *, scenes: int, folder: Path) -> None:
+    """Both are asked about ``scenes`` held-out scenes; ``llava_main`` is the C++ runner's command."""
+    session = Session.load(program)
+    for seed in range(questions.HELD_OUT_SEED, questions.HELD_OUT_SEED + scenes):
+        image, question, _ = questions.question_for(seed)
+        path = folder / "scene.png"
+        image.save(path)
+        expected = "".join(session.generate(path, question))
+        flags = [f"--model_path={program}", f"--image_path={path}", f"--prompt={question}"]
+        done = subprocess.run([*llava_main, *flags], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == expected + "\n", (seed, question)
+        assert "prompt eval time" in done.stderr
