@@ -45,6 +45,15 @@ ASKED = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Peak learning rates of the three parts."""
+
+    vision: float
+    projector: float
+    decoder: float
+
+
 def train_answers(
     model: transformers.LlavaForConditionalGeneration,
     pixels: np.ndarray,
@@ -53,6 +62,7 @@ def train_answers(
     steps: int,
     rounded_from: int,
     seed: int,
+    rates: Rates,
     snapshot: Callable[[], None],
 ) -> None:
     """Stage 2: answer. From step `rounded_from` on, every other step sees its text weights rounded to int4.
@@ -61,9 +71,10 @@ def train_answers(
     """
     rng = random.Random(seed)
     vision = list(model.model.vision_tower.parameters())
-    rest = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.parameters()]
-    rest += model.lm_head.parameters()
-    optimizer, schedule = make_optimizer([(vision, 2e-4), (rest, 1e-3)], steps=steps, warmup=100)
+    projector = list(model.model.multi_modal_projector.parameters())
+    decoder = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
+    groups = [(vision, rates.vision), (projector, rates.projector), (decoder, rates.decoder)]
+    optimizer, schedule = make_optimizer(groups, steps=steps, warmup=100)
     for step, seeds in enumerate(batches_of(len(pixels), size=16, steps=steps, seed=seed)):
         rounded = text_linears(model) if step >= rounded_from and step % 2 else []
         batch = pack([_sequence(tokenizer, int(i), rng=rng) for i in seeds])
@@ -74,7 +85,7 @@ def train_answers(
             loss = (losses * weights).sum() / weights.sum()
             optimizer.zero_grad()
             loss.backward()
-        update(vision + rest, optimizer, schedule)
+        update(vision + projector + decoder, optimizer, schedule)
         if step % 50 == 49:
             hit = (logits.argmax(-1) == targets).float().mean()
             log.info("answers %d/%d loss %.4f tokens %.4f", step + 1, steps, losses.mean(), hit)

@@ -15,6 +15,7 @@ from torch import nn
 from tiny import questions, scenes
 from tiny.model import GROUP_SIZE, text_linears
 from tiny.pictures import normalize, preprocess
+from tiny.saving import load_mobilevlm
 from tiny.tokenizer import NUM_PIECES, Tokenizer
 
 log = logging.getLogger("train_tiny")
@@ -55,7 +56,10 @@ def answer(
 
 def load(folder: Path, *, recipe: str = "float") -> transformers.LlavaForConditionalGeneration:
     """Load a checkpoint in float32; recipe `8da4w` quantizes its linears as the exported program's."""
-    model = transformers.LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    if (folder / "pytorch_model.bin").exists():
+        model = load_mobilevlm(folder)
+    else:
+        model = transformers.LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     if recipe == "8da4w":
         from torchao.quantization import Int8DynamicActivationIntxWeightConfig, PerAxis, PerGroup, quantize_
 

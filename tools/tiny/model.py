@@ -1,15 +1,17 @@
-"""The tiny LLaVA: its sizes, what it starts from, and its weights rounded as a package will round them."""
+"""The tiny models: their sizes, what they start from, and their weights rounded as a package will round them."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
 
+from tiny import projectors
 from tiny.pictures import IMAGE_SIZE, NUM_PATCHES, PATCH_SIZE, normalize
 from tiny.tokenizer import BOS, EOS, IMAGE_TOKEN, PAD
 
@@ -45,11 +47,11 @@ TEXT = {
 }
 
 
-def build_model(*, seed: int) -> transformers.LlavaForConditionalGeneration:
+def build_model(*, seed: int, text: dict = TEXT) -> transformers.LlavaForConditionalGeneration:
     torch.manual_seed(seed)
     config = transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(**VISION),
-        text_config=transformers.LlamaConfig(**TEXT),
+        text_config=transformers.LlamaConfig(**text),
         image_token_index=IMAGE_TOKEN,
         image_seq_length=NUM_PATCHES,
         projector_hidden_act="gelu",
@@ -59,6 +61,39 @@ def build_model(*, seed: int) -> transformers.LlavaForConditionalGeneration:
         pad_token_id=PAD,
     )
     return transformers.LlavaForConditionalGeneration(config)
+
+
+def num_image_tokens(projector_type: str) -> int:
+    return NUM_PATCHES if projector_type == "mlp" else NUM_PATCHES // 4
+
+
+def build_mobilevlm(projector_type: str) -> transformers.LlavaForConditionalGeneration:
+    """Return the same model with one of MobileVLM's projectors, which hands on a quarter as many rows as patches."""
+    model = build_model(seed=0, text={**TEXT, "rms_norm_eps": 1e-6})
+    projector = projectors.PROJECTORS[projector_type](VISION["hidden_size"], TEXT["hidden_size"])
+    model.model.multi_modal_projector = projector
+    return model
+
+
+@torch.no_grad()
+def start_mobilevlm(projector_type: str, folder: Path, *, seed: int) -> transformers.LlavaForConditionalGeneration:
+    """Return a MobileVLM whose tower, decoder and projector's linears are those of the tiny LLaVA in `folder`.
+
+    As the published ones, it starts from a tower that sees and a decoder that speaks.
+    """
+    torch.manual_seed(seed)
+    model = build_mobilevlm(projector_type)
+    llava = transformers.LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model.load_state_dict(
+        {name: value for name, value in llava.state_dict().items() if "multi_modal_projector" not in name},
+        strict=False,
+    )
+    trained, fresh = llava.model.multi_modal_projector, model.model.multi_modal_projector
+    for linear, source in zip(fresh.linears, (trained.linear_1, trained.linear_2), strict=True):
+        linear.load_state_dict(source.state_dict())
+    if projector_type == "ldpnet":  # its last norm: rows of the size that the decoder is used to
+        fresh.model["mb_block"][2].block[2][1].weight.fill_(9.0)
+    return model
 
 
 @torch.no_grad()

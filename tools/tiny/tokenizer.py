@@ -13,7 +13,6 @@ from pathlib import Path
 import sentencepiece
 
 from tiny import questions, scenes
-from tiny.pictures import NUM_PATCHES
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -71,6 +70,7 @@ class Tokenizer:
     """Tokenizes as the original LLaVA does: the chunks before and after the image each on their own."""
 
     model: sentencepiece.SentencePieceProcessor
+    num_image_tokens: int
 
     def encode(self, chunk: str, *, dummy_prefix: bool = True) -> list[int]:
         """Encode a chunk; without the dummy prefix it does not begin with the piece for a space."""
@@ -87,9 +87,9 @@ class Tokenizer:
         return prompt_ids, [*ids[len(prompt_ids) :], EOS]
 
     def prefix(self, *, with_system: bool = True) -> list[int]:
-        """Return the tokens up to the image and one image token a patch."""
+        """Return the tokens up to the image and one image token a row of the projector's."""
         text = f"{SYSTEM} USER: " if with_system else "USER: "
-        return [BOS, *self.encode(text)] + [IMAGE_TOKEN] * NUM_PATCHES
+        return [BOS, *self.encode(text)] + [IMAGE_TOKEN] * self.num_image_tokens
 
 
 @cache
