@@ -45,10 +45,15 @@ class VisionConfig:
 
     @property
     def num_patches(self) -> int:
-        return (self.image_size // self.patch_size) ** 2
+        return self.grid_side**2
 
     @property
-    def num_image_tokens(self) -> int:
+    def grid_side(self) -> int:
+        """Patches in a row or column."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_features(self) -> int:
         """Rows that the tower hands to the projector."""
         return self.num_patches + self.keep_class_token
 
@@ -64,16 +69,29 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectorConfig:
-    """What turns the tower's features into rows the decoder reads. ``type`` names the class: ``mlp``."""
+    """What turns the tower's features into rows the decoder reads.
+
+    ``type`` names the class: ``mlp`` keeps the number of rows, ``ldp`` and ``ldpv2`` halve their grid, whose side is
+    ``grid_side``.
+    """
 
     type: str
     in_features: int
     out_features: int
     hidden_act: str
     bias: bool
+    grid_side: int
 
     def __post_init__(self) -> None:
         _check_activation("projector_hidden_act", self.hidden_act)
+        if self.halves_grid and self.grid_side % 2:
+            raise ConfigError(
+                f"projector {self.type} halves the grid of patches, and {self.grid_side} a side cannot be halved"
+            )
+
+    @property
+    def halves_grid(self) -> bool:
+        return self.type in ("ldp", "ldpv2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +138,19 @@ class LlavaConfig:
     bos_id: int
     eos_ids: tuple[int, ...]
 
+    @property
+    def num_image_tokens(self) -> int:
+        """Positions that an image takes in the decoder."""
+        return self.vision.num_patches // 4 if self.projector.halves_grid else self.vision.num_features
+
     def __post_init__(self) -> None:
         if self.projector.in_features != self.vision.feature_size:
             raise ConfigError(
                 f"the projector reads {self.projector.in_features} features, the vision tower gives "
                 f"{self.vision.feature_size}"
             )
+        if self.projector.halves_grid and self.vision.keep_class_token:
+            raise ConfigError(f"projector {self.projector.type} reads a grid of patches, without the class token")
         if self.projector.out_features != self.text.hidden_size:
             raise ConfigError(
                 f"the projector writes {self.projector.out_features} features, "

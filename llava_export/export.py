@@ -46,6 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
         default=DEFAULT_MODEL,
         help="hub id, folder of a checkpoint, or the built-in tiny-llava (default: %(default)s)",
     )
+    parser.add_argument(
+        "--vision-tower", help="hub id or folder of the CLIP tower, where the checkpoint has none inside"
+    )
     parser.add_argument("--pte-name", default="llava.pte", help="file name of the program (default: %(default)s)")
     parser.add_argument("--output-dir", type=Path, default=Path(), help="folder to write to (default: the current one)")
     parser.add_argument(
@@ -109,6 +112,7 @@ def run(arguments: argparse.Namespace) -> None:
             planned = plan(
                 arguments.model,
                 recipe=recipe,
+                vision_tower=arguments.vision_tower,
                 max_seq_len=arguments.max_seq_len,
                 max_context_len=arguments.max_context_len,
                 partitioners=arguments.partitioners,

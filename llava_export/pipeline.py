@@ -76,6 +76,7 @@ def plan(
     model: str,
     *,
     recipe: Recipe,
+    vision_tower: str | None = None,
     max_seq_len: int | None = None,
     max_context_len: int | None = None,
     partitioners: int = 2,
@@ -84,7 +85,7 @@ def plan(
     artifacts: bool = True,
 ) -> Plan:
     """Open and check the checkpoint; nothing is written. Raises a ``UserError`` for whatever the caller can mend."""
-    checkpoint = open_checkpoint(model)
+    checkpoint = open_checkpoint(model, vision_tower=vision_tower)
     seq_len, context_len = _lengths(checkpoint.config, max_seq_len, max_context_len)
     shapes = checkpoint.build_model(max_context_len=1)
     recipe.check(shapes)
@@ -115,7 +116,9 @@ def export(plan: Plan, *, output_dir: Path, pte_name: str, stages: Stages) -> Ex
         with ExitStack() as beside:
             if plan.golden:
                 question = _question(checkpoint, card=card, tokenizer=tokenizer)
-                answer = beside.enter_context(in_background(_float_answer, str(checkpoint.folder), question))
+                answer = beside.enter_context(
+                    in_background(_float_answer, str(checkpoint.folder), checkpoint.vision_tower, question)
+                )
             reports = _write_program(plan, card=card, stages=stages, path=folder / pte_name)
             if plan.golden:
                 with stages.stage("record float answer", steps=_num_golden_blocks(checkpoint.config)) as step:
@@ -141,7 +144,7 @@ def _lengths(config: LlavaConfig, max_seq_len: int | None, max_context_len: int 
         raise ExportError(f"a context of {context_len} is beyond the {limit} positions the model was trained for")
     if not 1 <= seq_len <= context_len:
         raise ExportError(f"max_seq_len {seq_len} must be from 1 to max_context_len, {context_len}")
-    num_image_tokens = config.vision.num_image_tokens
+    num_image_tokens = config.num_image_tokens
     if seq_len < num_image_tokens:
         raise ExportError(f"max_seq_len {seq_len} cannot hold an image, which takes {num_image_tokens} positions")
     return seq_len, context_len
@@ -163,7 +166,7 @@ def _model_card(plan: Plan, *, tokenizer: Tokenizer) -> ModelCard:
         family=checkpoint.family.name,
         source=checkpoint.name,
         image_size=config.vision.image_size,
-        num_image_tokens=config.vision.num_image_tokens,
+        num_image_tokens=config.num_image_tokens,
         image_mean=checkpoint.image_mean,
         image_std=checkpoint.image_std,
         image_aspect_ratio=checkpoint.family.image_aspect_ratio,
@@ -201,7 +204,7 @@ def _question(checkpoint: Checkpoint, *, card: ModelCard, tokenizer: Tokenizer) 
 
 def _answered_length(question: Question, config: LlavaConfig) -> int:
     """Positions of the question and the longest answer."""
-    return len(question.ids_before) + config.vision.num_image_tokens + len(question.ids_after) + MAX_TOKENS
+    return len(question.ids_before) + config.num_image_tokens + len(question.ids_after) + MAX_TOKENS
 
 
 @dataclass(frozen=True)
@@ -211,10 +214,12 @@ class _FloatAnswer:
     peak_bytes: int
 
 
-def _float_answer(folder: str, question: Question, *, on_step: Callable[[], None]) -> _FloatAnswer:
+def _float_answer(
+    folder: str, vision_tower: str | None, question: Question, *, on_step: Callable[[], None]
+) -> _FloatAnswer:
     """Ask the checkpoint in ``folder``; in a process of its own, since lowering beside it keeps one processor busy."""
     start = time.perf_counter()
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder, vision_tower=vision_tower)
     model = checkpoint.build_model(max_context_len=_answered_length(question, checkpoint.config))
     reference = FloatReference(model, weights=checkpoint.weights, on_block=on_step)
     golden = record(reference, question, eos_ids=checkpoint.config.eos_ids)

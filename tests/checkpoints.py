@@ -1,14 +1,23 @@
-"""Checkpoints to test with: random ones made by transformers, in the shapes that LLaVA models come in."""
+"""Checkpoints to test with: random ones made by transformers, in the shapes and layouts that models come in."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from torch import Tensor
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 
 from llava_export.builtin import CHECKPOINTS
 
@@ -50,30 +59,38 @@ SHAPES = {
 }
 
 
+@dataclass(frozen=True)
+class MobileVlmShape:
+    projector: str
+    text: dict[str, Any] = field(default_factory=dict)
+
+
+MOBILEVLM_SHAPES = {
+    "mobilevlm": MobileVlmShape("ldpnet"),
+    "mobilevlm_v2": MobileVlmShape("ldpnetv2"),
+    "mobilevlm_v2_head_dim_80": MobileVlmShape("ldpnetv2", {"hidden_size": 640, "num_attention_heads": 8}),
+}
+TOWER = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 56,
+    "patch_size": 14,
+}
+TEXT = {
+    "hidden_size": 256,
+    "intermediate_size": 384,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "rms_norm_eps": 1e-6,
+}
+
+
 def llava_config(shape: Shape) -> LlavaConfig:
     return LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            **{
-                "hidden_size": 128,
-                "intermediate_size": 256,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 2,
-                "image_size": 56,
-                "patch_size": 14,
-                **shape.vision,
-            }
-        ),
-        text_config=LlamaConfig(
-            **{
-                "hidden_size": 256,
-                "intermediate_size": 384,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "vocab_size": VOCAB_SIZE,
-                "rms_norm_eps": 1e-5,
-                **shape.text,
-            }
-        ),
+        vision_config=CLIPVisionConfig(**{**TOWER, **shape.vision}),
+        text_config=LlamaConfig(**{**TEXT, "rms_norm_eps": 1e-5, "vocab_size": VOCAB_SIZE, **shape.text}),
         **{"image_token_index": VOCAB_SIZE - 1, **shape.whole},
     )
 
@@ -82,14 +99,76 @@ def random_llava(shape: Shape, *, seed: int = 0) -> LlavaForConditionalGeneratio
     """Weights spread enough that every operation shows in the output, unlike transformers' cautious start."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(llava_config(shape)).eval().requires_grad_(False)
-    for name, parameter in model.named_parameters():
+    randomize(dict(model.named_parameters()))
+    return model
+
+
+def randomize(parameters: dict[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
         if parameter.dim() > 1:
             parameter.normal_(0, 1 / parameter[0].numel() ** 0.5)
-        elif "norm" in name and name.endswith("weight"):
+        elif name.endswith(".weight"):  # a norm's
             parameter.uniform_(0.5, 1.5)
         else:
             parameter.normal_(0, 0.1)
-    return model
+
+
+def ldp_shapes(projector: str, *, features: int, width: int) -> dict[str, tuple[int, ...]]:
+    """The tensors of a published projector, ``model.mm_projector.`` left off."""
+    mlp = {"0": (width, features), "2": (width, width)}
+    if projector == "ldpnetv2":
+        shapes = {f"mlp.mlp.{i}.weight": shape for i, shape in mlp.items()}
+        shapes |= {f"mlp.mlp.{i}.bias": (width,) for i in mlp}
+        return shapes | {"peg.peg.0.weight": (width, 1, 3, 3), "peg.peg.0.bias": (width,)}
+    shapes = {f"model.mlp.{int(i) + 1}.weight": shape for i, shape in mlp.items()}
+    shapes |= {f"model.mlp.{int(i) + 1}.bias": (width,) for i in mlp}
+    for i in (1, 2):
+        block = f"model.mb_block.{i}.block"
+        shapes |= {f"{block}.0.0.weight": (width, 1, 3, 3), f"{block}.2.0.weight": (width, width, 1, 1)}
+        shapes |= {f"{block}.{norm}.{what}": (width,) for norm in ("0.1", "2.1") for what in ("weight", "bias")}
+        shapes |= {f"{block}.1.fc1.weight": (width // 4, width, 1, 1), f"{block}.1.fc1.bias": (width // 4,)}
+        shapes |= {f"{block}.1.fc2.weight": (width, width // 4, 1, 1), f"{block}.1.fc2.bias": (width,)}
+    return shapes
+
+
+def random_ldp(projector: str, *, features: int, width: int, seed: int = 0) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    tensors = {
+        name: torch.empty(shape) for name, shape in ldp_shapes(projector, features=features, width=width).items()
+    }
+    randomize(tensors)
+    return tensors
+
+
+def save_mobilevlm(shape: MobileVlmShape, folder: Path, *, seed: int = 0) -> Path:
+    """A random checkpoint as MobileVLM's authors publish them, with the tower inside."""
+    torch.manual_seed(seed)
+    text = {**TEXT, **shape.text, "vocab_size": 512}
+    decoder = LlamaForCausalLM(LlamaConfig(**text)).requires_grad_(False)
+    tower = CLIPVisionModel(CLIPVisionConfig(**TOWER)).requires_grad_(False)
+    for part in (decoder, tower):
+        randomize(dict(part.named_parameters()))
+    projector = random_ldp(shape.projector, features=TOWER["hidden_size"], width=text["hidden_size"], seed=seed)
+    tensors = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
+    tensors |= {f"model.mm_projector.{name}": tensor for name, tensor in projector.items()}
+    inside = "model.vision_tower.vision_tower.vision_model."
+    tensors |= {inside + name.removeprefix("vision_model."): tensor for name, tensor in tower.state_dict().items()}
+    folder.mkdir(parents=True)
+    torch.save({name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}, folder / "pytorch_model.bin")
+    config = {
+        **text,
+        "model_type": "mobilevlm",
+        "mm_hidden_size": TOWER["hidden_size"],
+        "mm_projector_type": shape.projector,
+        "mm_vision_select_feature": "patch",
+        "mm_vision_select_layer": -2,
+        "mm_vision_tower": "tower",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tower").mkdir()
+    (folder / "tower" / "config.json").write_text(json.dumps({"model_type": "clip_vision_model", **TOWER}))
+    shutil.copy(TINY_LLAVA / "tokenizer.model", folder)
+    return folder
 
 
 def save_checkpoint(model: LlavaForConditionalGeneration, folder: Path, **kwargs: Any) -> Path:

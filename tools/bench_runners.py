@@ -3,7 +3,7 @@
 The prompt is a picture and a question, some 640 positions with LLaVA-1.5; decoding happens behind them. What memory
 bandwidth would allow for decoding is printed too: the decoder's weights and the cache, read once for each token.
 
-    python tools/bench_runners.py PACKAGE --model CHECKPOINT --runs 5
+    python tools/bench_runners.py package/llava.pte --model CHECKPOINT --runs 5
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def bytes_per_token(model: str, recipe: Recipe, *, depth: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", type=Path, help="folder with llava.pte, image.png and tokenizer.bin")
+    parser.add_argument("program", type=Path, help="with image.png and tokenizer.bin beside it")
     parser.add_argument("--model", required=True, help="the checkpoint it was made of: its sizes are read")
     parser.add_argument("--runs", type=int, default=5, help="of each runner (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="of the answer (default: %(default)s)")
@@ -74,8 +74,8 @@ def main() -> None:
     args = parser.parse_args()
     silence_libraries()
 
-    program = args.package / "llava.pte"
-    files = [f"--model_path={program}", f"--image_path={args.package / 'image.png'}", f"--prompt={QUESTION}"]
+    program = args.program
+    files = [f"--model_path={program}", f"--image_path={program.parent / 'image.png'}", f"--prompt={QUESTION}"]
     flags = [*files, "--temperature=0", f"--max_new_tokens={args.tokens}"]
     commands = {
         "python": [str(Path(sys.executable).with_name("llava-run")), *flags],
@@ -94,7 +94,7 @@ def main() -> None:
     bandwidth = read_bandwidth()
     console = Console(highlight=False)
     console.print(
-        f"{args.package}: {prompt:.0f} positions, then {args.tokens} tokens; {os.cpu_count()} threads, "
+        f"{program}: {prompt:.0f} positions, then {args.tokens} tokens; {os.cpu_count()} threads, "
         f"medians of {args.runs} runs in turn (spread)"
     )
     table = Table("runner", box=None, pad_edge=False, header_style="dim")

@@ -1,9 +1,12 @@
 """Writes a full-size random checkpoint in the layout of the published ones: what memory and time are measured with.
 
     python tools/make_checkpoint.py --like llava-1.5-7b --out /tmp/llava-1.5-7b
+    python tools/make_checkpoint.py --like mobilevlm-1.7b --out /tmp/mobilevlm-1.7b
 
-Sharded fp16 safetensors with their index, config, image processor and a 32,000-piece SentencePiece tokenizer, as
-llava-hf has them on the hub. One shard is in memory at a time. The weights are noise: the answers mean nothing.
+LLaVA as llava-hf has it on the hub: sharded fp16 safetensors with their index, config and image processor. MobileVLM as
+its authors have it: sharded bf16 ``pytorch_model.bin`` with the vision tower inside, and config. Both with a
+SentencePiece tokenizer of 32,000 pieces. One shard is in memory at a time. The weights are noise: the answers mean
+nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import io
 import json
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from rich.progress import track
 from safetensors.torch import save_file
 
 from llava_runner.errors import UserError, exit_cleanly
+from tiny.projectors import PROJECTORS
 
 SHARD_BYTES = 1_000_000_000
 VOCAB_PIECES = 32000
@@ -52,7 +57,7 @@ VICUNA = {
     "torch_dtype": "float16",
     "vocab_size": 32064,
 }
-TEXT_MODELS: dict[str, dict[str, Any]] = {
+LLAVA: dict[str, dict[str, Any]] = {
     "llava-1.5-7b": {},  # the published config leaves out what equals LlamaConfig's defaults
     "llava-1.5-13b": {
         "hidden_size": 5120,
@@ -70,6 +75,19 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 16,
     },
 }
+MOBILEVLM_SIZES = {
+    "1.7b": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "3b": {"hidden_size": 2560, "intermediate_size": 6912, "num_hidden_layers": 32, "num_attention_heads": 32},
+}
+MOBILEVLM: dict[str, dict[str, Any]] = {
+    f"mobilevlm-{version}{size}": {
+        **text,
+        "num_key_value_heads": text["num_attention_heads"],
+        "mm_projector_type": type_,
+    }
+    for version, type_ in (("", "ldpnet"), ("v2-", "ldpnetv2"))
+    for size, text in MOBILEVLM_SIZES.items()
+}
 # Names of transformers' modules to those of the published files.
 PUBLISHED_NAMES = (
     (r"^model\.language_model\.", "language_model.model."),
@@ -79,9 +97,58 @@ PUBLISHED_NAMES = (
 )
 
 
+@dataclass(frozen=True)
+class Format:
+    """How weights are stored: names of shards begin and end so."""
+
+    dtype: torch.dtype
+    stem: str
+    suffix: str
+    save: Callable[[dict[str, torch.Tensor], Path], None]
+
+
+def save_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)
+
+
+SAFETENSORS = Format(torch.float16, "model", "safetensors", save_safetensors)
+BIN = Format(torch.bfloat16, "pytorch_model", "bin", torch.save)
+
+
 def config_like(name: str, *, layers: int | None = None) -> dict[str, Any]:
     """``config.json`` of a published model; ``layers`` changes the depth of its decoder."""
-    text = {**VICUNA, **TEXT_MODELS[name]}
+    return llava_config(name, layers=layers) if name in LLAVA else mobilevlm_config(name, layers=layers)
+
+
+def mobilevlm_config(name: str, *, layers: int | None) -> dict[str, Any]:
+    return {
+        "architectures": ["MobileLlamaForCausalLM"],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+        "image_aspect_ratio": "pad",
+        "max_position_embeddings": 2048,
+        "mm_hidden_size": VISION_TOWER["hidden_size"],
+        "mm_use_im_patch_token": False,
+        "mm_use_im_start_end": False,
+        "mm_vision_select_feature": "patch",
+        "mm_vision_select_layer": -2,
+        "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+        "model_type": "mobilevlm",
+        "pad_token_id": 0,
+        "rms_norm_eps": 1e-06,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "vision_tower_type": "clip",
+        "vocab_size": VOCAB_PIECES,
+        **MOBILEVLM[name],
+        **({} if layers is None else {"num_hidden_layers": layers}),
+    }
+
+
+def llava_config(name: str, *, layers: int | None) -> dict[str, Any]:
+    text = {**VICUNA, **LLAVA[name]}
     if layers is not None:
         text["num_hidden_layers"] = layers
     return {
@@ -102,11 +169,32 @@ def config_like(name: str, *, layers: int | None = None) -> dict[str, Any]:
 
 def tensor_shapes(config: dict[str, Any]) -> dict[str, torch.Size]:
     """Every tensor of the model under its published name."""
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
+    from transformers import (
+        CLIPVisionConfig,
+        CLIPVisionModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
 
+    if config["model_type"] == "llava":
+        with torch.device("meta"):
+            model = LlavaForConditionalGeneration(LlavaConfig.from_dict(config))
+        return {published_name(name): parameter.shape for name, parameter in model.named_parameters()}
+    text = LlamaConfig(**{key: value for key, value in config.items() if key != "model_type"})
+    projector = PROJECTORS[config["mm_projector_type"]]
     with torch.device("meta"):
-        model = LlavaForConditionalGeneration(LlavaConfig.from_dict(config))
-    return {published_name(name): parameter.shape for name, parameter in model.named_parameters()}
+        parts = {
+            "": LlamaForCausalLM(text),
+            "model.mm_projector.": projector(config["mm_hidden_size"], config["hidden_size"]),
+            "model.vision_tower.vision_tower.vision_model.": CLIPVisionModel(CLIPVisionConfig(**VISION_TOWER)),
+        }
+    return {
+        prefix + name.removeprefix("vision_model."): parameter.shape
+        for prefix, part in parts.items()
+        for name, parameter in part.named_parameters()
+    }
 
 
 def published_name(name: str) -> str:
@@ -118,7 +206,7 @@ def published_name(name: str) -> str:
 
 
 def shards(shapes: dict[str, torch.Size]) -> list[list[str]]:
-    """Names in order, cut where a shard of fp16 tensors is full."""
+    """Names in order, cut where a shard of 16-bit tensors is full."""
     result: list[list[str]] = [[]]
     size = 0
     for name, shape in shapes.items():
@@ -130,13 +218,13 @@ def shards(shapes: dict[str, torch.Size]) -> list[list[str]]:
     return result
 
 
-def random_tensor(name: str, shape: torch.Size, *, generator: torch.Generator) -> torch.Tensor:
-    """Matrices of noise, norms of one, biases of zero; fp16."""
-    if len(shape) == 1 and name.endswith("bias"):
-        return torch.zeros(shape, dtype=torch.float16)
-    if len(shape) == 1 and "norm" in name:
-        return torch.ones(shape, dtype=torch.float16)
-    tensor = torch.empty(shape, dtype=torch.float16)
+def random_tensor(name: str, shape: torch.Size, *, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Matrices of noise, norms of one, biases of zero."""
+    if len(shape) == 1 and name.endswith(".bias"):
+        return torch.zeros(shape, dtype=dtype)
+    if len(shape) == 1 and name.endswith(".weight"):
+        return torch.ones(shape, dtype=dtype)
+    tensor = torch.empty(shape, dtype=dtype)
     deviation = STANDARD_DEVIATION
     if INTO_RESIDUAL.search(name):
         deviation = RESIDUAL_DEVIATION
@@ -147,23 +235,18 @@ def random_tensor(name: str, shape: torch.Size, *, generator: torch.Generator) -
     return tensor
 
 
-def write_weights(shapes: dict[str, torch.Size], folder: Path, *, seed: int) -> None:
+def write_weights(shapes: dict[str, torch.Size], folder: Path, *, stored: Format, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     names = shards(shapes)
     weight_map = {}
     for i, shard in enumerate(track(names, description="writing shards"), start=1):
-        file = f"model-{i:05d}-of-{len(names):05d}.safetensors"
-        write_shard(folder / file, {name: shapes[name] for name in shard}, generator=generator)
+        file = f"{stored.stem}-{i:05d}-of-{len(names):05d}.{stored.suffix}"
+        tensors = {name: random_tensor(name, shapes[name], dtype=stored.dtype, generator=generator) for name in shard}
+        stored.save(tensors, folder / file)
         weight_map.update(dict.fromkeys(shard, file))
     total_size = 2 * sum(shape.numel() for shape in shapes.values())
     index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-
-
-def write_shard(path: Path, shapes: dict[str, torch.Size], *, generator: torch.Generator) -> None:
-    tensors = {name: random_tensor(name, shape, generator=generator) for name, shape in shapes.items()}
-    save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(0o644)
+    (folder / f"{stored.stem}.{stored.suffix}.index.json").write_text(json.dumps(index, indent=2))
 
 
 def write_tokenizer(path: Path) -> None:
@@ -195,8 +278,8 @@ def source_lines() -> Iterator[str]:
                     yield line
 
 
-def write_settings(config: dict[str, Any], folder: Path) -> None:
-    image_size = config["vision_config"]["image_size"]
+def write_image_processor(folder: Path) -> None:
+    image_size = VISION_TOWER["image_size"]
     processor = {
         "crop_size": {"height": image_size, "width": image_size},
         "do_center_crop": True,
@@ -211,8 +294,7 @@ def write_settings(config: dict[str, Any], folder: Path) -> None:
         "rescale_factor": 1 / 255,
         "size": {"shortest_edge": image_size},
     }
-    for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -221,16 +303,20 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"{folder} is not empty")
     folder.mkdir(parents=True, exist_ok=True)
     config = config_like(arguments.like, layers=arguments.layers)
-    write_weights(tensor_shapes(config), folder, seed=arguments.seed)
+    stored = SAFETENSORS if arguments.like in LLAVA else BIN
+    write_weights(tensor_shapes(config), folder, stored=stored, seed=arguments.seed)
     write_tokenizer(folder / "tokenizer.model")
-    write_settings(config, folder)  # config.json last: without it the folder is no checkpoint
+    if arguments.like in LLAVA:
+        write_image_processor(folder)
+    # Last: without it the folder is no checkpoint.
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {size / 1e9:.1f} GB, like {arguments.like}, random weights of seed {arguments.seed}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--like", choices=TEXT_MODELS, required=True)
+    parser.add_argument("--like", choices=[*LLAVA, *MOBILEVLM], required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--layers", type=int, help="decoder layers, to measure how cost grows (default: the model's)")
     parser.add_argument("--seed", type=int, default=0)

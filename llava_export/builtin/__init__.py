@@ -5,5 +5,5 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-CHECKPOINTS = {"tiny-llava": FOLDER / "tiny-llava"}
+CHECKPOINTS = {name: FOLDER / name for name in ("tiny-llava", "tiny-mobilevlm", "tiny-mobilevlm-v2")}
 SAMPLE_IMAGE = FOLDER / "tiny-llava" / "sample.png"

@@ -10,17 +10,20 @@ import torch
 
 from llava_export.checkpoint.locate import Channels, image_statistics, locate, read_json
 from llava_export.checkpoint.reader import CheckpointReader
-from llava_export.checkpoint.weights import Weights
+from llava_export.checkpoint.tower import find_tower
+from llava_export.checkpoint.weights import TOWER, Weights
 from llava_export.config import LlavaConfig
+from llava_export.errors import ConfigError
 from llava_export.families import Family, find_family
 from llava_export.models.llava import LlavaModel
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """``name`` is what the user called it."""
+    """``name`` is what the user called it, and ``vision_tower`` a tower given in place of its own."""
 
     name: str
+    vision_tower: str | None
     folder: Path
     family: Family
     config: LlavaConfig
@@ -41,14 +44,27 @@ class Checkpoint:
         return model.eval().requires_grad_(False)
 
 
-def open_checkpoint(model: str) -> Checkpoint:
-    """Find and check a checkpoint. Raises ``ConfigError`` and ``CheckpointError``."""
+def open_checkpoint(model: str, *, vision_tower: str | None = None) -> Checkpoint:
+    """Find and check a checkpoint; ``vision_tower`` is a folder or hub id to take the tower from.
+
+    Raises ``ConfigError`` and ``CheckpointError``.
+    """
     folder = locate(model)
     settings = read_json(folder / "config.json")
     family = find_family(settings)
-    config = family.parse_config(settings)
-    mean, std = image_statistics(folder)
-    weights = Weights(CheckpointReader(folder), family=family, config=config)
-    checkpoint = Checkpoint(model, folder, family, config, mean, std, weights)
+    reader = CheckpointReader(folder)
+    tower = None
+    if family.tower_key is not None:
+        is_inside = any((family.rename(key) or "").startswith(TOWER) for key in reader.shapes)
+        tower = find_tower(settings.get(family.tower_key), given=vision_tower, checkpoint=folder, is_inside=is_inside)
+        if tower.folder is not None:
+            reader = CheckpointReader(folder, tower.folder)
+    elif vision_tower is not None:
+        raise ConfigError(f"--vision-tower: checkpoints of {family.name} in this layout have theirs inside")
+    config = family.parse_config(settings, tower.config if tower else None)
+    family.check_keys(settings, reader.shapes)
+    mean, std = image_statistics(folder, *([tower.folder] if tower and tower.folder else []))
+    weights = Weights(reader, family=family, config=config)
+    checkpoint = Checkpoint(model, vision_tower, folder, family, config, mean, std, weights)
     weights.check(checkpoint.build_model(max_context_len=1))
     return checkpoint

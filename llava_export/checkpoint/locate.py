@@ -20,17 +20,20 @@ HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 HUB_FILES_OF_OLD = ["pytorch_model*.bin"]
 
 
-def locate(model: str) -> Path:
-    """A built-in name, a folder or a hub id to a folder with a ``config.json``; raises ``CheckpointError``."""
+def locate(model: str, *, flag: str = "--model") -> Path:
+    """A built-in name, a folder or a hub id to a folder with a ``config.json``; raises ``CheckpointError``.
+
+    ``flag`` is where the user named it.
+    """
     if model in CHECKPOINTS:
         return CHECKPOINTS[model]
     folder = Path(model).expanduser()
     if not folder.exists() and HUB_ID.fullmatch(model) and not model.startswith("."):
-        folder = _download(model)
+        folder = _download(model, flag=flag)
     if not folder.exists():
         raise CheckpointError(f"{model} is no folder, no hub id and no built-in model ({', '.join(CHECKPOINTS)})")
     if not folder.is_dir():
-        raise CheckpointError(f"{model} is a file; --model takes the folder of a checkpoint")
+        raise CheckpointError(f"{model} is a file; {flag} takes the folder of a checkpoint")
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{model} has no config.json; is it the folder of a checkpoint?")
     return folder
@@ -47,20 +50,26 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def image_statistics(folder: Path) -> tuple[Channels, Channels]:
-    """Mean and standard deviation of the pixels the tower was trained on, by channel, as fractions of 1."""
+def image_statistics(*folders: Path) -> tuple[Channels, Channels]:
+    """Mean and standard deviation of the pixels the tower was trained on, by channel, as fractions of 1.
+
+    They are CLIP's where no folder says otherwise.
+    """
     section: Mapping[str, Any] = {}
-    if (folder / "preprocessor_config.json").is_file():
-        section = read_json(folder / "preprocessor_config.json")
-    elif (folder / "processor_config.json").is_file():  # transformers 5 keeps it there
-        section = read_json(folder / "processor_config.json").get("image_processor") or {}
+    for folder in folders:
+        if (folder / "preprocessor_config.json").is_file():
+            section = read_json(folder / "preprocessor_config.json")
+            break
+        if (folder / "processor_config.json").is_file():  # transformers 5 keeps it there
+            section = read_json(folder / "processor_config.json").get("image_processor") or {}
+            break
     mean, std = section.get("image_mean", CLIP_MEAN), section.get("image_std", CLIP_STD)
     if len(mean) != 3 or len(std) != 3 or not all(std):
         raise CheckpointError(f"the image processor's config in {folder} needs three means and standard deviations")
     return (*map(float, mean),), (*map(float, std),)  # type: ignore[return-value]  # three each, as checked
 
 
-def _download(model: str) -> Path:
+def _download(model: str, *, flag: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -72,5 +81,5 @@ def _download(model: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{model} cannot be downloaded ({type(error).__name__}: no network, or no such model). "
-            "Give a local checkpoint with --model FOLDER, or try --model tiny-llava, which is built in"
+            f"Give a local checkpoint with {flag} FOLDER, or try --model tiny-llava, which is built in"
         ) from error

@@ -17,6 +17,7 @@ from llava_export.models.layers import FusedLinear
 
 EMBEDDING = "token_embedding.weight"
 HEAD = "text_decoder.lm_head.weight"
+TOWER = "vision_encoder.vision_tower."
 SHOWN = 4  # keys that an error names before it counts the rest
 
 
@@ -26,6 +27,10 @@ class Need:
 
     fqn: str
     shape: tuple[int, ...]
+
+    def fits(self, found: tuple[int, ...]) -> bool:
+        """A checkpoint may have a 1x1 convolution where the model has a linear."""
+        return found == self.shape or (len(self.shape) == 2 and found == (*self.shape, 1, 1))
 
 
 class Weights:
@@ -48,7 +53,7 @@ class Weights:
         wrong = [
             f"{self._key_of[fqn]} is {list(found)}, config.json says {list(need.shape)}"
             for fqn, need in needs.items()
-            if fqn in self._key_of and (found := self._reader.shapes[self._key_of[fqn]]) != need.shape
+            if fqn in self._key_of and not need.fits(found := self._reader.shapes[self._key_of[fqn]])
         ]
         problems = [
             f"{len(items)} {what} ({_some(items)})"
@@ -64,7 +69,7 @@ class Weights:
         With ``matrices_as_stored`` the weights of linears and embeddings keep the checkpoint's dtype.
         """
         for module, name, needed in self._parameters(block, prefix):
-            tensors = [self._reader.read(self._key_of[need.fqn]) for need in needed]
+            tensors = [self._reader.read(self._key_of[need.fqn]).reshape(need.shape) for need in needed]
             values = module.fuse(tensors) if isinstance(module, FusedLinear) else tensors[0]
             if not (matrices_as_stored and name == "weight" and isinstance(module, (nn.Linear, nn.Embedding))):
                 values = values.to(torch.float32)
@@ -100,7 +105,7 @@ class Weights:
         """A tensor that checkpoints carry and this model leaves alone."""
         if self._tied and fqn == HEAD:
             return True
-        if layer := re.match(r"vision_encoder\.vision_tower\.layers\.(\d+)\.", fqn):
+        if layer := re.match(re.escape(TOWER) + r"layers\.(\d+)\.", fqn):
             return self._vision.num_used_layers <= int(layer[1]) < self._vision.num_hidden_layers
         return self._family.is_unused(fqn)
 

@@ -7,16 +7,16 @@ from typing import Any
 
 from llava_export.errors import ConfigError
 from llava_export.families.family import Family
-from llava_export.families.llava15 import LLAVA_15
+from llava_export.families.llava15 import LLAVA_15, LLAVA_15_ORIGINAL
+from llava_export.families.mobilevlm import MOBILEVLM
 
-FAMILIES = (LLAVA_15,)
+FAMILIES = (LLAVA_15_ORIGINAL, LLAVA_15, MOBILEVLM)
 
 
 def find_family(config: Mapping[str, Any]) -> Family:
     """The family of a ``config.json``; raises ``ConfigError`` that lists the supported ones."""
-    model_type = config.get("model_type")
     for family in FAMILIES:
-        if model_type in family.model_types:
+        if family.answers_to(config):
             return family
-    supported = ", ".join(f"{family.name} (model_type {'/'.join(family.model_types)})" for family in FAMILIES)
-    raise ConfigError(f"config.json has model_type {model_type!r}; supported: {supported}")
+    supported = ", ".join({f"{family.name} (model_type {'/'.join(family.model_types)})": None for family in FAMILIES})
+    raise ConfigError(f"config.json has model_type {config.get('model_type')!r}; supported: {supported}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,10 @@ from llava_runner.contract import PromptTemplate
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """``model_types`` are the values of ``model_type`` in ``config.json`` that it answers to.
+    """``model_types`` are the values of ``model_type`` in ``config.json`` that it answers to, with a ``marker`` only if
+    the config has that key, too. Under ``tower_key`` it names the vision tower, which may be a checkpoint of its own:
+    ``parse_config`` gets that one's config, or None where there is no such key. ``check_keys`` raises ``ConfigError``
+    when the keys of the weights show that they are not the config's.
 
     ``key_map`` renames a checkpoint's keys to the model's parameters: the first pattern that matches the start of a key
     is replaced. ``unused_parameters`` match renamed keys that the model has no use for. ``question`` is asked about the
@@ -22,12 +25,18 @@ class Family:
 
     name: str
     model_types: tuple[str, ...]
-    parse_config: Callable[[Mapping[str, Any]], LlavaConfig]
+    parse_config: Callable[[Mapping[str, Any], Mapping[str, Any] | None], LlavaConfig]
     key_map: tuple[tuple[str, str], ...]
     unused_parameters: tuple[str, ...]
     prompt: PromptTemplate
     image_aspect_ratio: str
     question: str
+    marker: str | None = None
+    tower_key: str | None = None
+    check_keys: Callable[[Mapping[str, Any], Iterable[str]], None] = lambda config, keys: None
+
+    def answers_to(self, config: Mapping[str, Any]) -> bool:
+        return config.get("model_type") in self.model_types and (self.marker is None or self.marker in config)
 
     def rename(self, key: str) -> str | None:
         """The model's name for a checkpoint's key, or None for a key of no known part."""

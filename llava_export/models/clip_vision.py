@@ -20,7 +20,7 @@ class ClipEmbeddings(nn.Module):
         self.position_embedding = nn.Embedding((image_size // patch_size) ** 2 + 1, hidden_size)
 
     def forward(self, pixel_values_B3SS: Tensor) -> Tensor:
-        patches_BND = self.patch_embedding(pixel_values_B3SS).flatten(2).transpose(1, 2)
+        patches_BND = self.patch_embedding(pixel_values_B3SS).permute(0, 2, 3, 1).flatten(1, 2)
         x_BND = torch.cat((self.class_embedding.view(1, 1, -1), patches_BND), dim=1)
         return x_BND + self.position_embedding.weight
 
@@ -87,7 +87,7 @@ class ClipVisionTower(nn.Module):
         self.layers = nn.ModuleList(ClipLayer(config) for _ in range(config.num_used_layers))
 
     def forward(self, pixel_values_B3SS: Tensor) -> Tensor:
-        """Normalized pixels to features ``[1, num_image_tokens, feature_size]``."""
+        """Normalized pixels to features ``[1, num_features, feature_size]``."""
         hidden_states = [self.pre_layrnorm(self.embeddings(pixel_values_B3SS))]
         for layer in self.layers:
             hidden_states.append(layer(hidden_states[-1]))

@@ -44,8 +44,9 @@ def pack(parameter: Tensor) -> tuple[Blob, ...]:
         if parameter.target_dtype == torch.int4:  # type: ignore[attr-defined]  # torch's stubs lack int4
             return _values(two_to_a_byte(parameter.qdata)), _scales(parameter.scale.to(torch.bfloat16))
         return _values(parameter.qdata), _scales(parameter.scale)
-    if parameter.dim() == 4:
-        parameter = parameter.permute(0, 2, 3, 1)  # convolutions have their channels last
+    if parameter.dim() == 4:  # of a convolution: channels last, and those are the outputs of a depthwise one
+        outputs, inputs = (1, 0) if parameter.shape[1] == 1 else (0, 1)
+        parameter = parameter.permute(outputs, 2, 3, inputs)
     return (_values(parameter),)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from executorch.backends.xnnpack.partition.config.gemm_configs import AddmmConfig, LinearConfig
 from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import (
@@ -27,6 +28,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from llava_export.memory import return_free_memory
 from llava_export.models.llava import LlavaModel
+from llava_export.targets.transposes import transposes_cancelled
 from llava_runner import contract
 from llava_runner.contract import ModelCard
 
@@ -66,7 +68,7 @@ def lower(methods: dict[str, ExportedProgram], *, card: ModelCard, partitioners:
     chosen = xnnpack_partitioners(
         partitioners, quantized=card.recipe["text"] != "fp32" or card.recipe["vision"] != "fp32"
     )
-    with collector_paused():
+    with collector_paused(), transposes_cancelled():
         return to_edge_transform_and_lower(
             methods,
             transform_passes=[without_debug_handles],
@@ -130,14 +132,14 @@ def constant_methods(card: ModelCard) -> Mapping[str, object]:
 
 
 class _Xnnpack(XnnpackPartitioner):
-    """Says what is not to be decomposed without a condition.
+    """Says what is not to be decomposed without a condition, and for all partitioners after it.
 
-    With one, ExecuTorch retraces the program twice for each partitioner, to try it on every operator. It checks after
-    lowering that the operators named were all taken.
+    With a condition, ExecuTorch retraces the program twice for each partitioner, to try it on every operator. It checks
+    after lowering that the operators named were all taken.
     """
 
     def ops_to_not_decompose(self, ep: ExportedProgram) -> tuple[list[OpOverload], None]:
-        operators, _ = super().ops_to_not_decompose(ep)
+        operators, _ = XnnpackPartitioner().ops_to_not_decompose(ep)
         return operators, None
 
 
@@ -146,8 +148,8 @@ def xnnpack_partitioners(count: int, *, quantized: bool) -> list[XnnpackPartitio
     linears: dict[str, Any] = {"config_precisions": ConfigPrecisionType.DYNAMIC_QUANT, "per_op_mode": True}
     if count == 1:
         return [XnnpackPartitioner(**linears)]  # leaves float linears to be decomposed
-    # Without quantization the first would take the float linears one by one, which only costs.
-    return [_Xnnpack(**linears), _Xnnpack()] if quantized else [_Xnnpack()]
+    # Of the rest, it would take float convolutions one by one, too, and all linears where nothing is quantized.
+    return [_Xnnpack(configs=[LinearConfig, AddmmConfig], **linears), _Xnnpack()] if quantized else [_Xnnpack()]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import pytest
 from rich.console import Console
 
+from llava_export.builtin import CHECKPOINTS
 from llava_export.pipeline import NUM_STAGES, Exported, export, plan
 from llava_export.recipe import RECIPES
 from llava_export.stages import Stages
@@ -83,7 +84,7 @@ class Package:
 
 @pytest.fixture(scope="session")
 def package_of(checkpoint_of, tmp_path_factory) -> Callable[..., Package]:
-    """``package_of(shape, recipe, **options)`` exports a random checkpoint, or tiny-llava by that name."""
+    """``package_of(shape, recipe, **options)`` exports a random checkpoint, or a built-in one by its name."""
     packages: dict[str, Package] = {}
 
     def make(
@@ -91,7 +92,7 @@ def package_of(checkpoint_of, tmp_path_factory) -> Callable[..., Package]:
     ) -> Package:
         key = repr((name, recipe, partitioners, lowering, sorted(changes.items())))
         if key not in packages:
-            model = name if name == "tiny-llava" else str(checkpoint_of(name))
+            model = name if name in CHECKPOINTS else str(checkpoint_of(name))
             stages = Stages(Console(file=io.StringIO()), total=NUM_STAGES)
             with stages.running():
                 with stages.stage("open checkpoint"):

@@ -5,24 +5,27 @@ from __future__ import annotations
 import pytest
 import torch
 
+from llava_export.builtin import CHECKPOINTS
 from llava_runner.session import Session
 
 QUESTIONS = ("What is in the image?", "How many shapes are there?")
 NEW_TOKENS = 24
 
 
+@pytest.mark.parametrize("name", CHECKPOINTS)
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_multimodal_runner_gives_the_text_our_runner_gives(question, tiny_package, capfd):
+def test_multimodal_runner_gives_the_text_our_runner_gives(question, name, package_of, capfd):
     from executorch.extension.llm.runner import GenerationConfig, MultimodalRunner, make_image_input, make_text_input
 
-    image = torch.load(tiny_package.folder / "image.pt")
+    package = package_of(name)
+    image = torch.load(package.folder / "image.pt")
     assert image.dtype == torch.uint8 and image.shape[0] == 3
-    session = Session.load(tiny_package.folder)
+    session = Session.load(package.folder)
     template = session.card.prompt
     after = f"{template.image_suffix}{question}{template.assistant}"
     ours = "".join(session.generate(image, question, max_new_tokens=NEW_TOKENS))
 
-    runner = MultimodalRunner(str(tiny_package.program), str(tiny_package.folder / "tokenizer.model"), None)
+    runner = MultimodalRunner(str(package.program), str(package.folder / "tokenizer.model"), None)
     pieces: list[str] = []
     inputs = [make_text_input(template.system + template.user), make_image_input(image), make_text_input(after)]
     config = GenerationConfig(max_new_tokens=NEW_TOKENS, temperature=0.0, echo=False, num_bos=1)

@@ -35,9 +35,14 @@ def test_linears_are_packed_as_executorch_does(scheme, algorithm):
     assert delegated(module, torch.randn(1, 3, 128)) == {blob.key: blob.data for blob in blobs}
 
 
+@pytest.mark.parametrize(
+    "module",
+    [nn.Conv2d(3, 16, kernel_size=14, stride=14, bias=False), nn.Conv2d(3, 3, kernel_size=3, groups=3, bias=False)],
+    ids=["patches", "depthwise"],
+)
 @torch.no_grad()
-def test_convolutions_are_packed_as_executorch_does():
-    module = nn.Conv2d(3, 16, kernel_size=14, stride=14, bias=False).eval().requires_grad_(False)
+def test_convolutions_are_packed_as_executorch_does(module):
+    module = module.eval().requires_grad_(False)
     (blob,) = pack(module.weight)
     assert delegated(module, torch.randn(1, 3, 56, 56)) == {blob.key: blob.data}
 

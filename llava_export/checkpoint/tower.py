@@ -1,0 +1,69 @@
+"""Finds the vision tower of a checkpoint whose config only names it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_export.checkpoint.locate import locate, read_json
+from llava_export.errors import CheckpointError, ConfigError
+from llava_export.families.sections import CLIP_L_336
+
+# The last part of the name under which configs know it, be it a hub id or a folder of the machine it was trained on.
+KNOWN = {"clip-vit-large-patch14-336": ("openai/clip-vit-large-patch14-336", CLIP_L_336)}
+
+
+@dataclass(frozen=True)
+class Tower:
+    """``config`` is its vision section; ``folder`` has the weights, and is None where the checkpoint has them."""
+
+    config: Mapping[str, Any]
+    folder: Path | None
+
+
+def find_tower(name: Any, *, given: str | None, checkpoint: Path, is_inside: bool) -> Tower:
+    """The tower of this name in ``config.json``, or the one ``given`` in its place: a folder or hub id.
+
+    ``is_inside`` says that the checkpoint has its weights. Raises ``ConfigError`` and ``CheckpointError``.
+    """
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"config.json has mm_vision_tower {name!r}; it must name a CLIP tower")
+    hub_id, sizes = KNOWN.get(name.rstrip("/").rsplit("/", 1)[-1], (name, None))
+    if given is not None:
+        tower = _in_folder(locate(given, flag="--vision-tower"))
+    elif (local := _local(name, checkpoint=checkpoint)) is not None:
+        tower = _in_folder(local)
+    elif is_inside and sizes is not None:
+        tower = Tower(sizes, None)
+    else:
+        try:
+            tower = _in_folder(locate(hub_id, flag="mm_vision_tower"))
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"the vision tower, {name} in config.json, is not inside the checkpoint and was not found elsewhere: "
+                "give its folder with --vision-tower"
+            ) from error
+    for key, value in (sizes or {}).items():
+        if tower.config.get(key, value) != value:
+            raise ConfigError(
+                f"the model was trained with {name}, whose {key} is {value}; the vision tower in {tower.folder} has "
+                f"{tower.config[key]}"
+            )
+    return Tower(tower.config, None) if is_inside and given is None else tower
+
+
+def _local(name: str, *, checkpoint: Path) -> Path | None:
+    """A folder in the checkpoint, or any other on this machine."""
+    folders = (checkpoint / name, Path(name).expanduser())
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+
+
+def _in_folder(folder: Path) -> Tower:
+    """A CLIP checkpoint, with or without its text half."""
+    config = read_json(folder / "config.json")
+    section = config.get("vision_config", config)
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"vision_config in {folder / 'config.json'} is not an object")
+    return Tower(section, folder)

@@ -1,0 +1,144 @@
+"""Checkpoints in the layout of LLaVA's own training code, which MobileVLM took over.
+
+The decoder's keys are a Llama's, with ``model.mm_projector`` among them and sometimes ``model.vision_tower``; otherwise
+the tower is a CLIP checkpoint of its own, which ``mm_vision_tower`` names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from llava_export.config import LlavaConfig, ProjectorConfig
+from llava_export.errors import ConfigError
+from llava_export.families.family import Family
+from llava_export.families.sections import as_tuple, llama_section, text_config, vision_config
+from llava_runner.contract import PromptTemplate
+
+PROJECTOR = "vision_encoder.projector"
+# Published names of the projectors' parts, and ours. Those of V1 and V2 differ, and tell one from the other.
+MLP_KEYS = (
+    (r"^model\.mm_projector\.0\.", f"{PROJECTOR}.linear_1."),
+    (r"^model\.mm_projector\.2\.", f"{PROJECTOR}.linear_2."),
+)
+LDP_KEYS = (
+    (r"^model\.mm_projector\.model\.mlp\.1\.", f"{PROJECTOR}.mlp.linear_1."),
+    (r"^model\.mm_projector\.model\.mlp\.3\.", f"{PROJECTOR}.mlp.linear_2."),
+    *(
+        (rf"^model\.mm_projector\.model\.mb_block\.{i + 1}\.block\.{theirs}\.", f"{PROJECTOR}.blocks.{i}.{ours}.")
+        for i in range(2)
+        for theirs, ours in (
+            (r"0\.0", "depthwise"),
+            (r"0\.1", "depthwise_norm"),
+            (r"1", "squeeze_excitation"),
+            (r"2\.0", "pointwise"),
+            (r"2\.1", "pointwise_norm"),
+        )
+    ),
+)
+LDPV2_KEYS = (
+    (r"^model\.mm_projector\.mlp\.mlp\.0\.", f"{PROJECTOR}.mlp.linear_1."),
+    (r"^model\.mm_projector\.mlp\.mlp\.2\.", f"{PROJECTOR}.mlp.linear_2."),
+    (r"^model\.mm_projector\.peg\.peg\.0\.", f"{PROJECTOR}.position."),
+)
+# By mm_projector_type.
+PROJECTOR_TYPES = {"mlp2x_gelu": "mlp", "ldpnet": "ldp", "ldpnetv2": "ldpv2"}
+PROJECTOR_KEYS = {"mlp2x_gelu": MLP_KEYS, "ldpnet": LDP_KEYS, "ldpnetv2": LDPV2_KEYS}
+# Inside the checkpoint; in a CLIP checkpoint with or without its text half; and as transformers 5 names its modules.
+TOWER = (
+    r"^(model\.vision_tower\.vision_tower\.)?(vision_model\.)?(?=(embeddings|encoder|pre_layrnorm|post_layernorm)\.)"
+)
+COMMON_KEYS = (
+    (TOWER + r"encoder\.layers\.", "vision_encoder.vision_tower.layers."),
+    (TOWER, "vision_encoder.vision_tower."),
+    (r"^(text_model|text_projection|visual_projection|logit_scale)\b", "clip_text."),
+    (r"^model\.embed_tokens\.", "token_embedding."),
+    (r"^model\.(?=layers\.|norm\.)", "text_decoder."),
+    (r"^lm_head\.", "text_decoder.lm_head."),
+)
+
+
+def family(
+    *,
+    name: str,
+    model_types: tuple[str, ...],
+    projectors: tuple[str, ...],
+    prompt: PromptTemplate,
+    question: str,
+    marker: str | None = None,
+) -> Family:
+    """``projectors`` are the values of ``mm_projector_type`` that the family has."""
+    return Family(
+        name=name,
+        model_types=model_types,
+        marker=marker,
+        parse_config=partial(_parse_config, projectors),
+        check_keys=_check_projector,
+        tower_key="mm_vision_tower",
+        key_map=(*(pair for projector in projectors for pair in PROJECTOR_KEYS[projector]), *COMMON_KEYS),
+        unused_parameters=(
+            r"^clip_text\.",
+            r"vision_tower\.post_layernorm\.",
+            r"\.position_ids$",
+            r"\.rotary_emb\.inv_freq$",
+        ),
+        prompt=prompt,
+        image_aspect_ratio="pad",
+        question=question,
+    )
+
+
+def _check_projector(config: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Raises ``ConfigError`` when the weights are those of another projector than the config's."""
+    keys = list(keys)
+    found = [
+        projector
+        for projector, pairs in PROJECTOR_KEYS.items()
+        if any(re.match(pattern, key) for pattern, _ in pairs for key in keys)
+    ]
+    if found and config["mm_projector_type"] not in found:
+        raise ConfigError(
+            f"config.json has mm_projector_type {config['mm_projector_type']}, but the weights are those of "
+            f"{' and '.join(found)}: they do not belong together"
+        )
+
+
+def _parse_config(
+    projectors: tuple[str, ...], config: Mapping[str, Any], tower: Mapping[str, Any] | None
+) -> LlavaConfig:
+    """``tower`` is the vision section of the tower's own config."""
+    assert tower is not None
+    projector_type = config.get("mm_projector_type")
+    if projector_type not in projectors:
+        raise ConfigError(f"mm_projector_type {projector_type!r} is not supported; choose from {', '.join(projectors)}")
+    select = config.get("mm_vision_select_feature", "patch")
+    if select not in ("patch", "cls_patch"):
+        raise ConfigError(f"mm_vision_select_feature {select!r} is not supported; choose from patch, cls_patch")
+    if config.get("mm_use_im_start_end"):
+        raise ConfigError("mm_use_im_start_end is not supported: no released checkpoint puts tokens around an image")
+    vision = vision_config(
+        tower, feature_layers=config.get("mm_vision_select_layer", -2), keep_class_token=select == "cls_patch"
+    )
+    if config.get("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
+        raise ConfigError(
+            f"config.json has mm_hidden_size {config['mm_hidden_size']}, but the vision tower's hidden_size is "
+            f"{vision.hidden_size}: it is another tower than the one this model was trained with"
+        )
+    section = llama_section(config)
+    text = text_config(section, tied=config.get("tie_word_embeddings", False))
+    return LlavaConfig(
+        vision=vision,
+        projector=ProjectorConfig(
+            type=PROJECTOR_TYPES[projector_type],
+            in_features=vision.feature_size,
+            out_features=text.hidden_size,
+            hidden_act="gelu",
+            bias=True,
+            grid_side=vision.grid_side,
+        ),
+        text=text,
+        bos_id=section["bos_token_id"],
+        eos_ids=as_tuple(section["eos_token_id"]),
+    )
