@@ -22,8 +22,8 @@ LAYER_GRAPH = 40_000  # bytes of a program that say how a layer is computed
 # Resident memory. Of a process before any weight counts:
 LOWERING, QUANTIZING = 580 * MEBIBYTE, 820 * MEBIBYTE
 FLOAT_MODEL, RUNNER = 320 * MEBIBYTE, 250 * MEBIBYTE
-# And for each parameter: of the layers that are lowered, of the embedding that is quantized, of the layer that the float
-# model is at.
+# And for each parameter: of the layers that are lowered, of the embedding that is quantized, of the layer that the
+# float model is at.
 PER_LOWERED, PER_EMBEDDED, PER_RUN = 3.1, 13.7, 4.5
 
 
