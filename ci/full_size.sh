@@ -3,7 +3,7 @@
 # straightforward pipeline. Prints wall time and peak resident memory of each step as GNU time counts them, and what the
 # preflight had foretold. Not part of `make test`: 7B takes half an hour and 35 GB of disk.
 #
-#   ci/full_size.sh [llava-1.5-7b|llava-1.5-13b] [FOLDER]
+#   ci/full_size.sh [llava-1.5-7b|llava-1.5-13b|mobilevlm-1.7b|mobilevlm-3b|...] [FOLDER]
 #
 # LAYERS=8 cuts the decoder to so many layers; STRAIGHTFORWARD=0 leaves out the comparison.
 set -euo pipefail
