@@ -20,11 +20,10 @@ MEBIBYTE = 1 << 20
 PROMPT_TOKENS = 70  # of the golden question, beside its picture
 LAYER_GRAPH = 40_000  # bytes of a program that say how a layer is computed
 # Resident memory. Of a process before any weight counts:
-LOWERING, QUANTIZING = 580 * MEBIBYTE, 820 * MEBIBYTE
-FLOAT_MODEL, RUNNER = 320 * MEBIBYTE, 250 * MEBIBYTE
-# And for each parameter: of the layers that are lowered, of the embedding that is quantized, of the layer that the
-# float model is at.
-PER_LOWERED, PER_EMBEDDED, PER_RUN = 3.1, 13.7, 4.5
+LOWERING, FLOAT_MODEL, RUNNER = 580 * MEBIBYTE, 320 * MEBIBYTE, 250 * MEBIBYTE
+# And for each parameter: of the decoder as it is lowered; afterwards of what is left of the vision encoder's lowering,
+# and of the embedding as it is quantized; of the layer that the float model is at.
+PER_LOWERED, PER_VISION, PER_EMBEDDED, PER_RUN = 3.1, 4.6, 13.7, 4.5
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,11 @@ def estimate(
 
     layer, head = parameters("text_decoder.layers.0."), parameters("text_decoder.lm_head.")
     lowered_layers = min(TEMPLATE_LAYERS, text.num_hidden_layers) if stamped else text.num_hidden_layers
-    memory = max(
-        LOWERING + PER_LOWERED * (lowered_layers * layer + head),
-        QUANTIZING + PER_EMBEDDED * parameters("token_embedding.") if stamped else 0,
-    )
+    memory = LOWERING + PER_LOWERED * (lowered_layers * layer + head)
+    if stamped:  # the embedding's turn comes later, and of a small decoder it is the largest part
+        tower = parameters("vision_encoder.vision_tower.layers.0.") * min(TEMPLATE_LAYERS, vision.num_used_layers)
+        lowered_vision = tower + parameters("vision_encoder.projector.")
+        memory = max(memory, LOWERING + PER_VISION * lowered_vision + PER_EMBEDDED * parameters("token_embedding."))
     if golden:  # by another process at the same time, with a cache in float32
         cached = replace(recipe, kv_cache="fp32").cache_bytes(text) * (config.num_image_tokens + PROMPT_TOKENS)
         memory += FLOAT_MODEL + PER_RUN * max(layer, head) + cached
