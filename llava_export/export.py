@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,16 @@ from llava_runner.errors import exit_cleanly
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from llava_export.pipeline import Exported, Plan
+    from llava_export.pipeline import Plan
     from llava_export.targets.report import MethodReport
 
 DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
 LOWERINGS = ("stamped", "ordinary")
+# Here and not from `targets.gguf`, which takes a while to import.
+QUANTIZATIONS = ("f16", "q8_0", "q4_0", "q4_k_s", "q4_k_m")
+MMPROJ_TYPES = ("f16", "q8_0", "f32")
+GGUF_FLAGS = ("quantization", "mmproj_type")
+COMMON_FLAGS = ("model", "vision_tower", "format", "output_dir", "force")
 EPILOG = """example, without a download:
   python -m llava_export.export --model tiny-llava --output-dir demo --with-artifacts
   test_pte demo/llava.pte
@@ -37,7 +43,7 @@ def main() -> None:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m llava_export.export",
-        description="Turn a LLaVA checkpoint into an ExecuTorch package: program, manifest, golden record, artifacts.",
+        description="Turn a LLaVA-family checkpoint into an ExecuTorch package, or into GGUF files for llama.cpp.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -49,6 +55,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--vision-tower", help="hub id or folder of the CLIP tower, where the checkpoint has none inside"
     )
+    parser.add_argument(
+        "--format",
+        choices=("pte", "gguf"),
+        default="pte",
+        help="pte for ExecuTorch, gguf for llama.cpp (default: %(default)s)",
+    )
+    gguf = parser.add_argument_group("with --format gguf")
+    gguf.add_argument(
+        "--quantization", choices=QUANTIZATIONS, default="q4_k_m", help="of the language model (default: %(default)s)"
+    )
+    gguf.add_argument("--mmproj-type", choices=MMPROJ_TYPES, default="f16", help="of the rest (default: %(default)s)")
     parser.add_argument("--pte-name", default="llava.pte", help="file name of the program (default: %(default)s)")
     parser.add_argument("--output-dir", type=Path, default=Path(), help="folder to write to (default: the current one)")
     parser.add_argument(
@@ -90,6 +107,40 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     _check_names(arguments)
+    _check_format(arguments)
+    if arguments.format == "gguf":
+        run_gguf(arguments)
+    else:
+        run_pte(arguments)
+
+
+def run_gguf(arguments: argparse.Namespace) -> None:
+    silence_libraries()
+    from rich.console import Console
+
+    from llava_export.checkpoint.checkpoint import open_checkpoint
+    from llava_export.gguf_pipeline import NUM_STAGES, export_gguf
+    from llava_export.stages import Stages
+
+    console = Console()
+    stages = Stages(console, total=NUM_STAGES)
+    with stages.running():
+        with stages.stage("open checkpoint"):
+            checkpoint = open_checkpoint(arguments.model, vision_tower=arguments.vision_tower)
+        files = export_gguf(
+            checkpoint,
+            quantization=arguments.quantization,
+            mmproj_type=arguments.mmproj_type,
+            output_dir=arguments.output_dir,
+            force=arguments.force,
+            stages=stages,
+        )
+    console.print(stages.table())
+    print_files(console, files, folder=arguments.output_dir)
+    console.print(f"\nprove it:  test_gguf {arguments.output_dir}", highlight=False)
+
+
+def run_pte(arguments: argparse.Namespace) -> None:
     recipe = RECIPES[arguments.recipe].with_changes(
         group_size=arguments.group_size,
         embedding_bits=arguments.embedding_bits,
@@ -134,7 +185,9 @@ def run(arguments: argparse.Namespace) -> None:
         for report in exported.reports:
             print_report(console, report)
     console.print(stages.table())
-    print_files(console, exported)
+    print_files(console, exported.files, folder=exported.program.parent)
+    if contract.golden_path(exported.program).name in exported.files:
+        console.print(f"\nprove it:  test_pte {exported.program}", highlight=False)
 
 
 def silence_libraries() -> None:
@@ -180,12 +233,23 @@ def print_report(console: Console, report: MethodReport) -> None:
         console.print(table)
 
 
-def print_files(console: Console, exported: Exported) -> None:
+def print_files(console: Console, files: Mapping[str, int], *, folder: Path) -> None:
     console.print()
-    for name, size in exported.files.items():
-        console.print(f"  {exported.program.parent / name}  [dim]{size / 1e6:,.1f} MB[/]", highlight=False)
-    if contract.golden_path(exported.program).name in exported.files:
-        console.print(f"\nprove it:  test_pte {exported.program}", highlight=False)
+    for name, size in files.items():
+        console.print(f"  {folder / name}  [dim]{size / 1e6:,.1f} MB[/]", highlight=False)
+
+
+def _check_format(arguments: argparse.Namespace) -> None:
+    """A flag of the other format would do nothing."""
+    unused = [
+        f"--{name.replace('_', '-')}"
+        for name, value in vars(arguments).items()
+        if value != build_parser().get_default(name)
+        and name not in COMMON_FLAGS
+        and (name in GGUF_FLAGS) != (arguments.format == "gguf")
+    ]
+    if unused:
+        raise ExportError(f"{', '.join(unused)}: not for --format {arguments.format}")
 
 
 def _check_names(arguments: argparse.Namespace) -> None:

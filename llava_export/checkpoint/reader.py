@@ -180,15 +180,20 @@ class CheckpointReader:
         """Have the system read a tensor from disk ahead of ``read``, where it can."""
         self._shard_of[key].expect(key)
 
+    def dtype(self, key: str) -> torch.dtype:
+        """Of a tensor; raises ``CheckpointError`` for one that is not a float's."""
+        found = self._shard_of[key].dtypes[key]
+        if not isinstance(found, torch.dtype) or found not in FLOAT_DTYPES.values():
+            raise CheckpointError(
+                f"{key} in {self.folder} is {found}; only float16, bfloat16 and float32 weights can be read, not ones "
+                "quantized already"
+            )
+        return found
+
     def read(self, key: str) -> Tensor:
         """In the checkpoint's own dtype."""
-        shard = self._shard_of[key]
-        if shard.dtypes[key] not in FLOAT_DTYPES.values():
-            raise CheckpointError(
-                f"{key} in {self.folder} is {shard.dtypes[key]}; only float16, bfloat16 and float32 weights can be "
-                "read, not ones quantized already"
-            )
-        return shard.read(key)
+        self.dtype(key)
+        return self._shard_of[key].read(key)
 
 
 def _open_shard(path: Path) -> Shard | LoadedShard:

@@ -63,13 +63,33 @@ class Weights:
         if problems:
             raise CheckpointError(f"{self._reader.folder} does not fit its config.json: {'; '.join(problems)}")
 
+    def needs(self, model: nn.Module) -> list[Need]:
+        """The checkpoint's tensors that a model is made of, each once, in the model's order."""
+        return list(dict.fromkeys(need for _, _, needed in self._parameters(model, "") for need in needed))
+
+    def key(self, need: Need) -> str:
+        """The checkpoint's name for it."""
+        return self._key_of[need.fqn]
+
+    def dtype(self, need: Need) -> torch.dtype:
+        """The checkpoint's; raises ``CheckpointError`` for one that is not a float's."""
+        return self._reader.dtype(self._key_of[need.fqn])
+
+    def read(self, need: Need) -> Tensor:
+        """In the checkpoint's dtype."""
+        return self.read_as_stored(need).reshape(need.shape)
+
+    def read_as_stored(self, need: Need) -> Tensor:
+        """With the checkpoint's own shape, too: a 1x1 convolution is one."""
+        return self._reader.read(self._key_of[need.fqn])
+
     def fill(self, block: nn.Module, *, prefix: str, matrices_as_stored: bool = False) -> None:
         """Give every parameter of ``block`` its float32 values; ``prefix`` is the block's name in the model.
 
         With ``matrices_as_stored`` the weights of linears and embeddings keep the checkpoint's dtype.
         """
         for module, name, needed in self._parameters(block, prefix):
-            tensors = [self._reader.read(self._key_of[need.fqn]).reshape(need.shape) for need in needed]
+            tensors = [self.read(need) for need in needed]
             values = module.fuse(tensors) if isinstance(module, FusedLinear) else tensors[0]
             if not (matrices_as_stored and name == "weight" and isinstance(module, (nn.Linear, nn.Embedding))):
                 values = values.to(torch.float32)

@@ -18,5 +18,8 @@ def find_family(config: Mapping[str, Any]) -> Family:
     for family in FAMILIES:
         if family.answers_to(config):
             return family
-    supported = ", ".join({f"{family.name} (model_type {'/'.join(family.model_types)})": None for family in FAMILIES})
+    types: dict[str, dict[str, None]] = {}
+    for family in FAMILIES:
+        types.setdefault(family.name, {}).update(dict.fromkeys(family.model_types))
+    supported = ", ".join(f"{name} (model_type {'/'.join(names)})" for name, names in types.items())
     raise ConfigError(f"config.json has model_type {config.get('model_type')!r}; supported: {supported}")

@@ -15,8 +15,8 @@ RUNNER = ROOT / "runner" / "llava_runner"
 
 # Each part of llava_export may import those to the right of it, never those to the left.
 LAYERS = (
-    ("export", "verify"),
-    ("pipeline",),
+    ("export", "verify", "verify_gguf", "surgery"),
+    ("pipeline", "gguf_pipeline"),
     ("targets", "package", "preflight"),
     ("reference", "stages", "background"),
     ("checkpoint",),

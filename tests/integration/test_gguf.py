@@ -1,0 +1,246 @@
+"""GGUF files: what the checkpoint holds, under llama.cpp's names, and what llama.cpp says with them."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader
+from rich.console import Console
+from transformers import LlamaForCausalLM
+
+from llava_export import surgery, verify_gguf
+from llava_export.builtin import CHECKPOINTS
+from llava_export.checkpoint.checkpoint import open_checkpoint
+from llava_export.errors import ExportError
+from llava_export.export import MMPROJ_TYPES, QUANTIZATIONS
+from llava_export.families import MOBILEVLM
+from llava_export.gguf_pipeline import NUM_STAGES, export_gguf
+from llava_export.stages import Stages
+from llava_export.targets.gguf.text import chat_template
+from llava_export.targets.gguf.types import TEXT_QUANTIZATIONS, VISION_QUANTIZATIONS, text_type
+from llava_export.verify_gguf import next_tokens
+from llava_runner.prompt import prompt_chunks
+from llava_runner.tokenizer import Tokenizer
+from tiny import questions
+
+needs_llama_cpp = pytest.mark.skipif(
+    find_spec("llama_cpp") is None, reason="llama-cpp-python (extra llama) builds long"
+)
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True)
+
+
+def export(model: object, folder: Path, quantization: str = "f16", mmproj_type: str = "f16") -> Path:
+    stages = Stages(Console(file=io.StringIO()), total=NUM_STAGES)
+    with stages.running():
+        export_gguf(
+            open_checkpoint(str(model)),
+            quantization=quantization,
+            mmproj_type=mmproj_type,
+            output_dir=folder,
+            force=False,
+            stages=stages,
+        )
+    return folder
+
+
+def failures(folder: Path) -> list[str]:
+    return verify_gguf.check(folder, model=None, console=Console(file=io.StringIO()))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """``exported(name)``: the folder of a built-in model's files in float16, made once."""
+    folders: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in folders:
+            folders[name] = export(name, tmp_path_factory.mktemp(name))
+        return folders[name]
+
+    return make
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_float_files_pass(name, exported):
+    assert failures(exported(name)) == []
+
+
+def test_both_commands_as_a_user_types_them(tmp_path):
+    done = command("llava_export.export", "--format", "gguf", "--model", "tiny-mobilevlm", "--output-dir", tmp_path)
+    assert done.returncode == 0 and "prove it:  test_gguf" in done.stdout, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"ggml-model-q4_k_m.gguf", "mmproj-model-f16.gguf"}
+    done = command("llava_export.verify_gguf", tmp_path)
+    assert done.returncode == 0 and "PASS" in done.stdout and "Q4_K" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("quantization", [name for name in QUANTIZATIONS if name != "f16"])
+def test_quantized_files_pass(quantization, tmp_path):
+    mmproj = "q8_0" if quantization == "q4_0" else "f32"
+    folder = export("tiny-llava", tmp_path, quantization, mmproj)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {f"ggml-model-{quantization}.gguf", f"mmproj-model-{mmproj}.gguf"}
+    assert failures(folder) == []
+
+
+@pytest.mark.parametrize("shape", ["grouped_query", "head_dim_80", "padded_vocabulary", "tied_head", "mobilevlm"])
+def test_every_shape_passes(shape, checkpoint_of, tmp_path):
+    assert failures(export(checkpoint_of(shape), tmp_path)) == []
+
+
+def test_queries_and_keys_are_in_llama_cpps_order(exported):
+    """Its own conversion: each head's rows from two halves to neighbors."""
+    reader = GGUFReader(exported("tiny-llava") / "ggml-model-f16.gguf")
+    stored = {tensor.name: tensor.data for tensor in reader.tensors}
+    checkpoint = open_checkpoint("tiny-llava")
+    needs = {need.fqn: need for need in checkpoint.weights.needs(checkpoint.build_model(max_context_len=1))}
+    weight = checkpoint.weights.read(needs["text_decoder.layers.1.self_attn.q_proj.weight"]).numpy()
+    expected = np.concatenate(
+        [np.stack((head[:32], head[32:]), axis=1).reshape(64, -1) for head in np.split(weight, 4)]
+    )
+    assert np.array_equal(stored["blk.1.attn_q.weight"], expected)
+
+
+def test_metadata_is_what_llama_cpp_reads(exported):
+    folder = exported("tiny-mobilevlm")
+    text, vision = (
+        {name: field.contents() for name, field in GGUFReader(path).fields.items()} for path in sorted(folder.iterdir())
+    )
+    assert text["general.architecture"] == "llama" and vision["general.architecture"] == "clip"
+    assert (text["llama.vocab_size"], text["llama.block_count"], text["llama.attention.head_count"]) == (512, 4, 4)
+    assert text["llama.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-6)
+    tokenizer = Tokenizer.open(CHECKPOINTS["tiny-mobilevlm"] / "tokenizer.model")
+    assert len(text["tokenizer.ggml.tokens"]) == tokenizer.vocab_size == 512
+    assert (text["tokenizer.ggml.bos_token_id"], text["tokenizer.ggml.eos_token_id"]) == (1, 2)
+    # Five of six layers are read; told so, llama.cpp does not leave out one more.
+    assert (vision["clip.vision.block_count"], vision["clip.vision.feature_layer"]) == (5, [5])
+    assert vision["clip.projector_type"] == "ldp" and not vision["clip.use_gelu"] and not vision["clip.use_silu"]
+
+
+def test_ids_beyond_the_tokenizer_are_unused(checkpoint_of, tmp_path):
+    folder = export(checkpoint_of("padded_vocabulary"), tmp_path)
+    fields = GGUFReader(folder / "ggml-model-f16.gguf").fields
+    assert len(fields["tokenizer.ggml.tokens"].contents()) == 640
+    assert set(fields["tokenizer.ggml.token_type"].contents()[512:]) == {5}
+
+
+def test_types_are_those_of_the_published_7b_files():
+    """How many tensors of each type llama.cpp lists when it loads a Llama-2-7B of that name."""
+    parts = {"attn_q": 4096, "attn_k": 4096, "attn_v": 4096, "attn_output": 4096, "ffn_gate": 4096, "ffn_up": 4096}
+    columns = {
+        f"blk.{i}.{part}.weight": size for i in range(32) for part, size in (parts | {"ffn_down": 11008}).items()
+    }
+    columns |= {"token_embd.weight": 4096, "output.weight": 4096}
+
+    def types(quantization: str) -> Counter[str]:
+        kinds = (text_type(n, (1, c), quantization=quantization, num_layers=32) for n, c in columns.items())
+        return Counter(kind.name for kind in kinds)
+
+    assert types("q4_k_m") == {"Q4_K": 193, "Q6_K": 33}
+    assert types("q4_k_s") == {"Q4_K": 217, "Q5_K": 8, "Q6_K": 1}
+    assert types("q4_0") == {"Q4_0": 225, "Q6_K": 1}
+
+
+def test_the_command_line_offers_the_types_there_are():
+    assert (QUANTIZATIONS, MMPROJ_TYPES) == (TEXT_QUANTIZATIONS, VISION_QUANTIZATIONS)
+
+
+def test_the_chat_template_spells_prompts_as_the_runners_do():
+    prompt = MOBILEVLM.prompt
+    template = jinja2.Template(chat_template(prompt))
+    before, after = prompt_chunks("What is it?", template=prompt, has_image=True)
+    asked = {"role": "user", "content": "<__media__>\nWhat is it?"}
+    first = template.render(messages=[asked], add_generation_prompt=True, eos_token="</s>")
+    assert first == before + "<__media__>" + after
+    (again,) = prompt_chunks("And now?", template=prompt, has_image=False, first_turn=False)
+    said = {"role": "assistant", "content": "A cat."}
+    turns = [asked, said, {"role": "user", "content": "And now?"}]
+    whole = template.render(messages=turns, add_generation_prompt=True, eos_token="</s>")
+    assert whole == first + " A cat.</s>" + again
+    own = template.render(messages=[{"role": "system", "content": "Be brief."}, asked], add_generation_prompt=True)
+    assert own == "Be brief. USER: <__media__>\nWhat is it? ASSISTANT:"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--recipe", "8da8w"], "--recipe: not for --format gguf"),
+        (["--model", "nowhere"], "no folder, no hub id"),
+        (["--model", "{full}"], "llama.cpp drops the class token"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line_and_leave_nothing(flags, message, checkpoint_of, tmp_path):
+    full = checkpoint_of("last_layer_with_class_token")
+    flags = [flag.format(full=full) for flag in flags]
+    done = command(
+        "llava_export.export", "--format", "gguf", "--model", "tiny-llava", "--output-dir", tmp_path / "out", *flags
+    )
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    done = command("llava_export.export", "--model", "tiny-llava", "--quantization", "q8_0", "--output-dir", tmp_path)
+    assert done.returncode == 2 and "--quantization: not for --format pte" in done.stderr
+
+
+def test_damaged_files_are_noticed(exported, tmp_path):
+    folder = shutil.copytree(exported("tiny-llava"), tmp_path / "copy")
+    text = folder / "ggml-model-f16.gguf"
+    whole = bytearray(text.read_bytes())
+    (weight,) = [t for t in GGUFReader(text).tensors if t.name == "blk.2.ffn_up.weight"]
+    start = int(weight.data_offset)
+    text.write_bytes(whole[:start] + bytes(2000) + whole[start + 2000 :])
+    done = command("llava_export.verify_gguf", folder)
+    assert done.returncode == 1 and "blk.2.ffn_up.weight has an error" in done.stdout and "FAIL" in done.stdout
+    for damaged in (whole[: len(whole) // 2], b"GGUF", b""):
+        text.write_bytes(damaged)
+        with pytest.raises(ExportError, match="damaged"):
+            failures(folder)
+    text.unlink()
+    done = command("llava_export.verify_gguf", folder)
+    assert done.returncode == 2 and "has no ggml-model-*.gguf" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["mobilevlm", "plain"])
+@torch.no_grad()
+def test_surgery_gives_parts_that_others_read(name, checkpoint_of, tmp_path):
+    folder = checkpoint_of(name)
+    for _ in range(2):  # the second time over the first one's files
+        surgery.run(argparse.Namespace(model=str(folder), vision_tower=None, output_dir=tmp_path))
+    checkpoint = open_checkpoint(str(folder))
+    ours = checkpoint.build_model(max_context_len=8)
+    checkpoint.weights.fill(ours, prefix="")
+    theirs = LlamaForCausalLM.from_pretrained(tmp_path / "text-model", dtype=torch.float32).eval()
+    ids = torch.tensor([[1, 7, 100, 40]])
+    expected = theirs(ids).logits[:, -1]
+    found = ours.text_decoder(ours.token_embedding(ids), torch.tensor([0]))
+    torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=1e-4, atol=1e-4)
+    projector, clip = (torch.load(tmp_path / part) for part in ("llava.projector", "llava.clip"))
+    keys = {"mobilevlm": "model.mm_projector.model.mb_block.1.block.2.0.weight", "plain": "linear_1.weight"}
+    (weight,) = [tensor for key, tensor in projector.items() if key.endswith(keys[name])]
+    assert weight.dim() == {"mobilevlm": 4, "plain": 2}[name]
+    assert any("position_embedding" in key for key in clip)
+    assert json.loads((tmp_path / "text-model/config.json").read_text())["model_type"] == "llama"
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_llama_cpp_says_what_the_float_model_says(name, exported):
+    asked = [questions.question_for(questions.HELD_OUT_SEED + i) for i in range(50)]
+    prompts = [f"USER: {question} ASSISTANT: {answer[: i % 9]}" for i, (_, question, answer) in enumerate(asked)]
+    found = list(next_tokens(exported(name) / "ggml-model-f16.gguf", open_checkpoint(name), prompts=prompts))
+    assert [token.prompt for token in found if not token.top1] == []
+    assert sum(token.kl for token in found) / len(found) < 1e-3
