@@ -15,7 +15,7 @@ from llava_export.preflight import free_disk
 from llava_export.stages import Stages, readable_size
 from llava_export.targets.gguf.tensors import GgufTensor, write_file
 from llava_export.targets.gguf.text import text_tensors, write_text_metadata
-from llava_export.targets.gguf.vision import check_vision, vision_tensors, write_vision_metadata
+from llava_export.targets.gguf.vision import LLAMA_CPP_GRID, check_vision, vision_tensors, write_vision_metadata
 from llava_runner import contract
 
 NUM_STAGES = 3  # with "open checkpoint" before them
@@ -50,6 +50,12 @@ def export_gguf(
     """
     text, vision = planned_tensors(checkpoint, quantization=quantization, mmproj_type=mmproj_type)
     _check_disk(text + vision, output_dir=output_dir, force=force)
+    config = checkpoint.config
+    if config.projector.halves_grid and config.vision.grid_side != LLAMA_CPP_GRID:
+        stages.note(
+            f"llama.cpp's {config.projector.type} is written for {LLAMA_CPP_GRID} by {LLAMA_CPP_GRID} patches, and this "
+            f"model has {config.vision.grid_side} a side: llama.cpp will take its language model, but no images"
+        )
     names = text_name(quantization), mmproj_name(mmproj_type)
     source = checkpoint.name
     with staged(output_dir, name="gguf", last=names[1]) as folder, TemporaryDirectory() as scratch:
@@ -64,7 +70,7 @@ def export_gguf(
                 quantization=quantization,
                 write_metadata=partial(
                     write_text_metadata,
-                    config=checkpoint.config,
+                    config=config,
                     prompt=checkpoint.family.prompt,
                     tokenizer_model=Path(scratch) / contract.TOKENIZER_MODEL,
                 ),
@@ -81,7 +87,7 @@ def export_gguf(
                 quantization=mmproj_type,
                 write_metadata=partial(
                     write_vision_metadata,
-                    config=checkpoint.config,
+                    config=config,
                     image_mean=checkpoint.image_mean,
                     image_std=checkpoint.image_std,
                 ),

@@ -75,9 +75,6 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from llava_export.export import silence_libraries
-
-    silence_libraries()
     from rich.console import Console
 
     console = Console(highlight=False)

@@ -83,6 +83,7 @@ def test_float_files_pass(name, exported):
 def test_both_commands_as_a_user_types_them(tmp_path):
     done = command("llava_export.export", "--format", "gguf", "--model", "tiny-mobilevlm", "--output-dir", tmp_path)
     assert done.returncode == 0 and "prove it:  test_gguf" in done.stdout, done.stderr
+    assert "24 by 24 patches" in done.stdout + done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"ggml-model-q4_k_m.gguf", "mmproj-model-f16.gguf"}
     done = command("llava_export.verify_gguf", tmp_path)
     assert done.returncode == 0 and "PASS" in done.stdout and "Q4_K" in done.stdout, done.stderr

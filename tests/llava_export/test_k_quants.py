@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +37,35 @@ def relative_rmse(rows: torch.Tensor, type: GGMLQuantizationType) -> float:
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def llama_cpps(rows: torch.Tensor, type: GGMLQuantizationType) -> torch.Tensor:
+    """What its quantizer makes of rows, decoded."""
+    import llama_cpp
+
+    library = ctypes.CDLL(str(Path(llama_cpp.__file__).parent / "lib" / "libggml-base.so"))
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    block, block_bytes = GGML_QUANT_SIZES[type]
+    packed = np.empty((rows.shape[0], rows.shape[1] // block * block_bytes), dtype=np.uint8)
+    library.ggml_quantize_init(ctypes.c_int(type))
+    library.ggml_quantize_chunk(
+        ctypes.c_int(type), ctypes.c_void_p(rows.data_ptr()), ctypes.c_void_p(packed.ctypes.data),
+        ctypes.c_int64(0), ctypes.c_int64(rows.shape[0]), ctypes.c_int64(rows.shape[1]), None,
+    )  # fmt: skip
+    return torch.from_numpy(dequantize(packed, type))
+
+
+@pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python (extra llama) builds long")
+@TYPES
+@pytest.mark.parametrize("tail", ["gaussian", "heavy tailed", "uniform"])
+def test_error_is_within_2_percent_of_llama_cpps(tail, type):
+    rows = 0.02 * random(64, 4096)
+    if tail == "heavy tailed":
+        rows = rows * rows.abs().sqrt()
+    elif tail == "uniform":
+        rows = torch.rand(64, 4096, generator=torch.Generator().manual_seed(0)) - 0.5
+    ours, theirs = decoded(rows, type) - rows, llama_cpps(rows.contiguous(), type) - rows
+    assert float(ours.norm() / theirs.norm()) < 1.02
 
 
 # On such values llama.cpp's own quantizers have, Gaussian: 0.0715, 0.0362, 0.0178; uniform: 0.0546, 0.0276, 0.0135.

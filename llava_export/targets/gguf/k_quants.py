@@ -17,7 +17,7 @@ import torch
 from gguf.constants import GGML_QUANT_SIZES, QK_K, GGMLQuantizationType
 from torch import Tensor
 
-CHUNK = 512  # super-blocks quantized at a time: the working set stays within a processor's cache
+CHUNK = 1024  # super-blocks quantized at a time: few enough to stay within a processor's cache
 ALIGNMENT = 8  # super-blocks: torch sums the columns past a multiple of its vectors' width in another order
 FLOAT16_MAX = torch.finfo(torch.float16).max
 SINGULAR = 1e-6  # relative determinant up to which all values of a sub-block count as rounded to one integer

@@ -12,7 +12,7 @@ from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter
 from torch import Tensor
 
 from llava_export.checkpoint.weights import Need, Weights
-from llava_export.targets.gguf.types import FILE_TYPES, convert, size_of
+from llava_export.targets.gguf.types import FILE_TYPES, Converter, size_of
 
 SOURCE = "llava_export.source"  # the checkpoint's name, for `test_gguf`
 
@@ -76,7 +76,9 @@ def write_file(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for tensor in tensors:
-        writer.write_tensor_data(convert(tensor.in_gguf_order(weights.read(tensor.need)), tensor.kind))
-        on_tensor()
+    with Converter() as converter:
+        for tensor in tensors:
+            values = tensor.in_gguf_order(weights.read(tensor.need))
+            writer.write_tensor_data(converter.convert(values, tensor.kind))
+            on_tensor()
     writer.close()

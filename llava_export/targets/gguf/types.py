@@ -6,8 +6,11 @@ names, so that a file is as large, and its parts as precise, as users of the nam
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -31,7 +34,7 @@ FILE_TYPES = {
 }
 # For rows that a type's blocks do not divide.
 FALLBACKS = {Q4_K: Q5_0, Q5_K: Q5_1, Q6_K: Q8_0, Q4_0: F16, Q5_0: F16, Q5_1: F16, Q8_0: F16}
-VALUES_AT_ONCE = 1 << 22  # quantized together, so that float32 copies stay small
+VALUES_AT_ONCE = 1 << 20  # quantized together, so that float32 copies stay small
 
 
 def text_type(name: str, shape: tuple[int, ...], *, quantization: str, num_layers: int) -> GGMLQuantizationType:
@@ -56,19 +59,32 @@ def size_of(shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
     return int(np.prod(shape)) // block * block_bytes
 
 
-def convert(tensor: Tensor, kind: GGMLQuantizationType) -> np.ndarray:
-    """Any float dtype to the type: its float array, or uint8 with the rows' blocks along the last dimension."""
-    if kind == F16:
-        return tensor.to(torch.float16).numpy()
-    if kind == F32:
-        return tensor.to(torch.float32).numpy()
-    to_blocks = quantize_k if kind in (Q4_K, Q5_K, Q6_K) else _quantize
-    rows = max(1, VALUES_AT_ONCE // tensor.shape[-1])
-    return np.concatenate([to_blocks(part.to(torch.float32), kind) for part in tensor.split(rows)])
+class Converter:
+    """Converts tensors to a type, some rows on each processor at a time."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
+
+    def __enter__(self) -> Converter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def convert(self, tensor: Tensor, kind: GGMLQuantizationType) -> np.ndarray:
+        """Of any float dtype: its float array, or uint8 with the rows' blocks along the last dimension."""
+        if kind == F16:
+            return tensor.to(torch.float16).numpy()
+        if kind == F32:
+            return tensor.to(torch.float32).numpy()
+        parts = tensor.split(max(1, VALUES_AT_ONCE // tensor.shape[-1]))
+        return np.concatenate(list(self._pool.map(partial(_blocks, kind=kind), parts)))
 
 
-def _quantize(rows: Tensor, kind: GGMLQuantizationType) -> np.ndarray:
-    return quantize(rows.numpy(), kind)
+def _blocks(rows: Tensor, *, kind: GGMLQuantizationType) -> np.ndarray:
+    if kind in (Q4_K, Q5_K, Q6_K):
+        return quantize_k(rows.to(torch.float32), kind)
+    return quantize(rows.to(torch.float32).numpy(), kind)
 
 
 def _fitting(kind: GGMLQuantizationType, *, columns: int) -> GGMLQuantizationType:

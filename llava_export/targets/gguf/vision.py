@@ -59,6 +59,10 @@ PROJECTOR_NAMES = {
 }
 
 
+# A side of the grid of patches that llama.cpp's LDP and LDPv2 are written for.
+LLAMA_CPP_GRID = 24
+
+
 def check_vision(config: LlavaConfig) -> None:
     """Raises ``ExportError`` for what llama.cpp's vision encoder cannot compute."""
     if config.vision.keep_class_token:
