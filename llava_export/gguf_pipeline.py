@@ -51,10 +51,10 @@ def export_gguf(
     text, vision = planned_tensors(checkpoint, quantization=quantization, mmproj_type=mmproj_type)
     _check_disk(text + vision, output_dir=output_dir, force=force)
     config = checkpoint.config
-    if config.projector.halves_grid and config.vision.grid_side != LLAMA_CPP_GRID:
+    if config.projector.halves_grid and (side := config.vision.grid_side) != LLAMA_CPP_GRID:
         stages.note(
-            f"llama.cpp's {config.projector.type} is written for {LLAMA_CPP_GRID} by {LLAMA_CPP_GRID} patches, and this "
-            f"model has {config.vision.grid_side} a side: llama.cpp will take its language model, but no images"
+            f"llama.cpp's {config.projector.type} is written for {LLAMA_CPP_GRID} by {LLAMA_CPP_GRID} patches, and "
+            f"this model has {side} by {side}: llama.cpp takes its language model, but no images"
         )
     names = text_name(quantization), mmproj_name(mmproj_type)
     source = checkpoint.name
