@@ -20,7 +20,7 @@ from gguf import GGUFReader
 from rich.console import Console
 from transformers import LlamaForCausalLM
 
-from llava_export import surgery, verify_gguf
+from llava_export import gguf_pipeline, surgery, verify_gguf
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.errors import ExportError
@@ -195,6 +195,13 @@ def test_mistakes_are_one_line_and_leave_nothing(flags, message, checkpoint_of, 
     assert not (tmp_path / "out").exists()
     done = command("llava_export.export", "--model", "tiny-llava", "--quantization", "q8_0", "--output-dir", tmp_path)
     assert done.returncode == 2 and "--quantization: not for --format pte" in done.stderr
+
+
+def test_a_disk_that_is_too_small_is_noticed_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf_pipeline, "free_disk", lambda folder: 1_000_000)
+    with pytest.raises(ExportError, match=r"take \d.* of disk in .*, and 1.0 MiB are free. --force"):
+        export("tiny-llava", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_damaged_files_are_noticed(exported, tmp_path):
