@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help="hub id, folder of a checkpoint, or a built-in one: tiny-llava, tiny-mobilevlm, ... (default: %(default)s)",
+        help="hub id, folder of a checkpoint, or a built-in one like tiny-mobilevlm (default: %(default)s)",
     )
     parser.add_argument(
         "--vision-tower", help="hub id or folder of the CLIP tower, where the checkpoint has none inside"
