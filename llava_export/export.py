@@ -241,10 +241,11 @@ def print_files(console: Console, files: Mapping[str, int], *, folder: Path) -> 
 
 def _check_format(arguments: argparse.Namespace) -> None:
     """A flag of the other format would do nothing."""
+    parser = build_parser()
     unused = [
         f"--{name.replace('_', '-')}"
         for name, value in vars(arguments).items()
-        if value != build_parser().get_default(name)
+        if value != parser.get_default(name)
         and name not in COMMON_FLAGS
         and (name in GGUF_FLAGS) != (arguments.format == "gguf")
     ]

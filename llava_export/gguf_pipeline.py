@@ -57,16 +57,14 @@ def export_gguf(
             f"this model has {side} by {side}: llama.cpp takes its language model, but no images"
         )
     names = text_name(quantization), mmproj_name(mmproj_type)
-    source = checkpoint.name
     with staged(output_dir, name="gguf", last=names[1]) as folder, TemporaryDirectory() as scratch:
         write_tokenizer(checkpoint.folder, Path(scratch))
         with stages.stage("write language model", steps=len(text)) as step:
             write_file(
                 folder / names[0],
                 text,
+                checkpoint=checkpoint,
                 architecture="llama",
-                name=Path(source).name,
-                source=source,
                 quantization=quantization,
                 write_metadata=partial(
                     write_text_metadata,
@@ -74,16 +72,14 @@ def export_gguf(
                     prompt=checkpoint.family.prompt,
                     tokenizer_model=Path(scratch) / contract.TOKENIZER_MODEL,
                 ),
-                weights=checkpoint.weights,
                 on_tensor=step,
             )
         with stages.stage("write mmproj", steps=len(vision)) as step:
             write_file(
                 folder / names[1],
                 vision,
+                checkpoint=checkpoint,
                 architecture="clip",
-                name=Path(source).name,
-                source=source,
                 quantization=mmproj_type,
                 write_metadata=partial(
                     write_vision_metadata,
@@ -91,7 +87,6 @@ def export_gguf(
                     image_mean=checkpoint.image_mean,
                     image_std=checkpoint.image_std,
                 ),
-                weights=checkpoint.weights,
                 on_tensor=step,
             )
         return {name: (folder / name).stat().st_size for name in names}

@@ -206,11 +206,12 @@ def compare_next_tokens(console: Console, path: Path, *, checkpoint: Checkpoint,
 def next_tokens(path: Path, checkpoint: Checkpoint, *, prompts: tuple[str, ...] | list[str]) -> Iterator[NextToken]:
     """Both models' next token after each prompt; the float model is run block by block."""
     import torch
+    from llama_cpp import Llama
     from torch.nn.functional import kl_div, log_softmax
 
     from llava_export.reference import FloatReference
 
-    llama = load_llama(path)
+    llama = Llama(str(path), n_ctx=512, logits_all=True, verbose=False)
     try:
         for prompt in prompts:
             ids = llama.tokenize(prompt.encode(), add_bos=True, special=False)
@@ -224,12 +225,6 @@ def next_tokens(path: Path, checkpoint: Checkpoint, *, prompts: tuple[str, ...] 
             yield NextToken(prompt, bool(found.argmax() == expected.argmax()), kl)
     finally:
         llama.close()
-
-
-def load_llama(path: Path, *, num_threads: int | None = None) -> Any:
-    from llama_cpp import Llama
-
-    return Llama(str(path), n_ctx=512, logits_all=True, verbose=False, n_threads=num_threads)
 
 
 if __name__ == "__main__":

@@ -142,9 +142,8 @@ def main() -> None:
     llama = LlamaCpp(text, mmproj)
     checkpoint = open_checkpoint(arguments.model)
     model = checkpoint.build_model(max_context_len=1024)
-    parts = [""] if arguments.scenes else ["vision_encoder"]
-    for part in parts:
-        checkpoint.weights.fill(model.get_submodule(part), prefix=part)
+    part = "" if arguments.scenes else "vision_encoder"
+    checkpoint.weights.fill(model.get_submodule(part), prefix=part)
     side = checkpoint.config.vision.image_size
     console = Console(highlight=False)
     console.print(f"llama-cpp-python {version('llama-cpp-python')}, {text.name}, {mmproj.name}")

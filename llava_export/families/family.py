@@ -11,6 +11,15 @@ from llava_export.config import LlavaConfig
 from llava_runner.contract import PromptTemplate
 
 
+def renamed(key: str, names: Iterable[tuple[str, str]]) -> str | None:
+    """By the first of the (pattern, replacement) pairs that matches; None if none does."""
+    for pattern, replacement in names:
+        name, matches = re.subn(pattern, replacement, key, count=1)
+        if matches:
+            return name
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """``model_types`` are the values of ``model_type`` in ``config.json`` that it answers to, with a ``marker`` only if
@@ -40,11 +49,7 @@ class Family:
 
     def rename(self, key: str) -> str | None:
         """The model's name for a checkpoint's key, or None for a key of no known part."""
-        for pattern, replacement in self.key_map:
-            renamed, matches = re.subn(pattern, replacement, key, count=1)
-            if matches:
-                return renamed
-        return None
+        return renamed(key, self.key_map)
 
     def is_unused(self, fqn: str) -> bool:
         return any(re.search(pattern, fqn) for pattern in self.unused_parameters)

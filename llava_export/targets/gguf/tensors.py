@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ import numpy as np
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter
 from torch import Tensor
 
-from llava_export.checkpoint.weights import Need, Weights
+from llava_export.checkpoint.checkpoint import Checkpoint
+from llava_export.checkpoint.weights import Need
+from llava_export.families.family import renamed
 from llava_export.targets.gguf.types import FILE_TYPES, Converter, size_of
 
 SOURCE = "llava_export.source"  # the checkpoint's name, for `test_gguf`
@@ -43,30 +44,28 @@ class GgufTensor:
         return tensor.unflatten(0, (self.num_rotary_heads, -1, 2)).swapaxes(1, 2).reshape(tensor.shape)
 
 
-def renamed(fqn: str, names: Sequence[tuple[str, str]]) -> str:
-    for pattern, replacement in names:
-        name, matches = re.subn(pattern, replacement, fqn, count=1)
-        if matches:
-            return name
-    raise ValueError(f"{fqn} has no name in GGUF")
+def gguf_name(fqn: str, names: Sequence[tuple[str, str]]) -> str:
+    """``names`` are (pattern, replacement) pairs; raises ``ValueError`` where none fits."""
+    name = renamed(fqn, names)
+    if name is None:
+        raise ValueError(f"{fqn} has no name in GGUF")
+    return name
 
 
 def write_file(
     path: Path,
     tensors: Sequence[GgufTensor],
     *,
+    checkpoint: Checkpoint,
     architecture: str,
-    name: str,
-    source: str,
     quantization: str,
     write_metadata: Callable[[GGUFWriter], None],
-    weights: Weights,
     on_tensor: Callable[[], None],
 ) -> None:
     """Metadata first, then each tensor as it is read and converted: memory holds one at a time."""
     writer = GGUFWriter(path, architecture)
-    writer.add_name(name)
-    writer.add_string(SOURCE, source)
+    writer.add_name(Path(checkpoint.name).name)
+    writer.add_string(SOURCE, checkpoint.name)
     writer.add_file_type(FILE_TYPES[quantization])
     writer.add_quantization_version(GGML_QUANT_VERSION)
     write_metadata(writer)
@@ -78,7 +77,7 @@ def write_file(
     writer.write_ti_data_to_file()
     with Converter() as converter:
         for tensor in tensors:
-            values = tensor.in_gguf_order(weights.read(tensor.need))
+            values = tensor.in_gguf_order(checkpoint.weights.read(tensor.need))
             writer.write_tensor_data(converter.convert(values, tensor.kind))
             on_tensor()
     writer.close()

@@ -9,7 +9,7 @@ from gguf import GGUFWriter, TokenType
 
 from llava_export.checkpoint.weights import Need
 from llava_export.config import LlavaConfig
-from llava_export.targets.gguf.tensors import GgufTensor, renamed
+from llava_export.targets.gguf.tensors import GgufTensor, gguf_name
 from llava_export.targets.gguf.types import text_type
 from llava_runner.contract import PromptTemplate
 
@@ -41,7 +41,7 @@ def text_tensors(needs: Sequence[Need], *, config: LlavaConfig, quantization: st
     tensors = []
     for need in needs:
         if not need.fqn.startswith("vision_encoder."):
-            name = renamed(need.fqn, NAMES)
+            name = gguf_name(need.fqn, NAMES)
             part = name.split(".")[2] if name.startswith("blk.") else name
             tensors.append(
                 GgufTensor(

@@ -9,7 +9,7 @@ from gguf import GGUFWriter
 from llava_export.checkpoint.weights import Need
 from llava_export.config import LlavaConfig
 from llava_export.errors import ExportError
-from llava_export.targets.gguf.tensors import GgufTensor, renamed
+from llava_export.targets.gguf.tensors import GgufTensor, gguf_name
 from llava_export.targets.gguf.types import vision_type
 
 TOWER = r"^vision_encoder\.vision_tower\."
@@ -79,7 +79,7 @@ def vision_tensors(needs: Sequence[Need], *, config: LlavaConfig, quantization: 
     tensors = []
     for need in needs:
         if need.fqn.startswith("vision_encoder."):
-            name = renamed(need.fqn, names)
+            name = gguf_name(need.fqn, names)
             tensors.append(GgufTensor(name, need, vision_type(name, need.shape, quantization=quantization)))
     return tensors
 
