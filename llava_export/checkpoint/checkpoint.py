@@ -58,7 +58,7 @@ def open_checkpoint(model: str, *, vision_tower: str | None = None) -> Checkpoin
         is_inside = any((family.rename(key) or "").startswith(TOWER) for key in reader.shapes)
         tower = find_tower(settings.get(family.tower_key), given=vision_tower, checkpoint=folder, is_inside=is_inside)
         if tower.folder is not None:
-            reader = CheckpointReader(folder, tower.folder)
+            reader.add(tower.folder)
     elif vision_tower is not None:
         raise ConfigError(f"--vision-tower: checkpoints of {family.name} in this layout have theirs inside")
     config = family.parse_config(settings, tower.config if tower else None)

@@ -148,14 +148,16 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
 
 
 class CheckpointReader:
-    """All tensors of a checkpoint by key. ``shapes`` is known without reading any; raises ``CheckpointError``.
+    """All tensors of a checkpoint by key. ``shapes`` is known without reading any; raises ``CheckpointError``."""
 
-    ``folders`` are its own, and where the vision tower is another checkpoint, that one's.
-    """
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._shards: dict[Path, Shard | LoadedShard] = {}
+        self.add(folder)
 
-    def __init__(self, *folders: Path) -> None:
-        self.folder = folders[0]
-        self._shards = {path: _open_shard(path) for folder in folders for path in _shard_paths(folder)}
+    def add(self, folder: Path) -> None:
+        """Take in the tensors of another checkpoint, too: of the vision tower's, where it is one of its own."""
+        self._shards |= {path: _open_shard(path) for path in _shard_paths(folder)}
         self._shard_of = {key: shard for shard in self._shards.values() for key in shard.shapes}
         self.shapes = {key: shape for shard in self._shards.values() for key, shape in shard.shapes.items()}
         if not self.shapes:
