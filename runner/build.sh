@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds llava_main, the C++ runner, against the SDK in an ExecuTorch wheel: no source tree of ExecuTorch, no torch.
+# Builds llava_main, the C++ runner, and llava_bench, which times it, against the SDK in an ExecuTorch wheel: no source tree of ExecuTorch, no torch.
 #
 #   runner/build.sh [native|aarch64|android] [--clean]
 #
@@ -7,7 +7,7 @@
 # aarch64    for 64-bit ARM Linux (Raspberry Pi 5, Jetson Orin): cross-compiled against the aarch64 wheel, which pip fetches
 # android    for arm64-v8a phones: needs ANDROID_NDK, and in EXECUTORCH_ANDROID an ExecuTorch built for Android
 #
-# Leaves cmake-out/TARGET/llava_main with the shared libraries it needs beside it, and the same as a .tar.gz.
+# Leaves both in cmake-out/TARGET with the shared libraries they need beside them, and the same as a .tar.gz.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -51,7 +51,7 @@ PYTHON
     touch "$sdk/.complete"
 }
 
-libraries=(libexecutorch.so libexecutorch_{backend_xnnpack,kernels_optimized,kernels_quantized,threadpool}.so)
+libraries=(libexecutorch.so libexecutorch_{backend_xnnpack,etdump,kernels_optimized,kernels_quantized,threadpool}.so)
 configure=(-DLLAVA_EXECUTORCH_VERSION="$version")
 case $target in
     native)
@@ -83,9 +83,9 @@ esac
     { cat "$out/configure.log" >&2; exit 1; }
 "$cmake" --build "$out/build" --parallel "$(nproc)"
 
-# The program with the shared libraries it needs beside it. An ExecuTorch for Android may consist of static ones.
-cp "$out/build/llava_main" "$out/"
-files=(llava_main)
+# The programs with the shared libraries they need beside them. An ExecuTorch for Android may consist of static ones.
+files=(llava_main llava_bench)
+cp "${files[@]/#/$out/build/}" "$out/"
 for library in "${libraries[@]}"; do
     if found=$(find "$sdk" -name "$library" -print -quit) && [[ -n $found ]]; then
         cp "$found" "$out/"

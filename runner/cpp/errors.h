@@ -1,6 +1,8 @@
-// Mistakes a user can make; llava_main prints them in one line and exits with code 2.
+// Mistakes a user can make; they are printed in one line, and the exit code is 2.
 #pragma once
 
+#include <algorithm>
+#include <cstdio>
 #include <stdexcept>
 #include <string>
 
@@ -29,5 +31,19 @@ class PromptError : public UserError {
  public:
   using UserError::UserError;
 };
+
+// The exit code of a program that does `work`.
+template <typename Work>
+int exit_cleanly(Work&& work) {
+  try {
+    work();
+    return 0;
+  } catch (const UserError& error) {
+    std::string message = error.what();
+    std::replace(message.begin(), message.end(), '\n', ' ');
+    std::fprintf(stderr, "error: %s\n", message.c_str());
+    return 2;
+  }
+}
 
 }  // namespace llava

@@ -6,7 +6,6 @@
 
 #include "errors.h"
 #include "options.h"
-#include "packed_cache.h"
 #include "pixels.h"
 #include "program_file.h"
 #include "session.h"
@@ -25,29 +24,14 @@ bool read_question(std::string& question) {
   return std::getline(std::cin, question) && !question.empty();
 }
 
-Program open_program(const Options& options) {
-  if (options.packed_cache_path == kNoPackedCache) {
-    return Program(options.model_path, options.load);
-  }
-  const auto load = [&](const std::string& packed_cache_path) {
-    LoadOptions with_cache = options.load;
-    with_cache.packed_cache_path = packed_cache_path;
-    return Program(options.model_path, with_cache);
-  };
-  const std::string beside = std::filesystem::path(options.model_path).parent_path().string();
-  const std::string folder = options.packed_cache_path.empty() ? beside : options.packed_cache_path;
-  const PackedCache cache(options.model_path, folder, load);
-  return load(cache.path());
-}
-
 Session open_session(const Options& options) {
   Stage load;
-  check_program_file(options.model_path);
+  check_program_file(options.program.model_path);
   // The tokenizer first: a wrong one is noticed before gigabytes are loaded.
-  const std::filesystem::path beside = std::filesystem::path(options.model_path).parent_path() / "tokenizer.bin";
+  const std::filesystem::path beside = std::filesystem::path(options.program.model_path).parent_path() / "tokenizer.bin";
   const std::string path = options.tokenizer_path.empty() ? beside.string() : options.tokenizer_path;
   Tokenizer tokenizer = load.measure(0, [&] { return Tokenizer::open(path); });
-  Program program = load.measure(0, [&] { return open_program(options); });
+  Program program = load.measure(0, [&] { return open_program(options.program); });
   return Session(std::move(program), std::move(tokenizer), load);
 }
 
@@ -76,27 +60,16 @@ void run(const Options& options) {
   }
 }
 
-std::string in_one_line(std::string message) {
-  for (char& character : message) {
-    character = character == '\n' ? ' ' : character;
-  }
-  return message;
-}
-
 }  // namespace
 }  // namespace llava
 
 int main(int argc, char** argv) {
-  try {
+  return llava::exit_cleanly([&] {
     const llava::Options options = llava::parse_options(argc, argv);
     if (options.help) {
       std::fputs(llava::usage(), stdout);
-      return 0;
+      return;
     }
     llava::run(options);
-    return 0;
-  } catch (const llava::UserError& error) {
-    std::fprintf(stderr, "error: %s\n", llava::in_one_line(error.what()).c_str());
-    return 2;
-  }
+  });
 }

@@ -1,58 +1,9 @@
 #include "options.h"
 
-#include <algorithm>
-#include <cerrno>
-#include <cstdlib>
-#include <functional>
-#include <map>
-#include <utility>
-#include <vector>
-
-#include "errors.h"
+#include "flags.h"
 
 namespace llava {
 namespace {
-
-[[noreturn]] void fail(const std::string& message) {
-  throw UserError(message + "; --help lists the options");
-}
-
-template <typename T>
-T number(const std::string& flag, const std::string& text, T (*parse)(const char*, char**)) {
-  char* end = nullptr;
-  errno = 0;
-  const T value = parse(text.c_str(), &end);
-  if (text.empty() || *end != '\0' || errno == ERANGE) {
-    fail(flag + " '" + text + "' is not a number");
-  }
-  return value;
-}
-
-int whole_number(const std::string& flag, const std::string& text) {
-  const long value = number<long>(flag, text, [](const char* from, char** end) { return std::strtol(from, end, 10); });
-  if (value < INT32_MIN || value > INT32_MAX) {
-    fail(flag + " " + text + " is out of range");
-  }
-  return int(value);
-}
-
-double real_number(const std::string& flag, const std::string& text) {
-  return number<double>(flag, text, [](const char* from, char** end) { return std::strtod(from, end); });
-}
-
-// The value and its place among the choices.
-std::pair<std::string, size_t> one_of(
-    const std::string& flag, const std::string& value, const std::vector<std::string>& choices) {
-  const auto found = std::find(choices.begin(), choices.end(), value);
-  if (found == choices.end()) {
-    std::string names;
-    for (const std::string& choice : choices) {
-      names += (names.empty() ? "" : ", ") + choice;
-    }
-    fail(flag + " '" + value + "': choose from " + names);
-  }
-  return {value, size_t(found - choices.begin())};
-}
 
 // \n typed in a shell means a new line.
 std::string with_new_lines(std::string text) {
@@ -66,62 +17,32 @@ std::string with_new_lines(std::string text) {
 
 Options parse_options(int argc, const char* const* argv) {
   Options options;
-  const std::map<std::string, std::function<void(const std::string&, const std::string&)>> with_value = {
-      {"--model_path", [&](auto&, auto& value) { options.model_path = value; }},
-      {"--tokenizer_path", [&](auto&, auto& value) { options.tokenizer_path = value; }},
-      {"--image_path", [&](auto&, auto& value) { options.image_path = value; }},
-      {"--prompt", [&](auto&, auto& value) { options.prompt = with_new_lines(value); }},
-      {"--seq_len", [&](auto& flag, auto& value) { options.limits.seq_len = whole_number(flag, value); }},
-      {"--max_new_tokens", [&](auto& flag, auto& value) { options.limits.max_new_tokens = whole_number(flag, value); }},
-      {"--temperature", [&](auto& flag, auto& value) { options.temperature = real_number(flag, value); }},
-      {"--top_p", [&](auto& flag, auto& value) { options.top_p = real_number(flag, value); }},
-      {"--seed",
-       [&](auto& flag, auto& value) {
-         if (value.starts_with("-")) {
-           fail(flag + " " + value + ": it must be from 0 to 2^64 - 1");
-         }
-         options.seed = number<unsigned long long>(
-             flag, value, [](const char* from, char** end) { return std::strtoull(from, end, 10); });
-       }},
-      {"--cpu_threads", [&](auto& flag, auto& value) { options.load.cpu_threads = whole_number(flag, value); }},
-      {"--image_aspect_ratio",
-       [&](auto& flag, auto& value) { options.image_aspect_ratio = one_of(flag, value, {"pad", "crop"}).first; }},
-      {"--packed_cache_path", [&](auto&, auto& value) { options.packed_cache_path = value; }},
-      {"--workspace_sharing",
-       [&](auto& flag, auto& value) {
-         const size_t mode = one_of(flag, value, {"disabled", "per_model", "global"}).second;
-         options.load.workspace_sharing = WorkspaceSharing(mode);
-       }},
-  };
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    const size_t equals = argument.find('=');
-    const std::string flag = argument.substr(0, equals);
-    if (flag == "--help" || flag == "-h") {
-      options.help = true;
-      return options;
-    }
-    if (flag == "--interactive") {
-      options.interactive = true;
-      continue;
-    }
-    const auto found = with_value.find(flag);
-    if (found == with_value.end()) {
-      fail("there is no option " + flag);
-    }
-    if (equals == std::string::npos && i + 1 == argc) {
-      fail(flag + " needs a value");
-    }
-    found->second(flag, equals == std::string::npos ? argv[++i] : argument.substr(equals + 1));
+  Flags flags;
+  flags.program(options.program);
+  flags.value("--tokenizer_path", [&](auto&, auto& value) { options.tokenizer_path = value; });
+  flags.value("--image_path", [&](auto&, auto& value) { options.image_path = value; });
+  flags.value("--prompt", [&](auto&, auto& value) { options.prompt = with_new_lines(value); });
+  flags.value("--seq_len", [&](auto& flag, auto& value) { options.limits.seq_len = whole_number(flag, value); });
+  flags.value("--max_new_tokens", [&](auto& flag, auto& value) {
+    options.limits.max_new_tokens = whole_number(flag, value);
+  });
+  flags.value("--temperature", [&](auto& flag, auto& value) { options.temperature = real_number(flag, value); });
+  flags.value("--top_p", [&](auto& flag, auto& value) { options.top_p = real_number(flag, value); });
+  flags.value("--seed", [&](auto& flag, auto& value) { options.seed = seed_number(flag, value); });
+  flags.value("--image_aspect_ratio", [&](auto& flag, auto& value) {
+    one_of(flag, value, {"pad", "crop"});
+    options.image_aspect_ratio = value;
+  });
+  flags.toggle("--interactive", options.interactive);
+  options.help = !flags.parse(argc, argv);
+  if (options.help) {
+    return options;
   }
-  if (options.model_path.empty()) {
-    fail("--model_path is missing");
+  if (options.program.model_path.empty()) {
+    fail_option("--model_path is missing");
   }
   if (options.prompt.empty() && !options.interactive) {
-    fail("--prompt is missing");
-  }
-  if (options.load.cpu_threads < 0) {
-    fail("--cpu_threads " + std::to_string(options.load.cpu_threads) + ": it must be 1 or more");
+    fail_option("--prompt is missing");
   }
   return options;
 }

@@ -5,21 +5,17 @@
 #include <optional>
 #include <string>
 
-#include "program.h"
+#include "open_program.h"
 #include "session.h"
 
 namespace llava {
 
-constexpr const char* kNoPackedCache = "off";
-
 struct Options {
-  std::string model_path;
+  ProgramOptions program;
   std::string tokenizer_path;
   std::string image_path;
   std::string prompt;
   std::string image_aspect_ratio;
-  std::string packed_cache_path;  // a folder, kNoPackedCache, or empty: beside the program
-  LoadOptions load;
   AnswerLimits limits;
   double temperature = 0;
   double top_p = 1;

@@ -10,6 +10,7 @@
 #include "errors.h"
 #include "program_file.h"
 #include "thread_pool.h"
+#include "trace.h"
 
 namespace llava {
 namespace {
@@ -93,7 +94,8 @@ Program::Program(const std::string& path, const LoadOptions& options) : path_(pa
   LoadBackendOptionsMap backends;
   backends.set_options(kXnnpack, xnnpack.view());
   for (const char* name : {kVisionEncoder, kTokenEmbedding, kTextDecoder}) {
-    if (const Error error = module.load_method(name, nullptr, nullptr, &backends); error != Error::Ok) {
+    executorch::runtime::EventTracer* tracer = options.trace ? options.trace->of(name) : nullptr;
+    if (const Error error = module.load_method(name, nullptr, tracer, &backends); error != Error::Ok) {
       fail(path, std::string("cannot be loaded (") + name + ")", error);
     }
   }

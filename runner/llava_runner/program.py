@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import os
-import struct
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,29 +14,28 @@ import torch
 
 from llava_runner.contract import METHODS, MODEL_CARD, TEXT_DECODER, TOKEN_EMBEDDING, VISION_ENCODER, ModelCard
 from llava_runner.errors import PackageError
-
-# The head of a .pte: flatbuffer root offset (skipped), file identifier, then ExecuTorch's extended header with its
-# magic, its length, the size of the flatbuffer, the offset of the segments and their size. Little-endian.
-PTE_HEAD = struct.Struct("<4x4s4sIQQQ")
-PTE_IDENTIFIER_PREFIX = b"ET"
-EXTENDED_HEADER_MAGIC = b"eh00"
+from llava_runner.program_file import check_file
 
 
 class Program:
     """A loaded ``.pte``; its text decoder holds one KV cache, so one conversation runs on it at a time."""
 
-    def __init__(self, methods: dict[str, Any], *, card: ModelCard) -> None:
+    def __init__(self, methods: dict[str, Any], *, card: ModelCard, traced: dict[str, Any] | None = None) -> None:
         self._methods = methods
+        self._traced = traced or {}
         self.card = card
 
     @classmethod
-    def open(cls, path: str | Path) -> Program:
+    def open(cls, path: str | Path, *, cpu_threads: int | None = None, trace: bool = False) -> Program:
         """Load the program and its three methods, weights packed and ready to run.
+
+        ``cpu_threads`` to compute with, otherwise as many as ExecuTorch finds fit; it holds for the whole process.
+        ``trace`` records what each operator takes, for ``write_traces``.
 
         Raises ``PackageError`` when the file is missing, damaged, or not a program of this contract.
         """
         path = Path(path)
-        _check_file(path)
+        check_file(path)
         runtime = _import_runtime()
         log = io.StringIO()
         try:
@@ -46,19 +43,28 @@ class Program:
             # what it stumbles over, which belongs into our one line.
             with contextlib.redirect_stderr(log):
                 runtime._threadpool_get_thread_count()  # starts the pool
+                if cpu_threads:  # before anything is loaded, since XNNPACK's delegates keep the pool they find
+                    runtime._unsafe_reset_threadpool(cpu_threads)
                 program = runtime._load_program(
                     str(path), program_verification=runtime.Verification.InternalConsistency
                 )
                 names = {program.get_method_name(index) for index in range(program.num_methods())}
                 _check_methods(names)
                 card = ModelCard.from_json(program.load_method(MODEL_CARD).call(())[0])
-                methods = {name: program.load_method(name) for name in METHODS}
+                # A program has one tracer: three of it keep the methods apart.
+                traced = {name: runtime._load_program(str(path), enable_etdump=True) for name in METHODS if trace}
+                methods = {name: traced.get(name, program).load_method(name) for name in METHODS}
         except PackageError as error:
             raise PackageError(f"{path} cannot be used: {error}") from error
         except RuntimeError as error:
             reason = log.getvalue().strip().rpartition("\n")[2]
             raise PackageError(f"{path} cannot be loaded: {error} {reason}") from error
-        return cls(methods, card=card)
+        return cls(methods, card=card, traced=traced)
+
+    def write_traces(self, folder: Path) -> None:
+        """``METHOD.etdump`` for each method, with all its calls, for ExecuTorch's Inspector to read."""
+        for name, program in self._traced.items():
+            program.write_etdump_result_to_file(str(folder / f"{name}.etdump"))
 
     def encode_image(self, pixels: np.ndarray) -> torch.Tensor:
         """RGB uint8 ``[3, H, W]``, sides up to ``image_size`` -> float32 ``[1, num_image_tokens, hidden_size]``."""
@@ -83,25 +89,6 @@ class Program:
     def _run(self, method: str, *inputs: torch.Tensor) -> torch.Tensor:
         # The runtime writes every result to the same planned memory: clone_outputs gives the caller a copy to keep.
         return self._methods[method].call(inputs, clone_outputs=True)[0]
-
-
-def _check_file(path: Path) -> None:
-    """Refuse what is no whole ``.pte`` before the runtime maps it: reading a map beyond the file's end kills us."""
-    if not path.exists():
-        raise PackageError(f"{path} does not exist")
-    if not path.is_file():
-        raise PackageError(f"{path} is not a file; a program is a file that ends in .pte")
-    with path.open("rb") as file:
-        head = file.read(PTE_HEAD.size)
-        size = os.fstat(file.fileno()).st_size
-    if len(head) < PTE_HEAD.size:
-        raise PackageError(f"{path} is not an ExecuTorch program: it has only {size} bytes")
-    identifier, magic, _, program_size, segment_offset, segment_size = PTE_HEAD.unpack(head)
-    if not identifier.startswith(PTE_IDENTIFIER_PREFIX) or magic != EXTENDED_HEADER_MAGIC:
-        raise PackageError(f"{path} is not an ExecuTorch program (.pte)")
-    expected = max(program_size, segment_offset + segment_size)
-    if size < expected:
-        raise PackageError(f"{path} is truncated: {size} of {expected} bytes. Copy or export it again.")
 
 
 def _check_methods(names: set[str]) -> None:

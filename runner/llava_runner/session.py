@@ -55,7 +55,7 @@ class Session:
         """
         load = Stage()
         with load.measure():
-            program_path = _find_program(Path(package))
+            program_path = find_program(Path(package))
             # The tokenizer first: a wrong one is noticed before gigabytes are loaded.
             opened_tokenizer = Tokenizer.open(tokenizer or _find_tokenizer(program_path.parent))
             program = Program.open(program_path)
@@ -255,7 +255,8 @@ def _check_room(*, start: int, end: int, num_image_tokens: int, limit: int) -> N
     raise PromptError(f"{needed} and the answer needs at least 1, but the limit is {limit}; shorten it or start afresh")
 
 
-def _find_program(package: Path) -> Path:
+def find_program(package: Path) -> Path:
+    """The one ``.pte`` of a package's folder, or the path itself. Raises ``PackageError``."""
     if not package.exists():
         raise PackageError(f"{package} does not exist")
     if not package.is_dir():

@@ -64,11 +64,20 @@ class Timings:
 
 def peak_memory() -> int | None:
     """The most memory this process has had resident, in bytes; None where the system has no ``/proc``."""
+    return _status("VmHWM")
+
+
+def anonymous_memory() -> int | None:
+    """What of it now is no file's content, which the system could drop and read again; None as above."""
+    return _status("RssAnon")
+
+
+def _status(name: str) -> int | None:
     status = Path("/proc/self/status")
     if not status.exists():
         return None
     for line in status.read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     return None
 

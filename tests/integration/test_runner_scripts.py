@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tarfile
@@ -87,6 +88,9 @@ def test_the_archive_runs_where_it_is_unpacked(native_build, tiny_package, tmp_p
     flags = [f"--model_path={tiny_package.program}", f"--image_path={tiny_package.folder}/image.png", "--prompt=What?"]
     done = subprocess.run([program, *flags], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip()
+    bench = [tmp_path / "llava_bench", flags[0], "--prompt_tokens=10", "--decode_tokens=2", "--depth=5"]
+    timed = json.loads(subprocess.run(bench, capture_output=True, text=True, check=True).stdout)
+    assert timed["prompt_tokens"] == 10 and timed["prompt_ms"] > 0
 
 
 @pytest.fixture
@@ -112,6 +116,14 @@ def test_a_package_is_pushed_once_and_asked(phone, native_build, tiny_package, m
     assert log[-1].endswith(
         r"LD_LIBRARY_PATH=. ./llava_main --model_path=llava.pte --image_path=image.png --prompt=What\'s\ there\?"
     )
+
+
+def test_the_phone_can_be_timed(phone, native_build, tiny_package, monkeypatch):
+    monkeypatch.setenv("LLAVA_MAIN_DIR", str(native_build))
+    subprocess.run([ROOT / "runner/adb_run.sh", tiny_package.folder, "--bench", "--depth=0,600"], check=True)
+    log = (phone / "log").read_text().splitlines()
+    assert "push llava_bench" in log and "push llava_main" not in log
+    assert log[-1].endswith("LD_LIBRARY_PATH=. ./llava_bench --model_path=llava.pte --depth=0\\,600")
 
 
 @pytest.mark.parametrize(

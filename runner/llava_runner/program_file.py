@@ -1,0 +1,34 @@
+"""A ``.pte`` before it is loaded: is it whole?"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+from llava_runner.errors import PackageError
+
+# The head of a .pte: flatbuffer root offset (skipped), file identifier, then ExecuTorch's extended header with its
+# magic, its length, the size of the flatbuffer, the offset of the segments and their size. Little-endian.
+PTE_HEAD = struct.Struct("<4x4s4sIQQQ")
+PTE_IDENTIFIER_PREFIX = b"ET"
+EXTENDED_HEADER_MAGIC = b"eh00"
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no whole ``.pte`` before the runtime maps it: reading a map beyond the file's end kills us."""
+    if not path.exists():
+        raise PackageError(f"{path} does not exist")
+    if not path.is_file():
+        raise PackageError(f"{path} is not a file; a program is a file that ends in .pte")
+    with path.open("rb") as file:
+        head = file.read(PTE_HEAD.size)
+        size = os.fstat(file.fileno()).st_size
+    if len(head) < PTE_HEAD.size:
+        raise PackageError(f"{path} is not an ExecuTorch program: it has only {size} bytes")
+    identifier, magic, _, program_size, segment_offset, segment_size = PTE_HEAD.unpack(head)
+    if not identifier.startswith(PTE_IDENTIFIER_PREFIX) or magic != EXTENDED_HEADER_MAGIC:
+        raise PackageError(f"{path} is not an ExecuTorch program (.pte)")
+    expected = max(program_size, segment_offset + segment_size)
+    if size < expected:
+        raise PackageError(f"{path} is truncated: {size} of {expected} bytes. Copy or export it again.")
