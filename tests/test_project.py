@@ -10,6 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from llava_export import export
+from llava_export.benchmark import __main__ as benchmark
 from llava_runner import cli
 
 try:
@@ -41,8 +42,9 @@ def test_requirements_pin_what_the_project_declares():
 
 def commands(program: str) -> list[list[str]]:
     """Arguments of every call of a program in the README's code blocks."""
-    blocks = re.findall(r"```(?:console)?\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line.removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    shown = [block.replace("\\\n", " ") for language, block in blocks if language == "console"]
+    lines = [line.partition("$ ")[2] for block in shown for line in block.splitlines()]
     return [
         shlex.split(line, comments=True)[len(program.split()) :] for line in lines if line.startswith(program + " ")
     ]
@@ -50,8 +52,12 @@ def commands(program: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("program", "parser"),
-    [("python -m llava_export.export", export.build_parser()), ("llava-run", cli.build_parser())],
-    ids=["export", "llava-run"],
+    [
+        ("python -m llava_export.export", export.build_parser()),
+        ("python -m llava_export.benchmark", benchmark.build_parser()),
+        ("llava-run", cli.build_parser()),
+    ],
+    ids=["export", "benchmark", "llava-run"],
 )
 def test_readme_commands_parse(program, parser):
     found = commands(program)

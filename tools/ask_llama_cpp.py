@@ -10,7 +10,6 @@ class token takes the last one's place. The float model is asked a second time w
 from __future__ import annotations
 
 import argparse
-import ctypes
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from llava_export.benchmark.llama_cpp import LlamaCpp
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.export import silence_libraries
 from llava_export.models.llava import LlavaModel, VisionEncoder
@@ -30,73 +30,24 @@ from llava_runner.tokenizer import TextStream, Tokenizer
 from tiny import questions
 
 MAX_NEW_TOKENS = 40
+CONTEXT = 1024
 
 
-class LlamaCpp:
-    """Both files in llama.cpp. An image is ``uint8 [side, side, 3]``, padded and resized already."""
+def image_features(llama: LlamaCpp, image: np.ndarray) -> Tensor:
+    """``uint8 [side, side, 3]``, padded and resized already -> ``float32 [num_image_tokens, hidden_size]``."""
+    chunk, features = llama.encode(image)
+    shape = (llama.mtmd.mtmd_input_chunk_get_n_tokens(chunk), llama.llama.n_embd())
+    return torch.tensor(np.ctypeslib.as_array(features, shape))
 
-    def __init__(self, text: Path, mmproj: Path) -> None:
-        import llama_cpp
-        from llama_cpp import mtmd_cpp
 
-        self._library, self._mtmd = llama_cpp, mtmd_cpp
-        self._silence = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        for log_set in (mtmd_cpp.mtmd_log_set, mtmd_cpp.mtmd_helper_log_set):
-            log_set(self._silence, ctypes.c_void_p(0))
-        self._llama = llama_cpp.Llama(str(text), n_ctx=1024, logits_all=False, verbose=False)
-        parameters = mtmd_cpp.mtmd_context_params_default()
-        parameters.use_gpu = False
-        parameters.print_timings = False
-        self._context = mtmd_cpp.mtmd_init_from_file(str(mmproj).encode(), self._llama.model, parameters)
-        if self._context is None:
-            raise SystemExit(f"llama.cpp does not load {mmproj}")
-
-    def features(self, image: np.ndarray) -> Tensor:
-        """``float32 [num_image_tokens, hidden_size]``."""
-        chunks = self._chunks(self._mtmd.mtmd_default_marker().decode(), image)
-        for i in range(self._mtmd.mtmd_input_chunks_size(chunks)):
-            chunk = self._mtmd.mtmd_input_chunks_get(chunks, i)
-            if self._mtmd.mtmd_input_chunk_get_type(chunk) == self._mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE:
-                assert self._mtmd.mtmd_encode_chunk(self._context, chunk) == 0
-                shape = (self._mtmd.mtmd_input_chunk_get_n_tokens(chunk), self._llama.n_embd())
-                found = np.ctypeslib.as_array(self._mtmd.mtmd_get_output_embd(self._context), shape)
-                return torch.tensor(found)
-        raise AssertionError("llama.cpp made no image of it")
-
-    def answer(self, before: str, image: np.ndarray, after: str) -> str:
-        chunks = self._chunks(before + self._mtmd.mtmd_default_marker().decode() + after, image)
-        llama, library = self._llama, self._library
-        llama.reset()
-        library.llama_memory_clear(library.llama_get_memory(llama.ctx), True)
-        position = library.llama_pos(0)
-        done = self._mtmd.mtmd_helper_eval_chunks(
-            self._context, llama.ctx, chunks, 0, 0, 512, True, ctypes.byref(position)
-        )
-        assert done == 0, done
-        ids: list[int] = []
-        vocabulary = llama.n_vocab()
-        while len(ids) < MAX_NEW_TOKENS:
-            logits = np.ctypeslib.as_array(library.llama_get_logits_ith(llama.ctx, -1), (vocabulary,))
-            token = int(logits.argmax())
-            if token == llama.token_eos():
-                break
-            ids.append(token)
-            batch = library.llama_batch_get_one((library.llama_token * 1)(token), 1)
-            assert library.llama_decode(llama.ctx, batch) == 0
-        return llama.detokenize(ids).decode(errors="replace").strip()
-
-    def _chunks(self, prompt: str, image: np.ndarray) -> object:
-        pixels = np.ascontiguousarray(image)
-        bitmap = self._mtmd.mtmd_bitmap_init(
-            image.shape[1], image.shape[0], pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        )
-        chunks = self._mtmd.mtmd_input_chunks_init()
-        encoded = prompt.encode()
-        text = self._mtmd.mtmd_input_text(encoded, len(encoded), True, True)
-        bitmaps = (self._mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
-        done = self._mtmd.mtmd_tokenize(self._context, chunks, ctypes.byref(text), bitmaps, 1)
-        assert done == 0, done
-        return chunks
+def llama_answer(llama: LlamaCpp, before: str, image: np.ndarray, after: str) -> str:
+    """Greedy, by llama.cpp."""
+    logits = llama.read(before + llama.mtmd.mtmd_default_marker().decode() + after, image)
+    ids: list[int] = []
+    while len(ids) < MAX_NEW_TOKENS and (token := int(logits.argmax())) != llama.llama.token_eos():
+        ids.append(token)
+        logits = llama.decode([token])
+    return llama.llama.detokenize(ids).decode(errors="replace").strip()
 
 
 def with_class_token_last(encoder: VisionEncoder, pixel_values: Tensor) -> Tensor:
@@ -139,9 +90,9 @@ def main() -> None:
     arguments = parser.parse_args()
     silence_libraries()
     (text,), (mmproj,) = (sorted(arguments.folder.glob(f"{name}-model-*.gguf")) for name in ("ggml", "mmproj"))
-    llama = LlamaCpp(text, mmproj)
+    llama = LlamaCpp(text, mmproj, n_ctx=CONTEXT)
     checkpoint = open_checkpoint(arguments.model)
-    model = checkpoint.build_model(max_context_len=1024)
+    model = checkpoint.build_model(max_context_len=CONTEXT)
     part = "" if arguments.scenes else "vision_encoder"
     checkpoint.weights.fill(model.get_submodule(part), prefix=part)
     side = checkpoint.config.vision.image_size
@@ -163,7 +114,7 @@ def main() -> None:
             "float": model.vision_encoder.projector(model.vision_encoder.vision_tower(pixels)),
             "float, class token last": with_class_token_last(model.vision_encoder, pixels),
         }
-        found = llama.features(image)
+        found = image_features(llama, image)
         for name, expected in features.items():
             cosines[name].append(float(torch.cosine_similarity(found.flatten(), expected.flatten(), dim=0)))
         if i:
@@ -171,7 +122,7 @@ def main() -> None:
             _, question, expected_answer = scenes[i - 1]
             prompt = checkpoint.family.prompt
             before, after = prompt_chunks(question, template=prompt, has_image=True)
-            right["llama.cpp"] += llama.answer(before, image, after) == expected_answer
+            right["llama.cpp"] += llama_answer(llama, before, image, after) == expected_answer
             for name, rows in features.items():
                 eos = checkpoint.config.eos_ids[0]
                 said = float_answer(model, rows, question, tokenizer=tokenizer, prompt=prompt, eos=eos)

@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import argparse
 import logging
-import statistics
 import tempfile
 import warnings
-from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from llava_export.benchmark.profile import CallProfile, call_profile, read_events
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.recipe import RECIPES, Recipe
@@ -58,40 +56,20 @@ class Traced:
     def run(self) -> torch.Tensor:
         return self.module.run_method(self.method, self.inputs)[0]
 
-    def profile(self, path: Path) -> Profile:
-        from executorch.devtools import Inspector
-
+    def profile(self, path: Path) -> CallProfile:
         self.module.write_etdump_result_to_file(str(path))
-        blocks = Inspector(etdump_path=str(path)).event_blocks
-        (events,) = (block.events for block in blocks if block.name == "Execute")
-        return Profile(events)
+        return call_profile(self.method, [read_events(path)], slice(WARM_UP, None))
 
 
-class Profile:
-    """Milliseconds by instruction and by operator, each the median over the runs but for those to warm up."""
+def last(profile: CallProfile, count: int) -> float:
+    """What the last instructions take together."""
+    return sum(profile.instructions[index] for index in sorted(profile.instructions)[-count:])
 
-    def __init__(self, events: list[Any]) -> None:
-        self.instructions: dict[int, float] = {}
-        self._operators: dict[int, Counter[str]] = {}
-        for event in events:
-            spent = statistics.median(event.perf_data.raw[WARM_UP:]) if event.perf_data else 0.0
-            if event.name == "Method::execute":
-                self.total = spent
-            elif event.name in ("DELEGATE_CALL", "OPERATOR_CALL"):
-                self.instructions[event._instruction_id] = spent
-            else:
-                operator = event.name.split(" #")[0]
-                self._operators.setdefault(event._instruction_id, Counter())[operator] += spent
 
-    def last(self, count: int) -> float:
-        """What the last instructions take together."""
-        return sum(self.instructions[index] for index in sorted(self.instructions)[-count:])
-
-    def operators(self) -> Counter[str]:
-        """What XNNPACK's operators take, and what is left: calls, copies, operators outside."""
-        spent: Counter[str] = sum(self._operators.values(), Counter())
-        spent["outside XNNPACK"] = max(0.0, self.total - spent.total())
-        return spent
+def operators(profile: CallProfile) -> dict[str, float]:
+    """What XNNPACK's operators take, and what is left: calls, copies, operators outside."""
+    spent = sum(profile.delegated.values())
+    return {**profile.delegated, "outside XNNPACK": max(0.0, profile.total - spent)}
 
 
 def ours(checkpoint: Checkpoint) -> nn.Module:
@@ -151,10 +129,10 @@ def main() -> None:
     report(profiles, cosine=float(cosine), title=f"{card.source}, {card.recipe['vision']}, {arguments.runs} runs")
 
 
-def report(profiles: dict[str, Profile], *, cosine: float, title: str) -> None:
+def report(profiles: dict[str, CallProfile], *, cosine: float, title: str) -> None:
     console = Console()
     encoder, alone, naive_alone = (profiles[name] for name in ("encoder", "ours", "naive"))
-    within = encoder.last(len(alone.instructions))
+    within = last(encoder, len(alone.instructions))
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column, justify in (("medians", "left"), ("ms", "right"), ("of image encoding", "right")):
         table.add_column(column, justify=justify)
@@ -167,15 +145,15 @@ def report(profiles: dict[str, Profile], *, cosine: float, title: str) -> None:
         table.add_row(name, f"{spent:.1f}", f"{spent / encoder.total:.1%}")
     console.print(f"{title}; the two layouts' outputs: cosine {cosine:.6f}\n", highlight=False)
     console.print(table)
-    operators = Table(box=None, pad_edge=False, header_style="dim")
-    operators.add_column("\nprojector alone, by operator")
-    operators.add_column("\nms", justify="right")
-    operators.add_column("naive\nms", justify="right")
-    ours, naive = alone.operators(), naive_alone.operators()
-    for name, _ in (ours | naive).most_common(14):
-        operators.add_row(name, f"{ours[name]:.2f}", f"{naive[name]:.2f}")
+    by_operator = Table(box=None, pad_edge=False, header_style="dim")
+    by_operator.add_column("\nprojector alone, by operator")
+    by_operator.add_column("\nms", justify="right")
+    by_operator.add_column("naive\nms", justify="right")
+    ours, naive = operators(alone), operators(naive_alone)
+    for name in sorted({**ours, **naive}, key=lambda name: -max(ours.get(name, 0), naive.get(name, 0)))[:14]:
+        by_operator.add_row(name, f"{ours.get(name, 0):.2f}", f"{naive.get(name, 0):.2f}")
     console.print()
-    console.print(operators)
+    console.print(by_operator)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ RUNNER = ROOT / "runner" / "llava_runner"
 
 # Each part of llava_export may import those to the right of it, never those to the left.
 LAYERS = (
-    ("export", "verify", "verify_gguf", "surgery"),
+    ("export", "verify", "verify_gguf", "surgery", "inspect", "benchmark"),
     ("pipeline", "gguf_pipeline"),
     ("targets", "package", "preflight"),
     ("reference", "stages", "background"),
@@ -86,7 +86,9 @@ def test_nothing_needs_transformers_to_export():
         assert not any(module.split(".")[0] == "transformers" for module in imports(path)), path
 
 
-@pytest.mark.parametrize("module", ["llava_export.export", "llava_export.verify", "llava_runner"])
+@pytest.mark.parametrize(
+    "module", ["llava_export.export", "llava_export.verify", "llava_export.inspect", "llava_runner"]
+)
 def test_help_is_instant(module):
     """No heavy import before the arguments are parsed."""
     script = (

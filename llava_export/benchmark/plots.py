@@ -1,0 +1,104 @@
+"""The same numbers as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from llava_export.benchmark.ladders import Ladder
+from llava_export.benchmark.profile import TOP, CallProfile, short
+from llava_export.benchmark.rounds import BenchmarkError, Figure, Results
+
+STAGES = ("load", "image", "prompt", "first token")
+SIZE = (9.0, 3.6)  # inches
+DPI = 150
+
+
+def plot_results(results: Results, path: Path, *, title: str) -> None:
+    """Seconds of each stage, and decoding speed against depth; whiskers from the lowest round to the highest."""
+    figure, (stages, decoding) = _subplots(2, title)
+    names = list(results.rounds)
+    width = 0.8 / len(names)
+    for i, contender in enumerate(names):
+        found = [results.figure(contender, stage) for stage in STAGES]
+        places = [place + (i - (len(names) - 1) / 2) * width for place in range(len(STAGES))]
+        stages.bar(places, [each.median for each in found], width, yerr=_whiskers(found), capsize=2, label=contender)
+        depths = results.depths(contender)
+        order = sorted(depths)
+        found = [depths[depth] for depth in order]
+        decoding.errorbar(
+            order, [each.median for each in found], yerr=_whiskers(found), marker="o", capsize=2, label=contender
+        )
+    stages.set_xticks(range(len(STAGES)), STAGES)
+    stages.set_ylabel("seconds")
+    decoding.set_ylim(bottom=0)
+    decoding.set_xlabel("positions in the cache")
+    decoding.set_ylabel("tokens decoded a second")
+    stages.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def plot_profiles(profiles: Sequence[CallProfile], path: Path, *, title: str) -> None:
+    """The operators that take longest, a panel for each kind of call."""
+    shown = [profile for profile in profiles if len(profile.parts()) > 3]
+    figure, panels = _subplots(len(shown), title, height=3.2)
+    for axes, profile in zip(panels, shown, strict=True):
+        parts = profile.parts()
+        top = [*parts[:TOP], ("all else", sum(spent for _, spent in parts[TOP:]))]
+        inside = ["tab:blue" if name in profile.delegated else "tab:orange" for name, _ in top]
+        axes.barh([short(name) for name, _ in top][::-1], [spent for _, spent in top][::-1], color=inside[::-1])
+        axes.set_title(profile.name, fontsize=8)
+        axes.set_xlabel("ms", fontsize=8)
+        axes.tick_params(labelsize=7)
+    figure.text(0.01, 0.01, "blue: inside XNNPACK's delegates, orange: outside", fontsize=7)
+    _save(figure, path)
+
+
+def plot_ladders(climbed: Sequence[tuple[Ladder, Results]], path: Path, *, title: str) -> None:
+    """A panel for each figure that was published: measured beside published, as multiples of the first rung."""
+    panels = [
+        (ladder, name, results)
+        for ladder, results in climbed
+        for name in ladder.compared
+        if all(name in rung.published for rung in ladder.rungs)
+    ]
+    figure, all_axes = _subplots(len(panels), title)
+    for axes, (ladder, name, results) in zip(all_axes, panels, strict=True):
+        places = range(len(ladder.rungs))
+        measured = [results.figure(rung.name, name) for rung in ladder.rungs]
+        start = measured[0].median
+        shares = [Figure(each.median / start, each.low / start, each.high / start) for each in measured]
+        published = [rung.published[name] / ladder.rungs[0].published[name] for rung in ladder.rungs]
+        heights = [each.median for each in shares]
+        axes.bar([place - 0.2 for place in places], heights, 0.4, yerr=_whiskers(shares), capsize=2, label="here")
+        axes.bar([place + 0.2 for place in places], published, 0.4, label="published")
+        axes.set_xticks(places, [fill(rung.name, 16) for rung in ladder.rungs], fontsize=6)
+        axes.set_title(f"{name}, first rung = 1", fontsize=8)
+    all_axes[0].legend(frameon=False, fontsize=7)
+    _save(figure, path)
+
+
+def _whiskers(figures: Sequence[Figure]) -> list[list[float]]:
+    return [[each.median - each.low for each in figures], [each.high - each.median for each in figures]]
+
+
+def _subplots(count: int, title: str, *, height: float = SIZE[1]) -> tuple[Any, Any]:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise BenchmarkError("plots need matplotlib: pip install llava_export[benchmark]") from error
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, count, figsize=(SIZE[0] * max(1, count / 2), height), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    figure.savefig(path, dpi=DPI)
+    pyplot.close(figure)

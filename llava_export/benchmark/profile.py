@@ -1,0 +1,123 @@
+"""Where the time of a call goes, by ExecuTorch's event tracer: operators inside XNNPACK's delegates and outside."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from llava_export.benchmark.rounds import Contender, Work
+from llava_runner import contract
+
+EXECUTE = "Execute"  # the Inspector's name for what calls did, beside loading
+KERNEL_PREFIX = "native_call_"
+TOP = 8  # operators that are shown by name
+
+
+@dataclass(frozen=True)
+class CallProfile:
+    """Milliseconds of one kind of call, medians over such calls.
+
+    ``delegated`` by XNNPACK's operators; ``outside`` by kernel; ``instructions`` by their place in the method.
+    """
+
+    name: str
+    total: float
+    delegated: dict[str, float]
+    outside: dict[str, float]
+    delegates: float
+    instructions: dict[int, float]
+
+    def parts(self) -> list[tuple[str, float]]:
+        """All of ``total`` by operator, the longest first; what no operator took is calling them."""
+        in_delegates, outside = sum(self.delegated.values()), sum(self.outside.values())
+        parts = {**self.delegated, **self.outside}
+        parts["calling delegates"] = max(0.0, self.delegates - in_delegates)
+        parts["runtime"] = max(0.0, self.total - self.delegates - outside)
+        return sorted(parts.items(), key=lambda part: -part[1])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "total": self.total,
+            "delegates": self.delegates,
+            "delegated": self.delegated,
+            "outside": self.outside,
+        }
+
+
+def short(operator: str) -> str:
+    """``Fully Connected (NC, QD8, F32, QB4W) GEMM`` is ``Fully Connected QD8 QB4W``; kernels keep their names."""
+    name, bracket, rest = operator.partition(" (")
+    types = [part.strip() for part in rest.partition(")")[0].split(",")]
+    return " ".join([name, *(part for part in types if part.startswith("Q"))]) if bracket else name
+
+
+def profile(
+    contender: Contender, work: Work, *, runs: int, on_round: Callable[[str], None] = lambda name: None
+) -> list[CallProfile]:
+    """Profiles of image encoding, embedding and prefill of the prompt, and of decoding a token behind it.
+
+    The prompt must fit into one call.
+    """
+    work = replace(work, depths=(work.prompt_tokens,))
+    on_round(f"{contender.name}, warming up")
+    contender.warm_up(work)
+    rounds = []
+    for run in range(runs):
+        on_round(f"{contender.name}, traced, round {run + 1} of {runs}")
+        with TemporaryDirectory() as folder:
+            contender.round(work, f"--etdump_path={folder}")
+            rounds.append({name: read_events(Path(folder) / f"{name}.etdump") for name in contract.METHODS})
+
+    def calls(method: str, name: str, which: slice) -> CallProfile:
+        return call_profile(name, [traced[method] for traced in rounds], which)
+
+    first, later = slice(0, 1), slice(1, None)
+    decoder, embedding = contract.TEXT_DECODER, contract.TOKEN_EMBEDDING
+    return [
+        calls(contract.VISION_ENCODER, contract.VISION_ENCODER, first),
+        calls(embedding, f"{embedding}, the prompt's text", first),
+        calls(decoder, f"{decoder}, prefill of {work.prompt_tokens}", first),
+        calls(decoder, f"{decoder}, one token at depth {work.prompt_tokens}", later),
+    ]
+
+
+def read_events(path: Path) -> list[Any]:
+    """The Inspector's events of the one method that was traced to ``path``."""
+    from executorch.devtools import Inspector
+
+    (events,) = (block.events for block in Inspector(etdump_path=str(path)).event_blocks if block.name == EXECUTE)
+    return list(events)
+
+
+def call_profile(name: str, rounds: Sequence[Sequence[Any]], which: slice) -> CallProfile:
+    """``rounds``: the same events of several processes. ``which`` of each one's calls to take."""
+    total = delegates = 0.0
+    delegated: defaultdict[str, float] = defaultdict(float)
+    outside: defaultdict[str, float] = defaultdict(float)
+    instructions: dict[int, float] = {}
+    kernels: dict[int, str] = {}
+    for events in zip(*rounds, strict=True):
+        event = events[0]
+        spent = statistics.median(
+            value for same in events for value in (same.perf_data.raw[which] if same.perf_data else [0.0])
+        )
+        index = event._instruction_id
+        if event.name == "Method::execute":
+            total = spent
+        elif event.name == "DELEGATE_CALL":
+            delegates += spent
+            instructions[index] = spent
+        elif event.name == "OPERATOR_CALL":
+            outside[kernels.get(index, "aliases and sizes")] += spent
+            instructions[index] = spent
+        elif event.is_delegated_op:
+            delegated[event.name.split(" #")[0]] += spent
+        else:  # a kernel, inside the OPERATOR_CALL that follows
+            kernels[index] = event.name.removeprefix(KERNEL_PREFIX).split(".")[0].replace("::", ".")
+    return CallProfile(name, total, delegated, outside, delegates, instructions)

@@ -1,0 +1,185 @@
+"""The benchmark on a real package, through both runners, and beside llama.cpp where that is installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+from PIL import Image
+
+from llava_export.benchmark import ladders
+from llava_export.benchmark.profile import profile
+from llava_export.benchmark.rounds import Work, cpp_runner, python_runner, take_turns
+from llava_export.inspect import card_of
+from llava_export.targets.pte_file import read_pte
+
+SHORT = ("--prompt-tokens=100", "--decode-tokens=4", "--depth", "0", "120")
+FIGURES = [
+    "load",
+    "image",
+    "prompt",
+    "prefill",
+    "first token",
+    "decode at 0",
+    "decode at 120",
+    "peak memory",
+    "peak, without files",
+]
+
+
+def benchmark(*arguments, columns=80):
+    command = [sys.executable, "-m", "llava_export.benchmark", *map(str, arguments)]
+    environment = {"COLUMNS": str(columns), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture
+def work(tiny_package) -> Work:
+    image = tiny_package.folder / "image.png"
+    return Work(image, prompt_tokens=100, decode_tokens=4, depths=(120, 0), threads=2)
+
+
+def test_both_runners_are_timed_in_one_table(tiny_package, native_build, tmp_path):
+    numbers, picture = tmp_path / "numbers.json", tmp_path / "plot.png"
+    flags = (*SHORT, "--runner", "cpp", "python", "--runs", 2, "--json", numbers, "--plot", picture)
+    done = benchmark(tiny_package.folder, *flags, columns=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    written = json.loads(numbers.read_text())
+    assert list(written["figures"]) == ["cpp", "python"]
+    for runner, figures in written["figures"].items():
+        assert list(figures) == FIGURES
+        for name, figure in figures.items():
+            values = [values[name] for values in written["rounds"][runner]]
+            assert len(values) == 2 and figure["low"] == min(values) <= figure["median"] <= max(values)
+            assert figure["median"] > 0
+            shown = next(line for line in done.stdout.splitlines() if line.startswith(f"{name}, {figure['unit']}"))
+            assert shown.count("±") == 2 and shown.endswith("%")
+    first = written["rounds"]["cpp"][0]
+    assert first["first token"] == pytest.approx(first["image"] + first["prompt"])
+    assert first["prefill"] == pytest.approx(100 / first["prompt"])
+    # Without torch and Python the same work takes less memory: if not, two things were measured the wrong way round.
+    assert written["figures"]["cpp"]["peak memory"]["high"] < written["figures"]["python"]["peak memory"]["low"]
+    assert written["work"]["depths"] == [0, 120] and written["machine"]["executorch"] in done.stdout
+    with Image.open(picture) as image:
+        assert image.width > 1000 and len(set(image.convert("RGB").resize((200, 80)).getdata())) > 20
+
+
+def test_a_round_is_what_was_asked_for(tiny_package, native_build, work):
+    """Longer work takes longer, in both runners: the lengths reach them."""
+    long = Work(work.image, prompt_tokens=700, decode_tokens=60, depths=(700,), threads=1)
+    for runner in (cpp_runner(tiny_package.program), python_runner(tiny_package.program)):
+        results = {each: take_turns([runner], each, runs=2).rounds[runner.name][1] for each in (work, long)}
+        assert results[long]["prompt"] > 2 * results[work]["prompt"]
+        assert results[long]["decode at 700"] < results[work]["decode at 0"]
+
+
+@pytest.mark.parametrize("runner", ["cpp", "python"])
+def test_a_profile_divides_the_time_by_operator(runner, tiny_package, native_build, work):
+    make = cpp_runner if runner == "cpp" else python_runner
+    encoder, embedding, prefill, token = profile(make(tiny_package.program), work, runs=2)
+    for call in (encoder, embedding, prefill, token):
+        assert sum(spent for _, spent in call.parts()) == pytest.approx(call.total, rel=0.1)
+    methods = {method.name: method for method in read_pte(tiny_package.program).methods}
+    # An operator of XNNPACK in the file is one that was timed, under a name of its own.
+    for call, method in ((encoder, "vision_encoder"), (token, "text_decoder")):
+        timed = {name.partition(" (")[0].replace(" ", "") for name in call.delegated}
+        assert {"FullyConnected", "BatchMatrixMultiply"} <= timed
+        assert len(timed) <= len(methods[method].xnnpack) + 3
+        assert not set(call.delegated) & set(call.outside)
+    assert {"llama.custom_sdpa", "llama.update_cache"} <= set(prefill.outside)
+    assert set(prefill.outside) == set(token.outside) and set(embedding.outside) == {"embedding_byte"}
+    assert not embedding.delegated
+    assert token.name == "text_decoder, one token at depth 100" and prefill.total > 2 * token.total
+
+
+def test_the_profile_is_shown(tiny_package, native_build, tmp_path):
+    numbers, picture = tmp_path / "numbers.json", tmp_path / "plot.png"
+    flags = ("--prompt-tokens=100", "--decode-tokens=4", "--runs", 1, "--json", numbers, "--plot", picture)
+    done = benchmark(tiny_package.program, "--profile", *flags, columns=60)
+    assert done.returncode == 0, done.stderr
+    profiles = json.loads(numbers.read_text())["profiles"]
+    assert [each["name"].partition(",")[0] for each in profiles] == [
+        "vision_encoder",
+        "token_embedding",
+        "text_decoder",
+        "text_decoder",
+    ]
+    for each in profiles:
+        assert f"{each['total']:.2f}" in done.stdout
+    assert "Fully Connected QDU8 QB4W" in done.stdout and "llama.custom_sdpa" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 60
+    with Image.open(picture) as image:
+        assert image.width > 1000
+
+
+def test_rungs_are_what_they_are_called(checkpoint_of, tmp_path):
+    """One of each ladder, exported as the ablation does it, is read back from the file."""
+    baseline = ladders.speed_ladder("decode at 0").rungs[0]
+    ladders.export(str(checkpoint_of("plain")), baseline, tmp_path / "one.pte")
+    (decoder,) = (method for method in read_pte(tmp_path / "one.pte").methods if method.name == "text_decoder")
+    assert set(decoder.xnnpack) == {"Convert", "FullyConnected"}
+    long = ladders.MEMORY_LADDER.rungs[0]
+    ladders.export(str(checkpoint_of("plain")), long, tmp_path / "long.pte")
+    found = read_pte(tmp_path / "long.pte")
+    card = card_of(found)
+    assert (card.max_seq_len, card.max_context_len) == (2048, 2048)
+    assert card.recipe["embedding_bits"] == 32
+
+
+def test_separate_workspaces_take_more_memory(tiny_package, native_build, work):
+    separate, shared, *_ = ladders.MEMORY_LADDER.rungs
+    peaks = []
+    for rung in (separate, shared):
+        runner = cpp_runner(tiny_package.program, name=rung.name, flags=rung.run)
+        peaks.append(runner.round(work)["peak, without files"])
+    assert peaks[0] > 1.2 * peaks[1]
+
+
+@pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python (extra llama) builds long")
+def test_beside_llama_cpp(tiny_package, native_build, tmp_path):
+    export = [sys.executable, "-m", "llava_export.export", "--model=tiny-llava", "--format=gguf"]
+    subprocess.run([*export, "--quantization=q4_0", f"--output-dir={tmp_path}"], check=True, capture_output=True)
+    files = ("--gguf", tmp_path / "ggml-model-q4_0.gguf", "--mmproj", tmp_path / "mmproj-model-f16.gguf")
+    numbers = tmp_path / "numbers.json"
+    done = benchmark(tiny_package.folder, *SHORT, "--peer", "llama.cpp", *files, "--runs", 2, "--json", numbers)
+    assert done.returncode == 0, done.stderr
+    written = json.loads(numbers.read_text())
+    assert list(written["figures"]) == ["cpp", "llama.cpp"] and list(written["figures"]["llama.cpp"]) == FIGURES
+    assert written["peer"].startswith("llama-cpp-python ") and "cpp better" in done.stdout
+    assert done.stdout.count("x (") == len(FIGURES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name a PACKAGE"),
+        (["nowhere"], "nowhere does not exist"),
+        (["{folder}/tokenizer.bin"], "is not an ExecuTorch program"),
+        (["{folder}", "--image", "nowhere.png"], "nowhere.png does not exist"),
+        (["{folder}", "--image", "{folder}/llava.json"], "cannot be read"),
+        (["{folder}", "--runs", "0"], "--runs 0: it must be at least 1"),
+        (["{folder}", "--threads", "-1"], "--threads -1: it must be at least 1"),
+        (["{folder}", "--prompt-tokens", "20"], "prompt_tokens 20: it must be from 65 to the context, 768"),
+        (["{folder}", "--depth", "0", "760"], "depth 760 and 32 decoded tokens do not fit into the context of 768"),
+        (["{folder}", "--runner", "python", "--depth", "-1"], "depth -1 and 32 decoded tokens"),
+        (["{folder}", "--peer", "llama.cpp"], "go together"),
+        (["{folder}", "--gguf", "x.gguf"], "go together"),
+        (["{folder}", "--model", "tiny-llava"], "--model is for --ablation"),
+        (["{folder}", "--profile", "--runner", "python", "cpp"], "--profile traces one runner"),
+        (["{folder}", "--plot", "plot.doc"], "must end in"),
+        (["{folder}", "--json", "/nowhere/x.json"], "folder of /nowhere/x.json does not exist"),
+        (["--ablation"], "--ablation needs --model"),
+        (["--ablation", "--model", "no-such-model-at-all"], "no-such-model-at-all"),
+        (["{folder}", "--ablation", "--model", "tiny-llava"], "no package"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line(arguments, message, tiny_package, native_build):
+    done = benchmark(*(argument.format(folder=tiny_package.folder) for argument in arguments))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
+    assert done.stdout == ""
