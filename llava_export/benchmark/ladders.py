@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_export.benchmark.rounds import ROOT, BenchmarkError, Contender, Results, Work, cpp_runner, take_turns
+from llava_export.benchmark.rounds import BenchmarkError, Contender, Results, Work, cpp_runner, take_turns
 
 LONG_CONTEXT, SHORT_CONTEXT = 2048, 768
 LONG = (f"--max-seq-len={LONG_CONTEXT}", f"--max-context-len={LONG_CONTEXT}")
@@ -34,11 +34,12 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """``compared``: the figures to look at; the last rung is the exporter's default."""
+    """``compared``: the figures to look at; the last rung is the exporter's default. Memory needs no warming up."""
 
     name: str
     compared: tuple[str, ...]
     rungs: tuple[Rung, ...]
+    is_timed: bool = True
 
 
 def speed_ladder(decode: str) -> Ladder:
@@ -68,6 +69,7 @@ MEMORY_LADDER = Ladder(
         Rung(f"context {SHORT_CONTEXT}", FLOAT_EMBEDDING, (UNPACKED,), {"peak memory": 5.44}),
         Rung("8-bit embedding", (), (UNPACKED,), {"peak memory": 5.0}),
     ),
+    is_timed=False,
 )
 
 
@@ -88,7 +90,7 @@ def climb(
             on_step(f"exporting, {rung.name}")
             export(model, rung, program)
         contenders.append(cpp_runner(program, name=rung.name, flags=rung.run))
-    return take_turns(contenders, work, runs=runs, on_round=on_step)
+    return take_turns(contenders, work, runs=runs, warm_up=ladder.is_timed, on_round=on_step)
 
 
 def export_name(rung: Rung) -> str:
@@ -100,7 +102,7 @@ def export(model: str, rung: Rung, program: Path) -> None:
     """In a process of its own, which gives back all its memory."""
     command = [sys.executable, "-m", "llava_export.export", f"--model={model}", *rung.export, "--no-golden"]
     command += [f"--output-dir={program.parent}", f"--pte-name={program.name}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 2:
         raise BenchmarkError(done.stderr.strip().rpartition("error: ")[2])
     if done.returncode:

@@ -84,7 +84,7 @@ class Contender:
     def round(self, work: Work, *extra: str) -> dict[str, float]:
         """The figures of one round, by name. Raises ``BenchmarkError`` with what the runner says where it fails."""
         command = [*self.command, *work.flags(), *extra]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 2:
             raise BenchmarkError(f"{self.name}: {done.stderr.strip().rpartition('error: ')[2]}")
         if done.returncode:
@@ -193,11 +193,16 @@ class Results:
 
 
 def take_turns(
-    contenders: Sequence[Contender], work: Work, *, runs: int, on_round: Callable[[str], None] = lambda name: None
+    contenders: Sequence[Contender],
+    work: Work,
+    *,
+    runs: int,
+    warm_up: bool = True,
+    on_round: Callable[[str], None] = lambda name: None,
 ) -> Results:
     """``runs`` rounds of each, in turn, after one of each to warm up; ``on_round`` is told who begins."""
     results = Results(work, {contender.name: [] for contender in contenders})
-    for contender in contenders:
+    for contender in contenders if warm_up else ():
         on_round(f"{contender.name}, warming up")
         contender.warm_up(work)
     for run in range(runs):

@@ -44,7 +44,6 @@ def outputs(package) -> list[torch.Tensor]:
         ("deep", {"recipe": "8da8w", "embedding_bits": 4, "vision": "8da4w", "group_size": 32, "partitioners": 1}),
         ("deep_with_biases", {"recipe": "8da4w", "group_size": 64}),
         ("tiny-mobilevlm", {"recipe": "8da4w"}),
-        ("tiny-mobilevlm-v2", {"recipe": "8da4w"}),
     ],
     ids=str,
 )

@@ -170,7 +170,7 @@ def test_a_ladder_exports_once_what_its_rungs_share(work, tmp_path, monkeypatch)
         exported.append((model, rung.export))
         program.touch()
 
-    def take(contenders, work, *, runs, on_round):
+    def take(contenders, work, *, runs, warm_up, on_round):
         ran.extend((contender.name, contender.command[1:]) for contender in contenders)
 
     monkeypatch.setattr(ladders, "export", export)

@@ -24,6 +24,8 @@ constexpr int64_t kBlock = 32;        // cached positions at a time
 constexpr int64_t kQueries = 32;      // new positions that share a block of keys
 constexpr int64_t kLanes = 16;        // floats in a vector, whatever the processor makes of it
 constexpr int64_t kDecodeAtMost = 4;  // new positions for which packing keys does not pay
+constexpr int64_t kAhead = 8192;      // bytes, see fetch_ahead
+constexpr int64_t kCacheLine = 64;    // bytes
 
 using Vector = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
 
@@ -57,6 +59,16 @@ LLAVA_INLINE float exp_negative(float x) {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
   return p * std::bit_cast<float>(uint32_t(int32_t(n) + 127) << 23);
+}
+
+// Asks for memory that will be read a little later. Processors foresee reading in order by themselves, but not beyond the
+// end of a page, and a row of keys often fills one.
+template <typename Element>
+LLAVA_INLINE void fetch_ahead(const Element* row, int64_t head_dim) {
+  const char* bytes = reinterpret_cast<const char*>(row) + kAhead;
+  for (int64_t at = 0; at < head_dim * int64_t(sizeof(Element)); at += kCacheLine) {
+    __builtin_prefetch(bytes + at);
+  }
 }
 
 // The running softmax of one query and head: the largest score so far, and the sum relative to it.
@@ -115,6 +127,9 @@ LLAVA_INLINE void attend_part_body(
       const Element* row = keys + (block + j) * stride;
       for (int64_t head = 0; head < shape.heads; ++head) {
         const Element* key = row + head / sharing * head_dim;
+        if (head % sharing == 0) {
+          fetch_ahead(key, head_dim);
+        }
         const float* q = queries.data() + head * head_dim;
         float dot = 0.0f;
         for (int64_t e = 0; e < head_dim; ++e) {
@@ -134,6 +149,9 @@ LLAVA_INLINE void attend_part_body(
       const Element* row = values + (block + j) * stride;
       for (int64_t head = 0; head < shape.heads; ++head) {
         const Element* value = row + head / sharing * head_dim;
+        if (head % sharing == 0) {
+          fetch_ahead(value, head_dim);
+        }
         const float weight = scores[head * kBlock + j];
         float* sum = partial.sums.data() + head * head_dim;
         for (int64_t e = 0; e < head_dim; ++e) {
