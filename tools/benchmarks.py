@@ -36,6 +36,7 @@ PARTS = ("export", "speed", "profile", "ladders")
 TOTAL = re.compile(r"^total +([\d.]+) s +([\d.]+) GiB", re.MULTILINE)
 STRAIGHTFORWARD = re.compile(r"^write +done after +(\d+) s +peak ([\d.]+) GiB", re.MULTILINE)
 PEER = "llama.cpp"
+IN_ROUNDS = ("speed", "memory")  # parts whose figures are medians
 
 TEXT = """# Benchmarks
 
@@ -150,27 +151,32 @@ MEASURES = {
 LADDER_MODELS = MODELS[:1]  # the one that the published ladders are about
 
 
-def figures(results: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Every time and speed of the page, by name."""
+def figures(results: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+    """Every time, speed and size of the page that was measured, by name."""
     for model, found in results.get("export", {}).items():
         for pipeline in ("llava_export", "straightforward"):
             for what in ("seconds", "peak"):
-                yield f"export, {model}, {pipeline}, {what}", found[pipeline][what]
-    for model, found in results.get("speed", {}).items():
-        for contender, values in found["figures"].items():
-            for name, value in values.items():
-                yield f"speed, {model}, {contender}, {name}", value["median"]
+                yield f"export, {model}, {pipeline}, {what}", Figure.of([found[pipeline][what]])
+    named = [("speed", model, found) for model, found in results.get("speed", {}).items()]
     for model, found in results.get("ladders", {}).items():
-        for ladder in found["ladders"]:
-            for rung, values in ladder["figures"].items():
-                for name in ladder["compared"]:
-                    yield f"ladders, {model}, {rung}, {name}", values[name]["median"]
+        named += [(f"{ladder['name']} ladder", model, ladder) for ladder in found["ladders"]]
+    for part, model, found in named:
+        for contender, rounds in found["rounds"].items():
+            for name in rounds[0]:
+                yield f"{part}, {model}, {contender}, {name}", Figure.of([values[name] for values in rounds])
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
-    """New over old, of what both have."""
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of what both have: new median over old one, and whether the ranges of their rounds overlap."""
     old = dict(figures(before))
-    return {name: value / old[name] for name, value in figures(after) if name in old}
+    return {
+        name: {
+            "ratio": new.median / old[name].median,
+            "overlap": new.low <= old[name].high and old[name].low <= new.high if name.startswith(IN_ROUNDS) else None,
+        }
+        for name, new in figures(after)
+        if name in old
+    }
 
 
 def render(results: Mapping[str, Any]) -> str:
@@ -186,14 +192,16 @@ def render(results: Mapping[str, Any]) -> str:
     )
 
 
-def again(ratios: Mapping[str, float]) -> str:
-    if not ratios:
+def again(found: Mapping[str, Mapping[str, Any]]) -> str:
+    if not found:
         return "Measured once."
-    apart = sorted((abs(ratio - 1), name) for name, ratio in ratios.items())
-    middle = apart[len(apart) // 2][0]
+    apart = sorted((abs(each["ratio"] - 1), name) for name, each in found.items())
+    in_rounds = [each["overlap"] for each in found.values() if each["overlap"] is not None]
+    half, most = apart[len(apart) // 2][0], apart[len(apart) * 9 // 10][0]
     return (
-        f"{len(apart)} of these figures were measured a second time: half of them differed by less than {middle:.0%}, "
-        f"the farthest ({apart[-1][1]}) by {apart[-1][0]:.0%}."
+        f"{len(apart)} of these figures were measured a second time, at another hour: half of them differed by less "
+        f"than {half:.0%}, nine in ten by less than {most:.0%}, the farthest ({apart[-1][1]}) by {apart[-1][0]:.0%}. "
+        f"The rounds of both times overlap for {sum(in_rounds)} of {len(in_rounds)}."
     )
 
 
@@ -321,8 +329,8 @@ def main() -> None:
         results["machine"], results["peer"] = machine(), build_name()
         results["again"] = before.get("again", {}) | differences(before, {part: results[part]})
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    for name, ratio in results["again"].items():
-        console.print(f"{ratio:6.2f} times the first time: {name}", highlight=False)
+    for name, each in results["again"].items():
+        console.print(f"{each['ratio']:6.2f} times the first time: {name}", highlight=False)
     if missing := [part for part in PARTS if part not in results]:
         sys.exit(f"the page waits for {', '.join(missing)}: measure them, too")
     PAGE.write_text(render(results))

@@ -6,6 +6,8 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +106,7 @@ def compared(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         contenders.append(rounds.llama_cpp(arguments.gguf.resolve(), arguments.mmproj.resolve(), context=context))
     with progress(console, steps=len(contenders) * (arguments.runs + 1)) as step:
         results = rounds.take_turns(contenders, work, runs=arguments.runs, on_round=step)
-    title = show.work_line(program.name, work, arguments.runs)
+    title = f"{show.work_line(program.name, work)}, median of {arguments.runs}"
     console.print(title, highlight=False)
     console.print(show.results_table(results, peer="llama.cpp" if arguments.peer else None))
     if build:
@@ -118,10 +120,11 @@ def profiled(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     from llava_export.benchmark import plots, profile, show
 
     program, work = program_and_work(arguments)
+    work = replace(work, depths=(work.prompt_tokens,))
     (name,) = arguments.runner or default_runner()
     with progress(console, steps=arguments.runs + 1) as step:
         profiles = profile.profile(runner(name, program), work, runs=arguments.runs, on_round=step)
-    title = f"{show.work_line(program.name, work, arguments.runs)}, traced, runner {name}"
+    title = f"{show.work_line(program.name, work)}, traced {arguments.runs} times in the {name} runner"
     console.print(title, highlight=False)
     for each in profiles:
         console.print()
@@ -137,7 +140,6 @@ def profiled(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def ablation(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    from dataclasses import asdict
     from tempfile import TemporaryDirectory
 
     from llava_export.benchmark import ladders, plots, show
@@ -158,7 +160,7 @@ def ablation(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
                     ladder, arguments.model, work, folder=Path(folder), runs=arguments.runs, on_step=step
                 )
             climbed.append((ladder, results))
-    console.print(show.work_line(arguments.model, work, arguments.runs), highlight=False)
+    console.print(f"{show.work_line(arguments.model, work)}, median of {arguments.runs}", highlight=False)
     for ladder, results in climbed:
         console.print()
         console.print(show.ladder_table(ladder, results))
@@ -193,13 +195,18 @@ def check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{flag.replace('_', '-')} {value}: it must be at least 1")
     if arguments.plot and arguments.plot.suffix not in PLOT_FORMATS:
         raise UsageError(f"--plot {arguments.plot}: it must end in {', '.join(PLOT_FORMATS)}")
+    if arguments.plot and not find_spec("matplotlib"):
+        raise UsageError("--plot needs matplotlib: pip install llava_export[benchmark]")
+    for path in (arguments.gguf, arguments.mmproj, arguments.image):
+        if path and not path.is_file():
+            raise UsageError(f"{path} does not exist")
     for path in (arguments.plot, arguments.json):
         if path and not path.resolve().parent.is_dir():
             raise UsageError(f"the folder of {path} does not exist")
 
 
 def program_and_work(arguments: argparse.Namespace) -> tuple[Path, Work]:
-    """Raises ``UserError`` for what is no package, or an image that does not exist."""
+    """Raises ``UserError`` for what is no package."""
     from llava_export.benchmark.rounds import Work
     from llava_export.builtin import SAMPLE_IMAGE
     from llava_export.targets.pte_file import read_pte
@@ -210,8 +217,6 @@ def program_and_work(arguments: argparse.Namespace) -> tuple[Path, Work]:
     card = ModelCard.from_json(read_pte(program).constants[MODEL_CARD])
     beside = program.parent / IMAGE_PICTURE
     image = arguments.image or (beside if beside.exists() else SAMPLE_IMAGE)
-    if not image.is_file():
-        raise UsageError(f"--image {image} does not exist")
     work = Work.fitting(
         max_seq_len=card.max_seq_len,
         max_context_len=card.max_context_len,

@@ -9,7 +9,7 @@ from typing import Any
 
 from llava_export.benchmark.ladders import Ladder
 from llava_export.benchmark.profile import TOP, CallProfile, short
-from llava_export.benchmark.rounds import BenchmarkError, Figure, Results
+from llava_export.benchmark.rounds import Figure, Results
 
 STAGES = ("load", "image", "prompt", "first token")
 SIZE = (9.0, 3.6)  # inches
@@ -85,10 +85,8 @@ def _whiskers(figures: Sequence[Figure]) -> list[list[float]]:
 
 
 def _subplots(count: int, title: str, *, height: float = SIZE[1]) -> tuple[Any, Any]:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise BenchmarkError("plots need matplotlib: pip install llava_export[benchmark]") from error
+    import matplotlib
+
     matplotlib.use("agg")
     from matplotlib import pyplot
 

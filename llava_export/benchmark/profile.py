@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,13 +14,14 @@ from llava_export.benchmark.rounds import Contender, Work
 from llava_runner import contract
 
 EXECUTE = "Execute"  # the Inspector's name for what calls did, beside loading
+METHOD = "Method::execute"  # the event of a whole call
 KERNEL_PREFIX = "native_call_"
 TOP = 8  # operators that are shown by name
 
 
 @dataclass(frozen=True)
 class CallProfile:
-    """Milliseconds of one kind of call, medians over such calls.
+    """Milliseconds of one kind of call.
 
     ``delegated`` by XNNPACK's operators; ``outside`` by kernel; ``instructions`` by their place in the method.
     """
@@ -62,9 +63,9 @@ def profile(
 ) -> list[CallProfile]:
     """Profiles of image encoding, embedding and prefill of the prompt, and of decoding a token behind it.
 
-    The prompt must fit into one call.
+    The prompt must fit into one call, and the only depth be its end.
     """
-    work = replace(work, depths=(work.prompt_tokens,))
+    assert work.depths == (work.prompt_tokens,), work
     on_round(f"{contender.name}, warming up")
     contender.warm_up(work)
     rounds = []
@@ -96,19 +97,24 @@ def read_events(path: Path) -> list[Any]:
 
 
 def call_profile(name: str, rounds: Sequence[Sequence[Any]], which: slice) -> CallProfile:
-    """``rounds``: the same events of several processes. ``which`` of each one's calls to take."""
-    total = delegates = 0.0
+    """``rounds``: the same events of several processes. ``which`` of each one's calls to take.
+
+    Means over the middle half of those calls by their total: so the parts add up to it, and outliers do not count.
+    """
+    events = rounds[0]
+    calls = [call for each in rounds for call in _calls(each)[which]]
+    totals = [sum(spent for event, spent in zip(events, call, strict=True) if event.name == METHOD) for call in calls]
+    order = sorted(range(len(calls)), key=totals.__getitem__)
+    cut = (len(order) + 1) // 4
+    middle = [calls[index] for index in order[cut : len(order) - cut]]
     delegated: defaultdict[str, float] = defaultdict(float)
     outside: defaultdict[str, float] = defaultdict(float)
     instructions: dict[int, float] = {}
     kernels: dict[int, str] = {}
-    for events in zip(*rounds, strict=True):
-        event = events[0]
-        spent = statistics.median(
-            value for same in events for value in (same.perf_data.raw[which] if same.perf_data else [0.0])
-        )
-        index = event._instruction_id
-        if event.name == "Method::execute":
+    total = delegates = 0.0
+    for event, *times in zip(events, *middle, strict=True):
+        spent, index = statistics.fmean(times), event._instruction_id
+        if event.name == METHOD:
             total = spent
         elif event.name == "DELEGATE_CALL":
             delegates += spent
@@ -121,3 +127,10 @@ def call_profile(name: str, rounds: Sequence[Sequence[Any]], which: slice) -> Ca
         else:  # a kernel, inside the OPERATOR_CALL that follows
             kernels[index] = event.name.removeprefix(KERNEL_PREFIX).split(".")[0].replace("::", ".")
     return CallProfile(name, total, delegated, outside, delegates, instructions)
+
+
+def _calls(events: Sequence[Any]) -> list[tuple[float, ...]]:
+    """For each call of the method, what each event took."""
+    count = max(len(event.perf_data.raw) for event in events if event.perf_data)
+    times = [event.perf_data.raw if event.perf_data else [0.0] * count for event in events]
+    return list(zip(*times, strict=True))

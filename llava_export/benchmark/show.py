@@ -21,11 +21,11 @@ def machine_lines(machine: Mapping[str, str]) -> str:
     )
 
 
-def work_line(name: str, work: Work, runs: int) -> str:
+def work_line(name: str, work: Work) -> str:
     depths = " and ".join(map(str, work.depths))
     return (
         f"{name}: an image, {work.prompt_tokens} positions of prompt, then {work.decode_tokens} tokens "
-        f"at depth {depths}; {work.threads} threads, median of {runs}"
+        f"at depth {depths}; {work.threads} threads"
     )
 
 

@@ -81,7 +81,8 @@ def test_a_round_is_what_was_asked_for(tiny_package, native_build, work):
 @pytest.mark.parametrize("runner", ["cpp", "python"])
 def test_a_profile_divides_the_time_by_operator(runner, tiny_package, native_build, work):
     make = cpp_runner if runner == "cpp" else python_runner
-    encoder, embedding, prefill, token = profile(make(tiny_package.program), work, runs=2)
+    behind_the_prompt = replace(work, depths=(work.prompt_tokens,))
+    encoder, embedding, prefill, token = profile(make(tiny_package.program), behind_the_prompt, runs=2)
     for call in (encoder, embedding, prefill, token):
         assert sum(spent for _, spent in call.parts()) == pytest.approx(call.total, rel=0.1)
     methods = {method.name: method for method in read_pte(tiny_package.program).methods}
@@ -168,6 +169,7 @@ def test_beside_llama_cpp(tiny_package, native_build, tmp_path):
         (["{folder}", "--runner", "python", "--depth", "-1"], "depth -1 and 32 decoded tokens"),
         (["{folder}", "--peer", "llama.cpp"], "go together"),
         (["{folder}", "--gguf", "x.gguf"], "go together"),
+        (["{folder}", "--peer", "llama.cpp", "--gguf", "x.gguf", "--mmproj", "y"], "x.gguf does not exist"),
         (["{folder}", "--model", "tiny-llava"], "--model is for --ablation"),
         (["{folder}", "--profile", "--runner", "python", "cpp"], "--profile traces one runner"),
         (["{folder}", "--plot", "plot.doc"], "must end in"),
