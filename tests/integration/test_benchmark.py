@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from llava_export.benchmark import ladders
-from llava_export.benchmark.profile import profile
-from llava_export.benchmark.rounds import Work, cpp_runner, python_runner, take_turns
+from llava_export.benchmark.profile import profile, read_events
+from llava_export.benchmark.rounds import Work, cpp_runner, python_runner
 from llava_export.inspect import card_of
 from llava_export.targets.pte_file import read_pte
+from llava_runner.contract import METHODS
 
 SHORT = ("--prompt-tokens=100", "--decode-tokens=4", "--depth", "0", "120")
 FIGURES = [
@@ -69,13 +70,27 @@ def test_both_runners_are_timed_in_one_table(tiny_package, native_build, tmp_pat
         assert image.width > 1000 and len(set(image.convert("RGB").resize((200, 80)).getdata())) > 20
 
 
-def test_a_round_is_what_was_asked_for(tiny_package, native_build, work):
-    """Longer work takes longer, in both runners: the lengths reach them."""
-    long = Work(work.image, prompt_tokens=700, decode_tokens=60, depths=(700,), threads=1)
-    for runner in (cpp_runner(tiny_package.program), python_runner(tiny_package.program)):
-        results = {each: take_turns([runner], each, runs=2).rounds[runner.name][1] for each in (work, long)}
-        assert results[long]["prompt"] > 2 * results[work]["prompt"]
-        assert results[long]["decode at 700"] < results[work]["decode at 0"]
+@pytest.mark.parametrize("make", [cpp_runner, python_runner])
+def test_a_round_is_what_was_asked_for(make, tiny_package, native_build, work, tmp_path):
+    """Counted by the trace: the prompt, the positions up to the first depth, and the tokens at both."""
+    make(tiny_package.program).round(work, f"--etdump_path={tmp_path}")
+    calls = {}
+    for method in METHODS:
+        events = read_events(tmp_path / f"{method}.etdump")
+        (whole,) = (event for event in events if event.name == "Method::execute")
+        calls[method] = len(whole.perf_data.raw)
+    tokens = work.decode_tokens * len(work.depths)
+    assert calls == {"vision_encoder": 1, "token_embedding": 2 + tokens, "text_decoder": 2 + tokens}
+
+
+def test_threads_reach_the_python_runtime(tiny_package):
+    script = (
+        "from llava_runner.program import Program; from executorch.extension.pybindings import _C\n"
+        f"Program.open({str(tiny_package.program)!r}, cpu_threads=3)\n"
+        "print(_C._threadpool_get_thread_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "3"
 
 
 @pytest.mark.parametrize("runner", ["cpp", "python"])
