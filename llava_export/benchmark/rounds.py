@@ -58,7 +58,7 @@ class Work:
         decode_tokens = decode_tokens or DEFAULT_DECODE_TOKENS
         longest = max(1, min(DEFAULT_PROMPT_TOKENS, max_seq_len, max_context_len - decode_tokens))
         prompt_tokens = prompt_tokens or longest
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or os.cpu_count() or 1
         return cls(image, prompt_tokens, decode_tokens, tuple(depths or (0, longest)), threads)
 
     def to_dict(self) -> dict[str, Any]:
