@@ -23,10 +23,11 @@ from typing import Any
 from gguf import GGUFReader
 from rich.console import Console
 
+from llava_export.benchmark.ladders import Ladder, Rung
 from llava_export.benchmark.llama_cpp import build_name
 from llava_export.benchmark.profile import TOP, CallProfile, short
-from llava_export.benchmark.rounds import DEFAULT_PROMPT_TOKENS, Figure, Results, machine
-from llava_export.benchmark.show import change, with_spread
+from llava_export.benchmark.rounds import DEFAULT_PROMPT_TOKENS, Figure, Results, machine, unit
+from llava_export.benchmark.show import ladder_rows, with_spread
 from llava_export.targets.pte_file import read_pte
 from llava_runner.contract import TEXT_DECODER
 
@@ -251,13 +252,12 @@ def speed_tables(speed: Mapping[str, Any], export: Mapping[str, Any], profile: M
     for model, found in speed.items():
         work, rounds = found["work"], found["rounds"]
         results = Results(work, rounds)
-        units = {name: value["unit"] for name, value in found["figures"]["cpp"].items()}
         rows = []
         for name in results.names():
             ratio = results.ratio("cpp", PEER, name)
             cells = [with_spread(results.figure(contender, name)) for contender in rounds]
             better = f"**{ratio.median:.2f}** ({ratio.low:.2f} to {ratio.high:.2f})"
-            rows.append((f"{name}, {units[name]}", *cells, better))
+            rows.append((f"{name}, {unit(name)}", *cells, better))
         sections += [
             f"### {model}\n",
             f"{work['prompt_tokens']} positions of prompt, {work['decode_tokens']} tokens decoded at each depth, "
@@ -309,23 +309,17 @@ def profile_tables(profile: Mapping[str, Any]) -> str:
 def ladder_tables(ladders: Mapping[str, Any]) -> str:
     sections = []
     for model, found in ladders.items():
-        for ladder in found["ladders"]:
-            rows = []
-            for name in ladder["compared"]:
-                before: tuple[float, float | None] | None = None
-                for rung in ladder["rungs"]:
-                    value, published = ladder["figures"][rung["name"]][name], rung["published"].get(name)
-                    row = [
-                        f"{name}, {value['unit']}: {rung['name']}",
-                        with_spread(Figure(value["median"], value["low"], value["high"])),
-                        change(value["median"], before and before[0]),
-                        f"{published:g}" if published else "",
-                        change(published, before and before[1]),
-                    ]
-                    rows.append(row)
-                    before = value["median"], published
+        for written in found["ladders"]:
+            rungs = tuple(Rung(**rung) for rung in written["rungs"])
+            ladder = Ladder(written["name"], tuple(written["compared"]), rungs)
+            results = Results(written["work"], written["rounds"])
+            rows = [
+                (f"{name}, {unit(name)}: {rung}", *cells)
+                for name in ladder.compared
+                for rung, *cells in ladder_rows(ladder, results, name)
+            ]
             sections += [
-                f"### {ladder['name'].capitalize()}, {model}\n",
+                f"### {ladder.name.capitalize()}, {model}\n",
                 table(("", "measured", "change", "published", "change"), rows),
             ]
         sections += [commands([found["command"]]), f"![both ladders](benchmarks/ladders-{model}.png)\n"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from rich.table import Table
 
@@ -70,18 +70,24 @@ def ladder_table(ladder: Ladder, results: Results) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for name in ladder.compared:
         table.add_row(f"{name}, {unit(name)}", style="bold")
-        before: tuple[float, float | None] | None = None
-        for rung in ladder.rungs:
-            measured, published = results.figure(rung.name, name), rung.published.get(name)
-            table.add_row(
-                f"  {rung.name}",
-                with_spread(measured),
-                change(measured.median, before and before[0]),
-                f"{published:g}" if published else "",
-                change(published, before and before[1]),
-            )
-            before = measured.median, published
+        for rung, *cells in ladder_rows(ladder, results, name):
+            table.add_row(f"  {rung}", *cells)
     return table
+
+
+def ladder_rows(ladder: Ladder, results: Results, name: str) -> Iterator[tuple[str, str, str, str, str]]:
+    """Of one figure, each rung's name, what was measured and published, and both changes from the rung before."""
+    before: tuple[float, float | None] | None = None
+    for rung in ladder.rungs:
+        measured, published = results.figure(rung.name, name), rung.published.get(name)
+        yield (
+            rung.name,
+            with_spread(measured),
+            change(measured.median, before and before[0]),
+            f"{published:g}" if published else "",
+            change(published, before and before[1]),
+        )
+        before = measured.median, published
 
 
 def with_spread(figure: Figure) -> str:
