@@ -63,9 +63,9 @@ $export
 
 `cpp` is `llava_main`'s code, timed by `llava_bench`, with the weights packed in a file by an earlier start; `python` is
 `llava-run`'s. llama.cpp has the same model as `q4_0`, its vision tower as `f16`. The first token comes after image and
-prompt; loading is not part of it. Of the memory that was resident at most, the last row is what is no file's content
-and cannot be dropped. The last column says how many times better `cpp` is than llama.cpp, round by round, with the
-lowest and the highest.
+prompt; loading is not part of it. The last row is memory that is no file's content, so that the system cannot drop it,
+as it was when the round ended. The last column says how many times better `cpp` is than llama.cpp, round by round, with
+the lowest and the highest.
 
 $speed
 ## Where the time goes
