@@ -3,29 +3,46 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint clean
+.PHONY: help demo test lint format docs wheels clean
 
-demo: $(READY)  ## export the built-in model, prove it, ask it about the sample picture
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
+
+demo: $(READY)  ## export the built-in model, verify it, ask it about the sample image
 	$(BIN)/python -m llava_export.export --model tiny-llava --output-dir demo --pte-name llava.pte --with-artifacts
-	$(BIN)/test_pte demo/llava.pte
+	$(BIN)/llava verify demo
 	@echo && echo "Q: What is in the image?  (demo/image.png)"
-	$(BIN)/llava-run --model_path=demo/llava.pte --tokenizer_path=demo/tokenizer.bin --image_path=demo/image.png \
-		--prompt="What is in the image?" --seq_len=768 --temperature=0
+	$(BIN)/llava run demo --image demo/image.png --prompt "What is in the image?"
 
-test: $(READY)
+test: $(READY)  ## run all tests (25 minutes on two cores)
 	$(BIN)/python -m pytest
 
-lint: $(READY)
+lint: $(READY)  ## check format, types, scripts, and the generated pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	git ls-files '*.sh' .ci/run | xargs -r $(BIN)/shellcheck
+	$(BIN)/python docs/generate.py --check
 
-clean:
-	rm -rf .venv demo build cmake-out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+format: $(READY)  ## format Python and C++
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	git ls-files '*.cpp' '*.h' | xargs -r $(BIN)/clang-format -i
 
-$(READY): requirements.txt pyproject.toml
+docs: $(READY)  ## write the generated pages: docs/reference/cli.md and the README's table
+	$(BIN)/python docs/generate.py
+
+wheels: $(READY)  ## build both distributions into dist/
+	$(BIN)/python -m build --outdir dist runner
+	$(BIN)/python -m build --outdir dist .
+
+clean:  ## remove what the other targets made
+	rm -rf .venv demo build dist cmake-out *.egg-info runner/*.egg-info runner/build .pytest_cache .mypy_cache .ruff_cache
+
+$(READY): requirements.txt pyproject.toml runner/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --editable ./runner
 	touch $@

@@ -33,9 +33,9 @@ measure() {  # measure LABEL COMMAND...: runs it, and adds a line to the summary
 
 if [[ ! -f $checkpoint/config.json ]]; then
     rm -rf "$checkpoint"
-    measure "make the checkpoint" $python tools/make_checkpoint.py --like "$model" --out "$checkpoint" ${LAYERS:+--layers "$LAYERS"}
+    measure "make the checkpoint" $python -m benchmarks.make_checkpoint --like "$model" --out "$checkpoint" ${LAYERS:+--layers "$LAYERS"}
 fi
-export_command=($python -m llava_export.export --model "$checkpoint" --output-dir "$package" --with-artifacts)
+export_command=("$python" -m llava_export.export --model "$checkpoint" --output-dir "$package" --with-artifacts)
 "${export_command[@]}" --dry-run
 measure "export" "${export_command[@]}"
 ask=(.venv/bin/llava-run --model_path="$package/llava.pte" --image_path="$package/image.png" --prompt="What is in the image?"
@@ -44,7 +44,7 @@ measure "test_pte" .venv/bin/test_pte "$package/llava.pte"
 measure "run, 32 tokens" "${ask[@]}"
 measure "export without the golden record" "${export_command[@]}" --no-golden
 if [[ ${STRAIGHTFORWARD:-1} == 1 ]]; then
-    measure "the straightforward pipeline" $python tools/straightforward.py --model "$checkpoint" --out "$folder/straightforward.pte"
+    measure "the straightforward pipeline" $python -m benchmarks.straightforward --model "$checkpoint" --out "$folder/straightforward.pte"
 fi
 printf '\n%s, random weights, %s cores\n' "$(basename "$checkpoint")" "$(nproc)"
 cat "$summary"

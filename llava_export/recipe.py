@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llava_export.errors import RecipeError
+from llava_export.models.names import TOKEN_EMBEDDING, VISION_ENCODER, is_in
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 LINEAR_SCHEMES = ("8da4w", "8da8w", "fp32")  # coarsest first
 EMBEDDING_BITS = (4, 8, 32)
 ALGORITHMS = ("minmax", "hqq")
-KV_CACHES = ("fp32", "bf16")
+# Types of the cached keys and values, and torch's names of them.
+KV_CACHES = {"fp32": "float32", "bf16": "bfloat16"}
 # XNNPACK's int4 kernels read scales once for a multiple of 32 input features.
 GROUP_SIZE_STEP = 32
 # Quantized at a time: what is computed on the way then stays in the processor's cache, which is several times faster.
@@ -103,9 +105,11 @@ class Recipe:
         )
 
     def cache_bytes(self, config: TextConfig) -> int:
-        """What one position takes in the KV cache."""
+        """Return the bytes that one position takes in the KV cache."""
+        import torch
+
         per_layer = 2 * config.num_key_value_heads * config.head_dim
-        return config.num_hidden_layers * per_layer * {"fp32": 4, "bf16": 2}[self.kv_cache]
+        return config.num_hidden_layers * per_layer * getattr(torch, KV_CACHES[self.kv_cache]).itemsize
 
     def stored_bytes(self, model: nn.Module) -> dict[str, int]:
         """What each parameter of a model takes in a program, by its name: its values and their scales."""
@@ -117,7 +121,7 @@ class Recipe:
                 if bits < 32:
                     per_scale = self.group_size if self._is_grouped(fqn, module) else parameter.shape[1]
                     # XNNPACK reads scales of int4 as bfloat16, and all others as float32.
-                    scales = parameter.numel() // per_scale * (2 if bits == 4 and fqn != "token_embedding" else 4)
+                    scales = parameter.numel() // per_scale * (2 if bits == 4 and fqn != TOKEN_EMBEDDING else 4)
                 sizes[f"{fqn}.{name}"] = parameter.numel() * bits // 8 + scales
         return sizes
 
@@ -140,7 +144,7 @@ class Recipe:
                 module.to(torch.float32)
 
     def _scheme(self, fqn: str) -> str:
-        return self.vision if fqn.startswith("vision_encoder.") else self.text
+        return self.vision if is_in(fqn, VISION_ENCODER) else self.text
 
     def _bits(self, fqn: str, module: nn.Module) -> int:
         """Of the weight of a module."""
@@ -148,12 +152,12 @@ class Recipe:
 
         if isinstance(module, nn.Linear):
             return {"8da4w": 4, "8da8w": 8, "fp32": 32}[self._scheme(fqn)]
-        return self.embedding_bits if fqn == "token_embedding" else 32
+        return self.embedding_bits if fqn == TOKEN_EMBEDDING else 32
 
     def _is_grouped(self, fqn: str, module: nn.Module) -> bool:
         """Whether a weight has a scale for every ``group_size`` input features, and not one for a whole row."""
         bits = self._bits(fqn, module)
-        return bits == 4 or (bits == 8 and fqn == "token_embedding")
+        return bits == 4 or (bits == 8 and fqn == TOKEN_EMBEDDING)
 
     def _torchao_config(self, fqn: str, module: nn.Module) -> Any:
         import torch
@@ -170,7 +174,7 @@ class Recipe:
             "minmax": IntxChooseQParamsAlgorithm.AFFINE,
             "hqq": IntxChooseQParamsAlgorithm.HQQ_SCALE_ONLY,
         }[self.algorithm]
-        if fqn == "token_embedding":
+        if fqn == TOKEN_EMBEDDING:
             return IntxWeightOnlyConfig(
                 weight_dtype=dtype, granularity=granularity, intx_choose_qparams_algorithm=algorithm
             )

@@ -1,4 +1,4 @@
-"""The float model, run one block at a time from the checkpoint: memory never holds more than one block's weights.
+"""The float model, run one block at a time from the checkpoint: only one block's weights are in memory.
 
 Matrices stay as the checkpoint has them, in half precision mostly, and are converted some rows at a time as they are
 multiplied: the float32 rows never leave the processor's cache. A step of the answer then costs little more than reading
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +20,15 @@ from torch.overrides import TorchFunctionMode
 
 from llava_export.checkpoint.weights import Weights
 from llava_export.models.llava import LlavaModel
+from llava_export.models.names import (
+    DECODER_NORM,
+    LM_HEAD,
+    PROJECTOR,
+    TOKEN_EMBEDDING,
+    VISION_TOWER,
+    decoder_layer,
+    tower_layer,
+)
 
 ROWS_AT_ONCE = 512
 
@@ -35,38 +45,40 @@ class FloatReference:
         self._on_block = on_block
         # Blocks run in this order, the decoder's again for each token.
         names = [fqn for fqn, _ in model.blocks()]
-        self._following = dict(pairwise(names)) | {names[-1]: "token_embedding"}
+        self._following = dict(pairwise(names)) | {names[-1]: TOKEN_EMBEDDING}
 
     @torch.no_grad()
-    def encode_image(self, image_3HW: Tensor) -> Tensor:
-        """``uint8 [3, H, W]`` to features ``[1, num_image_tokens, hidden_size]``."""
-        tower = "vision_encoder.vision_tower"
-        with self._filled(f"{tower}.embeddings") as embeddings:
-            x_BND = embeddings(self._model.vision_encoder.pixel_values(image_3HW))
-        with self._filled(f"{tower}.pre_layrnorm") as pre_layrnorm:
+    def encode_image(self, pixels: np.ndarray) -> Tensor:
+        """Return the features ``float32 [1, num_image_tokens, hidden_size]`` of an RGB image ``uint8 [3, H, W]``."""
+        with self._filled(f"{VISION_TOWER}.embeddings") as embeddings:
+            x_BND = embeddings(self._model.vision_encoder.pixel_values(torch.from_numpy(pixels)))
+        with self._filled(f"{VISION_TOWER}.pre_layrnorm") as pre_layrnorm:
             hidden_states = [pre_layrnorm(x_BND)]
         for i in range(len(self._model.vision_encoder.vision_tower.layers)):
-            with self._filled(f"{tower}.layers.{i}") as layer:
+            with self._filled(tower_layer(i)) as layer:
                 hidden_states.append(layer(hidden_states[-1]))
-        with self._filled("vision_encoder.projector") as projector:
+        with self._filled(PROJECTOR) as projector:
             return projector(self._model.vision_encoder.vision_tower.features(hidden_states))
 
     @torch.no_grad()
-    def embed(self, ids: list[int]) -> Tensor:
-        """Token ids to ``[1, T, hidden_size]``."""
-        with self._filled("token_embedding") as token_embedding:
-            return token_embedding(torch.tensor([ids])).to(torch.float32)
+    def embed(self, input_ids: list[int]) -> Tensor:
+        """Return the rows ``float32 [1, T, hidden_size]`` of T token ids."""
+        with self._filled(TOKEN_EMBEDDING) as token_embedding:
+            return token_embedding(torch.tensor([input_ids])).to(torch.float32)
 
     @torch.no_grad()
-    def decode(self, inputs_embeds_1TD: Tensor, position: int) -> Tensor:
-        """Rows from ``position`` on to the last one's logits ``[vocab_size]``; the model's own cache remembers."""
+    def decode(self, inputs_embeds: Tensor, *, position: int) -> Tensor:
+        """Read rows ``float32 [1, T, hidden_size]`` from ``position`` on. Return the last logits ``[vocab_size]``.
+
+        The model's KV cache keeps what was read.
+        """
         decoder = self._model.text_decoder
-        x_1TD = inputs_embeds_1TD
+        x_1TD = inputs_embeds
         start, cos_T1e, sin_T1e = decoder.positions(torch.tensor([position]), x_1TD.shape[1])
         for i in range(len(decoder.layers)):
-            with self._filled(f"text_decoder.layers.{i}") as layer:
+            with self._filled(decoder_layer(i)) as layer:
                 x_1TD = layer(x_1TD, cos_T1e, sin_T1e, start)
-        with self._filled("text_decoder.norm"), self._filled("text_decoder.lm_head"):
+        with self._filled(DECODER_NORM), self._filled(LM_HEAD):
             return decoder.logits(x_1TD).flatten()
 
     @contextmanager
@@ -74,7 +86,7 @@ class FloatReference:
         block = self._model.get_submodule(fqn)
         self._weights.fill(block, prefix=fqn, matrices_as_stored=True)
         following = self._following[fqn]
-        self._weights.expect(self._model.get_submodule(following), prefix=following)
+        self._weights.prefetch(self._model.get_submodule(following), prefix=following)
         try:
             with _Float32Linears():
                 yield block

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
-from llava_export import export
-from llava_export.benchmark import __main__ as benchmark
-from llava_runner import cli
+from llava_export.cli import COMMANDS
 
 try:
     import tomllib
@@ -20,7 +19,8 @@ except ModuleNotFoundError:  # Python 3.10, where pytest brings its forerunner
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-README = (ROOT / "README.md").read_text()
+RUNNER = tomllib.loads((ROOT / "runner/pyproject.toml").read_text())["project"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def pinned() -> list[Requirement]:
@@ -29,10 +29,9 @@ def pinned() -> list[Requirement]:
 
 
 def test_requirements_pin_what_the_project_declares():
-    declared = {
-        requirement.name: requirement
-        for requirement in map(Requirement, PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"])
-    }
+    texts = PROJECT["dependencies"] + RUNNER["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    declared = {requirement.name: requirement for requirement in map(Requirement, texts)}
+    del declared["llava-runner"]  # installed from the folder beside
     assert {requirement.name for requirement in pinned()} == declared.keys()
     for requirement in pinned():
         (specifier,) = requirement.specifier
@@ -40,30 +39,37 @@ def test_requirements_pin_what_the_project_declares():
         assert declared[requirement.name].specifier.contains(specifier.version), requirement
 
 
-def commands(program: str) -> list[list[str]]:
-    """Arguments of every call of a program in the README's code blocks."""
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+def test_the_two_distributions_fit_together():
+    """The exporter needs the runner of its own version, and both state the same of what both need."""
+    assert f"llava-runner=={RUNNER['version']}" in PROJECT["dependencies"]
+    assert PROJECT["version"] == RUNNER["version"]
+    assert set(RUNNER["dependencies"]) <= set(PROJECT["dependencies"])
+
+
+def commands(path: Path) -> list[list[str]]:
+    """Return the words of every command in the code blocks of a page."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(), flags=re.DOTALL | re.MULTILINE)
     shown = [block.replace("\\\n", " ") for language, block in blocks if language == "console"]
     lines = [line.partition("$ ")[2] for block in shown for line in block.splitlines()]
-    return [
-        shlex.split(line, comments=True)[len(program.split()) :] for line in lines if line.startswith(program + " ")
-    ]
+    return [shlex.split(line, comments=True) for line in lines if line]
 
 
-@pytest.mark.parametrize(
-    ("program", "parser"),
-    [
-        ("python -m llava_export.export", export.build_parser()),
-        ("python -m llava_export.benchmark", benchmark.build_parser()),
-        ("llava-run", cli.build_parser()),
-    ],
-    ids=["export", "benchmark", "llava-run"],
-)
-def test_readme_commands_parse(program, parser):
-    found = commands(program)
-    assert found
-    for arguments in found:
-        parser.parse_args(arguments)
+def parsed(words: list[str]) -> bool:
+    """Parse a command of this project; return whether it is one. Exits where the flags are wrong."""
+    modules = {f"llava {command.name}": command.module for command in COMMANDS}
+    modules |= {"python -m llava_export.export": "llava_export.cli.export", "llava-run": "llava_runner.cli"}
+    for name, module in modules.items():
+        if words[: len(name.split())] == name.split():
+            import_module(module).build_parser().parse_args(words[len(name.split()) :])
+            return True
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_commands_of_the_documentation_parse(page, monkeypatch):
+    monkeypatch.setattr(Path, "is_file", lambda path: True)  # the files they name are not here
+    found = [parsed(words) for words in commands(page)]
+    assert any(found) or page.name not in ("README.md", "BENCHMARKS.md")
 
 
 def test_changelog_has_this_version():

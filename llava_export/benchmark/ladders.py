@@ -18,8 +18,8 @@ from llava_export.benchmark.rounds import BenchmarkError, Contender, Results, Wo
 LONG_CONTEXT, SHORT_CONTEXT = 2048, 768
 LONG = (f"--max-seq-len={LONG_CONTEXT}", f"--max-context-len={LONG_CONTEXT}")
 FLOAT_EMBEDDING = ("--embedding-bits=32",)
-UNPACKED = "--packed_cache_path=off"  # a mapped file would hide what a device without one needs
-SEPARATE = "--workspace_sharing=disabled"
+UNPACKED = "--packed-cache-path=off"  # a mapped file would hide what a device without one needs
+SEPARATE = "--workspace-sharing=disabled"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ MEMORY_LADDER = Ladder(
 )
 
 
-def climb(
+def run_ladder(
     ladder: Ladder,
     model: str,
     work: Work,

@@ -7,13 +7,14 @@ import ctypes
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
 
+from llava_runner.arguments import ArgumentParser, run_command
 from llava_runner.bench import depths, measured
-from llava_runner.errors import UserError, exit_cleanly
+from llava_runner.errors import UserError
 from llava_runner.timings import Stage
 
 
@@ -66,9 +67,10 @@ class LlamaCpp:
         """Begin afresh with a prompt, the image where its marker is -> logits ``[vocab_size]`` of the last token."""
         self.forget()
         end = self.library.llama_pos(0)
+        chunks = self._chunks(prompt, image)
+        batch = self.llama.n_batch
         done = self.mtmd.mtmd_helper_eval_chunks(
-            *(self.mtmd_context, self.llama.ctx, self._chunks(prompt, image)),
-            *(0, 0, self.llama.n_batch, True, ctypes.byref(end)),
+            self.mtmd_context, self.llama.ctx, chunks, 0, 0, batch, True, ctypes.byref(end)
         )
         _check(done, "mtmd_helper_eval_chunks")
         return self._logits()
@@ -102,10 +104,10 @@ class LlamaCpp:
     def read_image(self, chunk: Any, features: Any, *, position: int) -> int:
         """Append an encoded image to the context -> the position behind it."""
         end = self.library.llama_pos(position)
-        no_callback = (self.mtmd.mtmd_helper_post_decode_callback(), None)
+        no_callback = self.mtmd.mtmd_helper_post_decode_callback()
+        batch = self.llama.n_batch
         done = self.mtmd.mtmd_helper_decode_image_chunk(
-            *(self.mtmd_context, self.llama.ctx, chunk, features),
-            *(position, 0, self.llama.n_batch, ctypes.byref(end), *no_callback),
+            self.mtmd_context, self.llama.ctx, chunk, features, position, 0, batch, ctypes.byref(end), no_callback, None
         )
         _check(done, "mtmd_helper_decode_image_chunk")
         return end.value
@@ -119,25 +121,25 @@ def build_name() -> str:
     return f"llama-cpp-python {version('llama-cpp-python')}: {', '.join(part.removesuffix(' = 1') for part in used)}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m llava_export.benchmark.llama_cpp", description=__doc__)
-    parser.add_argument("--model_path", type=Path, required=True)
+def main() -> NoReturn:
+    """Run the command and exit."""
+    parser = ArgumentParser(prog="python -m llava_export.benchmark.llama_cpp", description=__doc__)
+    parser.add_argument("--model-path", type=Path, required=True)
     parser.add_argument("--mmproj", type=Path, required=True)
-    parser.add_argument("--image_path", type=Path, required=True)
-    for name in ("n_ctx", "prompt_tokens", "decode_tokens", "cpu_threads"):
+    parser.add_argument("--image", type=Path, required=True)
+    for name in ("n-ctx", "prompt-tokens", "decode-tokens", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--depth", type=depths, required=True)
-    arguments = parser.parse_args()
-    exit_cleanly(lambda: print(json.dumps(run(arguments))))
+    run_command(parser, lambda arguments: print(json.dumps(run(arguments))), None)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """As by ``llava_runner.bench.run``."""
     load, image, prompt = Stage(), Stage(), Stage()
     with load.measure(0):
-        llama = LlamaCpp(arguments.model_path, arguments.mmproj, n_ctx=arguments.n_ctx, threads=arguments.cpu_threads)
-    with image.measure(0), Image.open(arguments.image_path) as picture:
-        chunk, features = llama.encode(np.asarray(picture.convert("RGB")))
+        llama = LlamaCpp(arguments.model_path, arguments.mmproj, n_ctx=arguments.n_ctx, threads=arguments.threads)
+    with image.measure(0), Image.open(arguments.image) as opened:
+        chunk, features = llama.encode(np.asarray(opened.convert("RGB")))
     with prompt.measure(arguments.prompt_tokens):
         llama.decode(_some_ids(1, llama))
         end = llama.read_image(chunk, features, position=1)
@@ -167,7 +169,7 @@ def _import_library() -> tuple[Any, Any]:
         import llama_cpp
         from llama_cpp import mtmd_cpp
     except ImportError as error:
-        raise LlamaCppError("llama-cpp-python is not installed: pip install llava_export[llama]") from error
+        raise LlamaCppError("llama-cpp-python is not installed: pip install llava-export[llama]") from error
     return llama_cpp, mtmd_cpp
 
 

@@ -72,7 +72,7 @@ def profile(
     for run in range(runs):
         on_round(f"{contender.name}, traced, round {run + 1} of {runs}")
         with TemporaryDirectory() as folder:
-            contender.round(work, f"--etdump_path={folder}")
+            contender.round(work, f"--etdump-path={folder}")
             rounds.append({name: read_events(Path(folder) / f"{name}.etdump") for name in contract.METHODS})
 
     def calls(method: str, name: str, which: slice) -> CallProfile:

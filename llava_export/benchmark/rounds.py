@@ -66,11 +66,11 @@ class Work:
 
     def flags(self) -> list[str]:
         return [
-            f"--image_path={self.image}",
-            f"--prompt_tokens={self.prompt_tokens}",
-            f"--decode_tokens={self.decode_tokens}",
+            f"--image={self.image}",
+            f"--prompt-tokens={self.prompt_tokens}",
+            f"--decode-tokens={self.decode_tokens}",
             f"--depth={','.join(map(str, self.depths))}",
-            f"--cpu_threads={self.threads}",
+            f"--threads={self.threads}",
         ]
 
 
@@ -96,19 +96,19 @@ class Contender:
 
 
 def python_runner(program: Path) -> Contender:
-    return Contender("python", (sys.executable, "-m", "llava_runner.bench", f"--model_path={program}"))
+    return Contender("python", (sys.executable, "-m", "llava_runner.bench", f"--model-path={program}"))
 
 
 def cpp_runner(program: Path, *, name: str = "cpp", flags: Sequence[str] = ()) -> Contender:
     """Raises ``BenchmarkError`` where it has not been built."""
     if not LLAVA_BENCH.is_file():
         raise BenchmarkError(f"{LLAVA_BENCH} is missing: runner/build.sh native builds it")
-    return Contender(name, (str(LLAVA_BENCH), f"--model_path={program}", *flags))
+    return Contender(name, (str(LLAVA_BENCH), f"--model-path={program}", *flags))
 
 
 def llama_cpp(text: Path, mmproj: Path, *, context: int) -> Contender:
     module = "llava_export.benchmark.llama_cpp"
-    paths = (f"--model_path={text}", f"--mmproj={mmproj}", f"--n_ctx={context}")
+    paths = (f"--model-path={text}", f"--mmproj={mmproj}", f"--n-ctx={context}")
     return Contender("llama.cpp", (sys.executable, "-m", module, *paths))
 
 

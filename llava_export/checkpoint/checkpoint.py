@@ -11,11 +11,12 @@ import torch
 from llava_export.checkpoint.locate import Channels, image_statistics, locate, read_json
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.checkpoint.tower import find_tower
-from llava_export.checkpoint.weights import TOWER, Weights
+from llava_export.checkpoint.weights import Weights
 from llava_export.config import LlavaConfig
 from llava_export.errors import ConfigError
 from llava_export.families import Family, find_family
 from llava_export.models.llava import LlavaModel
+from llava_export.models.names import VISION_TOWER, is_in
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def open_checkpoint(model: str, *, vision_tower: str | None = None) -> Checkpoin
     reader = CheckpointReader(folder)
     tower = None
     if family.tower_key is not None:
-        is_inside = any((family.rename(key) or "").startswith(TOWER) for key in reader.shapes)
+        is_inside = any(is_in(family.rename(key) or "", VISION_TOWER) for key in reader.shapes)
         tower = find_tower(settings.get(family.tower_key), given=vision_tower, checkpoint=folder, is_inside=is_inside)
         if tower.folder is not None:
             reader.add(tower.folder)

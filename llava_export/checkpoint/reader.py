@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llava_export.errors import CheckpointError
-from llava_export.memory import available_memory
+from llava_export.system import available_memory
 
 # In order of preference: the index of a sharded checkpoint, then the single file, of each format.
 LAYOUTS = (
@@ -59,7 +59,7 @@ class Shard:
         self._entries = entries
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (open as long as the shard is)
 
-    def expect(self, key: str) -> None:
+    def prefetch(self, key: str) -> None:
         """Start to read a tensor from disk without waiting for it."""
         self._advise(key, "POSIX_FADV_WILLNEED")
 
@@ -94,7 +94,7 @@ class LoadedShard:
         self.shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         self.dtypes = {key: tensor.dtype for key, tensor in tensors.items()}
 
-    def expect(self, key: str) -> None:
+    def prefetch(self, key: str) -> None:
         """Nothing: it is there."""
 
     def read(self, key: str) -> Tensor:
@@ -178,9 +178,9 @@ class CheckpointReader:
             kept += sizes[path]
             shard.is_kept = kept < KEPT * free
 
-    def expect(self, key: str) -> None:
+    def prefetch(self, key: str) -> None:
         """Have the system read a tensor from disk ahead of ``read``, where it can."""
-        self._shard_of[key].expect(key)
+        self._shard_of[key].prefetch(key)
 
     def dtype(self, key: str) -> torch.dtype:
         """Of a tensor; raises ``CheckpointError`` for one that is not a float's."""

@@ -14,22 +14,22 @@ from llava_export.config import LlavaConfig
 from llava_export.errors import CheckpointError
 from llava_export.families.family import Family
 from llava_export.models.layers import FusedLinear
+from llava_export.models.names import LM_HEAD, TOKEN_EMBEDDING, tower_layer
 
-EMBEDDING = "token_embedding.weight"
-HEAD = "text_decoder.lm_head.weight"
-TOWER = "vision_encoder.vision_tower."
-SHOWN = 4  # keys that an error names before it counts the rest
+EMBEDDING_WEIGHT = f"{TOKEN_EMBEDDING}.weight"
+HEAD_WEIGHT = f"{LM_HEAD}.weight"
+MAX_KEYS_NAMED = 4  # in an error, before it counts the rest
 
 
 @dataclass(frozen=True)
-class Need:
-    """One tensor of a checkpoint, under its renamed key, that a parameter is made of."""
+class CheckpointTensor:
+    """A tensor of a checkpoint that a parameter of the model is made of. ``fqn`` is its key, renamed by the family."""
 
     fqn: str
     shape: tuple[int, ...]
 
     def fits(self, found: tuple[int, ...]) -> bool:
-        """A checkpoint may have a 1x1 convolution where the model has a linear."""
+        """Return whether a stored shape will do. A checkpoint may store a linear as a 1x1 convolution."""
         return found == self.shape or (len(self.shape) == 2 and found == (*self.shape, 1, 1))
 
 
@@ -45,91 +45,97 @@ class Weights:
         self._key_of = {fqn: key for key in reader.shapes if (fqn := family.rename(key)) is not None}
 
     def check(self, model: nn.Module) -> None:
-        """Every parameter has its tensors, of the right shape, and nothing is left over; else ``CheckpointError``."""
-        needs = {need.fqn: need for _, _, needed in self._parameters(model, "") for need in needed}
-        missing = sorted(needs.keys() - self._key_of.keys())
-        spare = sorted(fqn for fqn in self._key_of.keys() - needs.keys() if not self._is_spare(fqn))
-        unexpected = sorted(self._unknown) + [self._key_of[fqn] for fqn in spare]
+        """Raise ``CheckpointError`` unless all parameters have tensors of the right shape and none is left over."""
+        tensors = {tensor.fqn: tensor for tensor in self.tensors(model)}
+        missing = sorted(tensors.keys() - self._key_of.keys())
+        left_over = sorted(fqn for fqn in self._key_of.keys() - tensors.keys() if not self._is_ignored(fqn))
+        unexpected = sorted(self._unknown) + [self._key_of[fqn] for fqn in left_over]
         wrong = [
-            f"{self._key_of[fqn]} is {list(found)}, config.json says {list(need.shape)}"
-            for fqn, need in needs.items()
-            if fqn in self._key_of and not need.fits(found := self._reader.shapes[self._key_of[fqn]])
+            f"{self._key_of[fqn]} is {list(found)}, config.json says {list(tensor.shape)}"
+            for fqn, tensor in tensors.items()
+            if fqn in self._key_of and not tensor.fits(found := self._reader.shapes[self._key_of[fqn]])
         ]
         problems = [
-            f"{len(items)} {what} ({_some(items)})"
+            f"{len(items)} {what} ({_first(items)})"
             for what, items in (("keys missing", missing), ("unexpected keys", unexpected), ("wrong shapes", wrong))
             if items
         ]
         if problems:
             raise CheckpointError(f"{self._reader.folder} does not fit its config.json: {'; '.join(problems)}")
 
-    def needs(self, model: nn.Module) -> list[Need]:
-        """The checkpoint's tensors that a model is made of, each once, in the model's order."""
-        return list(dict.fromkeys(need for _, _, needed in self._parameters(model, "") for need in needed))
+    def tensors(self, model: nn.Module) -> list[CheckpointTensor]:
+        """Return the checkpoint's tensors that a model is made of, each once, in the model's order."""
+        return list(dict.fromkeys(tensor for _, _, tensors in self._parameters(model, "") for tensor in tensors))
 
-    def key(self, need: Need) -> str:
-        """The checkpoint's name for it."""
-        return self._key_of[need.fqn]
+    def key(self, tensor: CheckpointTensor) -> str:
+        """Return the checkpoint's own name of a tensor."""
+        return self._key_of[tensor.fqn]
 
-    def dtype(self, need: Need) -> torch.dtype:
-        """The checkpoint's; raises ``CheckpointError`` for one that is not a float's."""
-        return self._reader.dtype(self._key_of[need.fqn])
+    def dtype(self, tensor: CheckpointTensor) -> torch.dtype:
+        """Return the checkpoint's type of a tensor. Raises ``CheckpointError`` if it is not a float type."""
+        return self._reader.dtype(self._key_of[tensor.fqn])
 
-    def read(self, need: Need) -> Tensor:
-        """In the checkpoint's dtype."""
-        return self.read_as_stored(need).reshape(need.shape)
+    def read(self, tensor: CheckpointTensor) -> Tensor:
+        """Return a tensor's values in the checkpoint's type and the model's shape."""
+        return self.read_as_stored(tensor).reshape(tensor.shape)
 
-    def read_as_stored(self, need: Need) -> Tensor:
-        """With the checkpoint's own shape, too: a 1x1 convolution is one."""
-        return self._reader.read(self._key_of[need.fqn])
+    def read_as_stored(self, tensor: CheckpointTensor) -> Tensor:
+        """Return a tensor's values in the checkpoint's type and shape, for example of a 1x1 convolution."""
+        return self._reader.read(self._key_of[tensor.fqn])
 
     def fill(self, block: nn.Module, *, prefix: str, matrices_as_stored: bool = False) -> None:
-        """Give every parameter of ``block`` its float32 values; ``prefix`` is the block's name in the model.
+        """Give every parameter of ``block`` its float32 values. ``prefix`` is the block's name in the model.
 
-        With ``matrices_as_stored`` the weights of linears and embeddings keep the checkpoint's dtype.
+        With ``matrices_as_stored`` the weights of linears and embeddings keep the checkpoint's type.
         """
-        for module, name, needed in self._parameters(block, prefix):
-            tensors = [self.read(need) for need in needed]
+        for module, name, sources in self._parameters(block, prefix):
+            tensors = [self.read(source) for source in sources]
             values = module.fuse(tensors) if isinstance(module, FusedLinear) else tensors[0]
             if not (matrices_as_stored and name == "weight" and isinstance(module, (nn.Linear, nn.Embedding))):
                 values = values.to(torch.float32)
             setattr(module, name, nn.Parameter(values, requires_grad=False))
 
-    def expect(self, block: nn.Module, *, prefix: str) -> None:
-        """Have the system read the tensors of a block from disk while other work goes on; ``fill`` will take them."""
-        for _, _, needed in self._parameters(block, prefix):
-            for need in needed:
-                self._reader.expect(self._key_of[need.fqn])
+    def prefetch(self, block: nn.Module, *, prefix: str) -> None:
+        """Ask the system to read a block's tensors from disk, without waiting. A later ``fill`` finds them ready."""
+        for _, _, tensors in self._parameters(block, prefix):
+            for tensor in tensors:
+                self._reader.prefetch(self._key_of[tensor.fqn])
 
     def release(self, block: nn.Module) -> None:
-        """Take the values away again and leave the shapes."""
+        """Drop the values of a block's parameters and keep their shapes."""
         for module in block.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 setattr(module, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
 
-    def _parameters(self, block: nn.Module, prefix: str) -> Iterator[tuple[nn.Module, str, list[Need]]]:
+    def _parameters(self, block: nn.Module, prefix: str) -> Iterator[tuple[nn.Module, str, list[CheckpointTensor]]]:
+        """Yield each parameter's module, its name there, and the tensors it is made of."""
         for path, module in block.named_modules():
             fqn = ".".join(part for part in (prefix, path) if part)
             for name, parameter in module.named_parameters(recurse=False):
-                yield module, name, self._needs(module, f"{fqn}.{name}", parameter)
+                yield module, name, self._sources(module, f"{fqn}.{name}", parameter)
 
-    def _needs(self, module: nn.Module, fqn: str, parameter: Tensor) -> list[Need]:
-        if self._tied and fqn == HEAD:
-            fqn = EMBEDDING
+    def _sources(self, module: nn.Module, fqn: str, parameter: Tensor) -> list[CheckpointTensor]:
+        """Return the tensors that a parameter is made of: one, or one for each part of a fused linear."""
+        if self._tied and fqn == HEAD_WEIGHT:
+            fqn = EMBEDDING_WEIGHT
         if not isinstance(module, FusedLinear):
-            return [Need(fqn, tuple(parameter.shape))]
+            return [CheckpointTensor(fqn, tuple(parameter.shape))]
         parent, _, name = fqn.rsplit(".", 2)
-        return [Need(f"{parent}.{part}.{name}", (rows, *parameter.shape[1:])) for part, rows in module.parts.items()]
+        return [
+            CheckpointTensor(f"{parent}.{part}.{name}", (rows, *parameter.shape[1:]))
+            for part, rows in module.parts.items()
+        ]
 
-    def _is_spare(self, fqn: str) -> bool:
-        """A tensor that checkpoints carry and this model leaves alone."""
-        if self._tied and fqn == HEAD:
+    def _is_ignored(self, fqn: str) -> bool:
+        """Return whether a checkpoint may have a tensor that this model does not use."""
+        if self._tied and fqn == HEAD_WEIGHT:
             return True
-        if layer := re.match(re.escape(TOWER) + r"layers\.(\d+)\.", fqn):
+        if layer := re.match(tower_layer(r"(\d+)") + r"\.", fqn):
             return self._vision.num_used_layers <= int(layer[1]) < self._vision.num_hidden_layers
         return self._family.is_unused(fqn)
 
 
-def _some(items: list[str]) -> str:
-    more = len(items) - SHOWN
-    return ", ".join(items[:SHOWN]) + (f", and {more} more" if more > 0 else "")
+def _first(items: list[str]) -> str:
+    """Return the first items as text, and how many more there are."""
+    more = len(items) - MAX_KEYS_NAMED
+    return ", ".join(items[:MAX_KEYS_NAMED]) + (f", and {more} more" if more > 0 else "")

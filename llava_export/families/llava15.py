@@ -10,6 +10,7 @@ from llava_export.errors import ConfigError
 from llava_export.families import original
 from llava_export.families.family import Family
 from llava_export.families.sections import CLIP_L_336, as_tuple, llama_section, text_config, vision_config
+from llava_export.models.names import LM_HEAD, PROJECTOR, TEXT_DECODER, TOKEN_EMBEDDING, VISION_TOWER
 from llava_runner.contract import PromptTemplate
 
 SELECT_STRATEGIES = ("default", "full")
@@ -73,12 +74,12 @@ LLAVA_15 = Family(
     parse_config=parse_config,
     # Two layouts: as published, and as transformers 5 names its modules (no vision_model, everything under model).
     key_map=(
-        (r"^(model\.)?vision_tower\.(vision_model\.)?encoder\.layers\.", "vision_encoder.vision_tower.layers."),
-        (r"^(model\.)?vision_tower\.(vision_model\.)?", "vision_encoder.vision_tower."),
-        (r"^(model\.)?multi_modal_projector\.", "vision_encoder.projector."),
-        (r"^(language_model\.model|model\.language_model)\.embed_tokens\.", "token_embedding."),
-        (r"^(language_model\.model|model\.language_model)\.", "text_decoder."),
-        (r"^(language_model\.)?lm_head\.", "text_decoder.lm_head."),
+        (r"^(model\.)?vision_tower\.(vision_model\.)?encoder\.layers\.", f"{VISION_TOWER}.layers."),
+        (r"^(model\.)?vision_tower\.(vision_model\.)?", f"{VISION_TOWER}."),
+        (r"^(model\.)?multi_modal_projector\.", f"{PROJECTOR}."),
+        (r"^(language_model\.model|model\.language_model)\.embed_tokens\.", f"{TOKEN_EMBEDDING}."),
+        (r"^(language_model\.model|model\.language_model)\.", f"{TEXT_DECODER}."),
+        (r"^(language_model\.)?lm_head\.", f"{LM_HEAD}."),
     ),
     unused_parameters=(r"vision_tower\.post_layernorm\.", r"\.position_ids$", r"\.rotary_emb\.inv_freq$"),
     prompt=VICUNA_V1,

@@ -15,9 +15,9 @@ from llava_export.config import LlavaConfig, ProjectorConfig
 from llava_export.errors import ConfigError
 from llava_export.families.family import Family
 from llava_export.families.sections import as_tuple, llama_section, text_config, vision_config
+from llava_export.models.names import LM_HEAD, PROJECTOR, TEXT_DECODER, TOKEN_EMBEDDING, VISION_TOWER
 from llava_runner.contract import PromptTemplate
 
-PROJECTOR = "vision_encoder.projector"
 # Published names of the projectors' parts, and ours. Those of V1 and V2 differ, and tell one from the other.
 MLP_KEYS = (
     (r"^model\.mm_projector\.0\.", f"{PROJECTOR}.linear_1."),
@@ -51,12 +51,12 @@ TOWER = (
     r"^(model\.vision_tower\.vision_tower\.)?(vision_model\.)?(?=(embeddings|encoder|pre_layrnorm|post_layernorm)\.)"
 )
 COMMON_KEYS = (
-    (TOWER + r"encoder\.layers\.", "vision_encoder.vision_tower.layers."),
-    (TOWER, "vision_encoder.vision_tower."),
+    (TOWER + r"encoder\.layers\.", f"{VISION_TOWER}.layers."),
+    (TOWER, f"{VISION_TOWER}."),
     (r"^(text_model|text_projection|visual_projection|logit_scale)\b", "clip_text."),
-    (r"^model\.embed_tokens\.", "token_embedding."),
-    (r"^model\.(?=layers\.|norm\.)", "text_decoder."),
-    (r"^lm_head\.", "text_decoder.lm_head."),
+    (r"^model\.embed_tokens\.", f"{TOKEN_EMBEDDING}."),
+    (r"^model\.(?=layers\.|norm\.)", f"{TEXT_DECODER}."),
+    (r"^lm_head\.", f"{LM_HEAD}."),
 )
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llava_export.config import LlavaConfig
+from llava_export.models import names
 from llava_export.models.clip_vision import ClipVisionTower
 from llava_export.models.llama import CachedAttention, LlamaDecoder
 from llava_export.models.projectors import build_projector
@@ -69,12 +70,11 @@ class LlavaModel(nn.Module):
         )
 
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
-        """The parts that are loaded, run and quantized one at a time, as ``(fqn, module)`` in the order they run."""
-        tower, decoder = "vision_encoder.vision_tower", "text_decoder"
-        names = [f"{tower}.embeddings", f"{tower}.pre_layrnorm"]
-        names += [f"{tower}.layers.{i}" for i in range(len(self.vision_encoder.vision_tower.layers))]
-        names += ["vision_encoder.projector", "token_embedding"]
-        names += [f"{decoder}.layers.{i}" for i in range(len(self.text_decoder.layers))]
-        names += [f"{decoder}.norm", f"{decoder}.lm_head"]
-        for name in names:
-            yield name, self.get_submodule(name)
+        """Yield the parts that are loaded, run and quantized one by one, as ``(fqn, module)`` in the order they run."""
+        blocks = [f"{names.VISION_TOWER}.embeddings", f"{names.VISION_TOWER}.pre_layrnorm"]
+        blocks += [names.tower_layer(i) for i in range(len(self.vision_encoder.vision_tower.layers))]
+        blocks += [names.PROJECTOR, names.TOKEN_EMBEDDING]
+        blocks += [names.decoder_layer(i) for i in range(len(self.text_decoder.layers))]
+        blocks += [names.DECODER_NORM, names.LM_HEAD]
+        for block in blocks:
+            yield block, self.get_submodule(block)

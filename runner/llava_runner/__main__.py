@@ -1,5 +1,7 @@
-"""``python -m llava_runner``: the same as the console script ``llava-run``."""
+"""``python -m llava_runner``: the same as ``llava-run``."""
+
+from __future__ import annotations
 
 from llava_runner.cli import main
 
-main()
+main(prog="python -m llava_runner")

@@ -9,35 +9,43 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from llava_runner.errors import PromptError, exit_cleanly
+from llava_runner.arguments import ArgumentParser, positive_int, run_command
+from llava_runner.errors import PromptError
 
 if TYPE_CHECKING:
     from llava_runner.contract import ModelCard
     from llava_runner.timings import Stage
 
 
-def main() -> None:
-    arguments = build_parser().parse_args()
-    exit_cleanly(lambda: print(json.dumps(run(arguments))))
+def main() -> NoReturn:
+    """Run the command and exit."""
+    run_command(build_parser(), lambda arguments: print(json.dumps(run(arguments))), None)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> ArgumentParser:
+    """Return the parser of the command."""
+    parser = ArgumentParser(
         prog="python -m llava_runner.bench",
         description="Time an exported LLaVA model: load, image, prompt, and decoding behind so many positions.",
     )
     add = parser.add_argument
-    add("--model_path", required=True, type=Path, metavar="PATH", help="the .pte, or the folder with one .pte")
-    add("--image_path", type=Path, metavar="PATH", help="a picture (default: no image)")
-    add("--prompt_tokens", type=int, default=600, metavar="N", help="positions of the prompt, the image's among them")
-    add("--decode_tokens", type=int, default=32, metavar="N", help="tokens to decode at each depth")
+    add("--model-path", required=True, type=Path, metavar="PATH", help="the .pte, or the folder with one .pte")
+    add("--image", "--image-path", type=Path, metavar="PATH", help="an image (default: none)")
+    add("--prompt-tokens", type=int, default=600, metavar="N", help="positions of the prompt, the image's among them")
+    add("--decode-tokens", type=int, default=32, metavar="N", help="tokens to decode at each depth")
     add(
         "--depth", type=depths, default=(0, 600), metavar="N,N,...", help="positions in the cache where decoding begins"
     )
-    add("--cpu_threads", type=int, metavar="N", help="threads to compute with (default: the machine's fast cores)")
-    add("--etdump_path", type=Path, metavar="DIR", help="also trace every operator, to DIR/METHOD.etdump")
+    add(
+        "--threads",
+        "--cpu-threads",
+        type=positive_int,
+        metavar="N",
+        help="threads to compute with (default: the machine's fast cores)",
+    )
+    add("--etdump-path", type=Path, metavar="DIR", help="also trace every operator, to DIR/METHOD.etdump")
     return parser
 
 
@@ -51,22 +59,22 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from llava_runner.image import prepare_image
     from llava_runner.program import Program
-    from llava_runner.session import find_program
+    from llava_runner.program_file import find_program
     from llava_runner.timings import Stage
 
     load, image, prompt = Stage(), Stage(), Stage()
     with load.measure(0):
         path = find_program(arguments.model_path)
         trace = arguments.etdump_path is not None
-        program = Program.open(path, cpu_threads=arguments.cpu_threads, trace=trace)
+        program = Program.open(path, cpu_threads=arguments.threads, trace=trace)
     card = program.card
     check_room(arguments, card)
 
     features = []
-    if arguments.image_path:
+    if arguments.image:
         with image.measure(card.num_image_tokens):
             pixels = prepare_image(
-                arguments.image_path,
+                arguments.image,
                 image_size=card.image_size,
                 image_mean=card.image_mean,
                 image_aspect_ratio=card.image_aspect_ratio,
@@ -110,7 +118,7 @@ def measured(*, load: Stage, image: Stage, prompt: Stage, decodings: Mapping[int
 
 def check_room(arguments: argparse.Namespace, card: ModelCard) -> None:
     context, tokens = card.max_context_len, arguments.decode_tokens
-    least = card.num_image_tokens + 1 if arguments.image_path else 1
+    least = card.num_image_tokens + 1 if arguments.image else 1
     if not least <= arguments.prompt_tokens <= context:
         raise PromptError(f"prompt_tokens {arguments.prompt_tokens}: it must be from {least} to the context, {context}")
     if tokens < 1:

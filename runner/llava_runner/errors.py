@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -22,7 +23,7 @@ class PromptError(UserError):
     """A prompt, or a sampling option, that cannot be used."""
 
 
-def exit_cleanly(main: Callable[[], int | None]) -> None:
+def exit_cleanly(main: Callable[[], int | None]) -> NoReturn:
     """Run ``main`` and exit with its code; a user's mistake or a failing disk becomes one line and code 2."""
     try:
         code = main()

@@ -1,4 +1,4 @@
-"""A ``.pte`` before it is loaded: is it whole?"""
+"""The file of a program, before it is loaded: found in its package, and checked to be complete."""
 
 from __future__ import annotations
 
@@ -15,8 +15,24 @@ PTE_IDENTIFIER_PREFIX = b"ET"
 EXTENDED_HEADER_MAGIC = b"eh00"
 
 
+def find_program(package: Path) -> Path:
+    """Return the one ``.pte`` in a package's folder, or the path itself if it is no folder. Raises ``PackageError``."""
+    if not package.exists():
+        raise PackageError(f"{package} does not exist")
+    if not package.is_dir():
+        return package
+    programs = sorted(package.glob("*.pte"))
+    if len(programs) != 1:
+        found = f"{len(programs)} programs: {', '.join(path.name for path in programs)}" if programs else "no program"
+        raise PackageError(f"{package} has {found}; a package has one .pte, or name the file itself")
+    return programs[0]
+
+
 def check_file(path: Path) -> None:
-    """Refuse what is no whole ``.pte`` before the runtime maps it: reading a map beyond the file's end kills us."""
+    """Raise ``PackageError`` unless the file is a complete ``.pte``.
+
+    The runtime maps the file into memory, and reading a map beyond the end of its file kills the process.
+    """
     if not path.exists():
         raise PackageError(f"{path} does not exist")
     if not path.is_file():

@@ -14,6 +14,7 @@ from llava_runner.contract import TOKENIZER_BIN, TOKENIZER_MODEL, ModelCard
 from llava_runner.errors import PackageError, PromptError
 from llava_runner.image import prepare_image
 from llava_runner.program import Program
+from llava_runner.program_file import find_program
 from llava_runner.prompt import prompt_chunks
 from llava_runner.sampler import Sampler
 from llava_runner.timings import Stage, Timings
@@ -48,8 +49,13 @@ class Session:
         self.reset()
 
     @classmethod
-    def load(cls, package: str | Path, *, tokenizer: str | Path | None = None) -> Session:
-        """Open a package: a folder with one ``.pte`` in it, or the ``.pte`` itself, and the tokenizer beside it.
+    def load(
+        cls, package: str | Path, *, tokenizer: str | Path | None = None, cpu_threads: int | None = None
+    ) -> Session:
+        """Open a package: a folder with one ``.pte`` in it, or the ``.pte`` itself, and the tokenizer next to it.
+
+        ``cpu_threads`` is the number of threads to compute with, for the whole process. None stands for as many as
+        ExecuTorch chooses.
 
         Raises ``PackageError`` when a file is missing or damaged, or when they do not belong together.
         """
@@ -58,7 +64,7 @@ class Session:
             program_path = find_program(Path(package))
             # The tokenizer first: a wrong one is noticed before gigabytes are loaded.
             opened_tokenizer = Tokenizer.open(tokenizer or _find_tokenizer(program_path.parent))
-            program = Program.open(program_path)
+            program = Program.open(program_path, cpu_threads=cpu_threads)
         return cls(program, tokenizer=opened_tokenizer, load=load)
 
     def reset(self) -> None:
@@ -253,19 +259,6 @@ def _check_room(*, start: int, end: int, num_image_tokens: int, limit: int) -> N
     if start:
         needed += f" after the {start} of the conversation so far"
     raise PromptError(f"{needed} and the answer needs at least 1, but the limit is {limit}; shorten it or start afresh")
-
-
-def find_program(package: Path) -> Path:
-    """The one ``.pte`` of a package's folder, or the path itself. Raises ``PackageError``."""
-    if not package.exists():
-        raise PackageError(f"{package} does not exist")
-    if not package.is_dir():
-        return package
-    programs = sorted(package.glob("*.pte"))
-    if len(programs) != 1:
-        found = f"{len(programs)} programs: {', '.join(path.name for path in programs)}" if programs else "no program"
-        raise PackageError(f"{package} has {found}; a package has one .pte, or name the file itself")
-    return programs[0]
 
 
 def _find_tokenizer(folder: Path) -> Path:

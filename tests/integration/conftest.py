@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import subprocess
@@ -12,10 +11,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from rich.console import Console
 
 from llava_export.builtin import CHECKPOINTS
-from llava_export.pipeline import NUM_STAGES, Exported, export, plan
+from llava_export.pte.export import Exported, export
+from llava_export.pte.options import STAMPED, Options
+from llava_export.pte.plan import plan
 from llava_export.recipe import RECIPES
 from llava_export.stages import Stages
 
@@ -88,22 +88,22 @@ def package_of(checkpoint_of, tmp_path_factory) -> Callable[..., Package]:
     packages: dict[str, Package] = {}
 
     def make(
-        name: str, recipe: str = "8da4w", *, partitioners: int = 2, lowering: str = "stamped", **changes: Any
+        name: str, recipe: str = "8da4w", *, partitioners: int = 2, lowering: str = STAMPED, **changes: Any
     ) -> Package:
         key = repr((name, recipe, partitioners, lowering, sorted(changes.items())))
         if key not in packages:
             model = name if name in CHECKPOINTS else str(checkpoint_of(name))
-            stages = Stages(Console(file=io.StringIO()), total=NUM_STAGES)
-            with stages.running():
-                with stages.stage("open checkpoint"):
-                    planned = plan(
-                        model,
-                        recipe=RECIPES[recipe].with_changes(**changes),
-                        partitioners=partitioners,
-                        lowering=lowering,
-                    )
-                folder = tmp_path_factory.mktemp(name)
-                exported = export(planned, output_dir=folder, pte_name="llava.pte", stages=stages)
+            stages = Stages()
+            with stages.stage("open checkpoint"):
+                options = Options(
+                    recipe=RECIPES[recipe].with_changes(**changes),
+                    partitioners=partitioners,
+                    lowering=lowering,
+                    artifacts=True,
+                )
+                planned = plan(model, options)
+            folder = tmp_path_factory.mktemp(name)
+            exported = export(planned, output_dir=folder, pte_name="llava.pte", stages=stages)
             packages[key] = Package(model, exported, stages)
         return packages[key]
 

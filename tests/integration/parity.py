@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_runner.session import Session
-from tiny import questions
+from training import questions
 
 
 def assert_same_answers(llava_main: Sequence[str | Path], program: Path, *, scenes: int, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,9 +15,10 @@ from PIL import Image
 from llava_export.benchmark import ladders
 from llava_export.benchmark.profile import profile, read_events
 from llava_export.benchmark.rounds import Work, cpp_runner, python_runner
-from llava_export.inspect import card_of
-from llava_export.targets.pte_file import read_pte
+from llava_export.pte.read.describe import card_of
+from llava_export.pte.read.program import read_pte
 from llava_runner.contract import METHODS
+from tests.commands import llava
 
 SHORT = ("--prompt-tokens=100", "--decode-tokens=4", "--depth", "0", "120")
 FIGURES = [
@@ -33,9 +35,7 @@ FIGURES = [
 
 
 def benchmark(*arguments, columns=80):
-    command = [sys.executable, "-m", "llava_export.benchmark", *map(str, arguments)]
-    environment = {"COLUMNS": str(columns), "PATH": "/usr/bin:/bin"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return llava("benchmark", *arguments, env={**os.environ, "COLUMNS": str(columns)})
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_both_runners_are_timed_in_one_table(tiny_package, native_build, tmp_pat
 @pytest.mark.parametrize("make", [cpp_runner, python_runner])
 def test_a_round_is_what_was_asked_for(make, tiny_package, native_build, work, tmp_path):
     """Counted by the trace: the prompt, the positions up to the first depth, and the tokens at both."""
-    make(tiny_package.program).round(work, f"--etdump_path={tmp_path}")
+    make(tiny_package.program).round(work, f"--etdump-path={tmp_path}")
     calls = {}
     for method in METHODS:
         events = read_events(tmp_path / f"{method}.etdump")
@@ -157,8 +157,7 @@ def test_separate_workspaces_take_more_memory(tiny_package, native_build, work):
 
 @pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python (extra llama) builds long")
 def test_beside_llama_cpp(tiny_package, native_build, tmp_path):
-    export = [sys.executable, "-m", "llava_export.export", "--model=tiny-llava", "--format=gguf"]
-    subprocess.run([*export, "--quantization=q4_0", f"--output-dir={tmp_path}"], check=True, capture_output=True)
+    llava("gguf", "--model=tiny-llava", "--quantization=q4_0", f"--output-dir={tmp_path}", check=True)
     files = ("--gguf", tmp_path / "ggml-model-q4_0.gguf", "--mmproj", tmp_path / "mmproj-model-f16.gguf")
     numbers = tmp_path / "numbers.json"
     done = benchmark(tiny_package.folder, *SHORT, "--peer", "llama.cpp", *files, "--runs", 2, "--json", numbers)
@@ -177,13 +176,13 @@ def test_beside_llama_cpp(tiny_package, native_build, tmp_path):
         (["{folder}/tokenizer.bin"], "is not an ExecuTorch program"),
         (["{folder}", "--image", "nowhere.png"], "nowhere.png does not exist"),
         (["{folder}", "--image", "{folder}/llava.json"], "is not a picture"),
-        (["{folder}", "--runs", "0"], "--runs 0: it must be at least 1"),
-        (["{folder}", "--threads", "-1"], "--threads -1: it must be at least 1"),
+        (["{folder}", "--runs", "0"], "--runs: 0 must be at least 1"),
+        (["{folder}", "--threads", "-1"], "--threads: -1 must be at least 1"),
         (["{folder}", "--prompt-tokens", "20"], "prompt_tokens 20: it must be from 65 to the context, 768"),
         (["{folder}", "--depth", "0", "760"], "depth 760 and 32 decoded tokens do not fit into the context of 768"),
         (["{folder}", "--runner", "python", "--depth", "-1"], "depth -1 and 32 decoded tokens"),
         (["{folder}", "--peer", "llama.cpp"], "go together"),
-        (["{folder}", "--gguf", "x.gguf"], "go together"),
+        (["{folder}", "--gguf", "{folder}/image.png"], "go together"),
         (["{folder}", "--peer", "llama.cpp", "--gguf", "x.gguf", "--mmproj", "y"], "x.gguf does not exist"),
         (["{folder}", "--model", "tiny-llava"], "--model is for --ablation"),
         (["{folder}", "--profile", "--runner", "python", "cpp"], "--profile traces one runner"),

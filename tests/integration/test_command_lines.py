@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from transformers import CLIPImageProcessorPil, LlamaTokenizer, LlavaProcessor
 
-from llava_export.pipeline import plan
-from llava_export.recipe import RECIPES
+from llava_export.pte.options import Options
+from llava_export.pte.plan import plan
 from llava_runner import contract
 from tests.checkpoints import SHAPES, TINY_LLAVA, random_llava
+from tests.commands import script
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +56,16 @@ def test_export_then_verify_then_ask(checkpoint, tmp_path):
         "llava.golden",
         *contract.ARTIFACTS,
     }
-    for shown in ("lower template", "peak memory", "text_decoder", "llama.custom_sdpa", "test_pte llava.pte"):
+    for shown in ("lower template", "peak memory", "text_decoder", "llama.custom_sdpa", "llava verify llava.pte"):
         assert shown in done.stdout
-    needed = plan(str(checkpoint), recipe=RECIPES["8da4w"]).estimate
+    needed = plan(str(checkpoint), Options()).estimate
     assert needed.program == pytest.approx((tmp_path / "llava.pte").stat().st_size, rel=0.15)
     (total,) = re.findall(r"^total .* ([\d.]+) (MiB|GiB)$", done.stdout, re.MULTILINE)
     assert needed.memory == pytest.approx(float(total[0]) * {"MiB": 2**20, "GiB": 2**30}[total[1]], rel=0.15)
     card = contract.Manifest.from_json((tmp_path / "llava.json").read_text()).card
     assert card.image_mean == (0.5, 0.4, 0.3)
 
-    done = run(tmp_path, "llava_export.verify", "llava.pte", "image.png")
+    done = script("test_pte", "llava.pte", "image.png", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
     flags = ["--model_path=llava.pte", "--tokenizer_path=tokenizer.bin", "--image_path=image.pt"]
@@ -76,9 +77,9 @@ def test_export_then_verify_then_ask(checkpoint, tmp_path):
 def test_without_a_golden_record_nothing_can_be_proved(checkpoint, tmp_path):
     done = run(tmp_path, "llava_export.export", "--recipe", "fp32", "--model", checkpoint, "--no-golden")
     assert done.returncode == 0, done.stderr
-    assert "float answer" not in done.stdout and "prove it" not in done.stdout
+    assert "float answer" not in done.stdout and "verify it" not in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"llava.pte", "llava.json"}
-    done = run(tmp_path, "llava_export.verify", "llava.pte")
+    done = script("test_pte", "llava.pte", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "error: llava.pte was exported with --no-golden, so there is nothing to compare it with\n"
 
@@ -87,4 +88,4 @@ def test_without_artifacts_three_files_are_written(checkpoint, tmp_path):
     done = run(tmp_path, "llava_export.export", "--pte-name", "small.pte", "--recipe", "fp32", "--model", checkpoint)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"small.pte", "small.json", "small.golden"}
-    assert run(tmp_path, "llava_export.verify", "small.pte").returncode == 0
+    assert script("test_pte", "small.pte", cwd=tmp_path).returncode == 0

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import io
 import json
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,49 +13,44 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
-from rich.console import Console
 from transformers import LlamaForCausalLM
 
-from llava_export import gguf_pipeline, surgery, verify_gguf
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.errors import ExportError
-from llava_export.export import MMPROJ_TYPES, QUANTIZATIONS
 from llava_export.families import MOBILEVLM
-from llava_export.gguf_pipeline import NUM_STAGES, export_gguf
+from llava_export.gguf import export as gguf_export
+from llava_export.gguf.export import export_gguf
+from llava_export.gguf.options import MMPROJ_TYPES, TEXT_QUANTIZATIONS
+from llava_export.gguf.text import chat_template
+from llava_export.gguf.types import text_type, vision_type
+from llava_export.gguf.verify import check, next_tokens
+from llava_export.split import split
 from llava_export.stages import Stages
-from llava_export.targets.gguf.text import chat_template
-from llava_export.targets.gguf.types import TEXT_QUANTIZATIONS, VISION_QUANTIZATIONS, text_type
-from llava_export.verify_gguf import next_tokens
 from llava_runner.prompt import prompt_chunks
 from llava_runner.tokenizer import Tokenizer
-from tiny import questions
+from tests.commands import llava, script
+from training import questions
 
 needs_llama_cpp = pytest.mark.skipif(
     find_spec("llama_cpp") is None, reason="llama-cpp-python (extra llama) builds long"
 )
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True)
-
-
 def export(model: object, folder: Path, quantization: str = "f16", mmproj_type: str = "f16") -> Path:
-    stages = Stages(Console(file=io.StringIO()), total=NUM_STAGES)
-    with stages.running():
-        export_gguf(
-            open_checkpoint(str(model)),
-            quantization=quantization,
-            mmproj_type=mmproj_type,
-            output_dir=folder,
-            force=False,
-            stages=stages,
-        )
+    export_gguf(
+        open_checkpoint(str(model)),
+        quantization=quantization,
+        mmproj_type=mmproj_type,
+        output_dir=folder,
+        force=False,
+        stages=Stages(),
+    )
     return folder
 
 
 def failures(folder: Path) -> list[str]:
-    return verify_gguf.check(folder, model=None, console=Console(file=io.StringIO()))
+    return [failure for comparison in check(folder) for failure in comparison.failures]
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +72,15 @@ def test_float_files_pass(name, exported):
 
 
 def test_both_commands_as_a_user_types_them(tmp_path):
-    done = command("llava_export.export", "--format", "gguf", "--model", "tiny-mobilevlm", "--output-dir", tmp_path)
-    assert done.returncode == 0 and "prove it:  test_gguf" in done.stdout, done.stderr
+    done = llava("gguf", "--model", "tiny-mobilevlm", "--output-dir", tmp_path)
+    assert done.returncode == 0 and "verify it:  llava verify" in done.stdout, done.stderr
     assert "24 by 24 patches" in done.stdout + done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"ggml-model-q4_k_m.gguf", "mmproj-model-f16.gguf"}
-    done = command("llava_export.verify_gguf", tmp_path)
+    done = script("test_gguf", tmp_path)
     assert done.returncode == 0 and "PASS" in done.stdout and "Q4_K" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("quantization", [name for name in QUANTIZATIONS if name != "f16"])
+@pytest.mark.parametrize("quantization", [name for name in TEXT_QUANTIZATIONS if name != "f16"])
 def test_quantized_files_pass(quantization, tmp_path):
     mmproj = "q8_0" if quantization == "q4_0" else "f32"
     folder = export("tiny-llava", tmp_path, quantization, mmproj)
@@ -108,8 +99,8 @@ def test_queries_and_keys_are_in_llama_cpps_order(exported):
     reader = GGUFReader(exported("tiny-llava") / "ggml-model-f16.gguf")
     stored = {tensor.name: tensor.data for tensor in reader.tensors}
     checkpoint = open_checkpoint("tiny-llava")
-    needs = {need.fqn: need for need in checkpoint.weights.needs(checkpoint.build_model(max_context_len=1))}
-    weight = checkpoint.weights.read(needs["text_decoder.layers.1.self_attn.q_proj.weight"]).numpy()
+    tensors = {tensor.fqn: tensor for tensor in checkpoint.weights.tensors(checkpoint.build_model(max_context_len=1))}
+    weight = checkpoint.weights.read(tensors["text_decoder.layers.1.self_attn.q_proj.weight"]).numpy()
     expected = np.concatenate(
         [np.stack((head[:32], head[32:]), axis=1).reshape(64, -1) for head in np.split(weight, 4)]
     )
@@ -157,7 +148,10 @@ def test_types_are_those_of_the_published_7b_files():
 
 
 def test_the_command_line_offers_the_types_there_are():
-    assert (QUANTIZATIONS, MMPROJ_TYPES) == (TEXT_QUANTIZATIONS, VISION_QUANTIZATIONS)
+    for quantization in TEXT_QUANTIZATIONS:
+        assert text_type("blk.0.ffn_up.weight", (256, 256), quantization=quantization, num_layers=32)
+    for quantization in MMPROJ_TYPES:
+        assert vision_type("v.blk.0.ffn_up.weight", (256, 256), quantization=quantization)
 
 
 def test_the_chat_template_spells_prompts_as_the_runners_do():
@@ -179,7 +173,7 @@ def test_the_chat_template_spells_prompts_as_the_runners_do():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--recipe", "8da8w"], "--recipe: not for --format gguf"),
+        (["--recipe", "8da8w"], "unrecognized arguments: --recipe 8da8w"),
         (["--model", "nowhere"], "no folder, no hub id"),
         (["--model", "{full}"], "llama.cpp drops the class token"),
     ],
@@ -188,17 +182,15 @@ def test_the_chat_template_spells_prompts_as_the_runners_do():
 def test_mistakes_are_one_line_and_leave_nothing(flags, message, checkpoint_of, tmp_path):
     full = checkpoint_of("last_layer_with_class_token")
     flags = [flag.format(full=full) for flag in flags]
-    done = command(
-        "llava_export.export", "--format", "gguf", "--model", "tiny-llava", "--output-dir", tmp_path / "out", *flags
-    )
+    done = llava("gguf", "--model", "tiny-llava", "--output-dir", tmp_path / "out", *flags)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
-    done = command("llava_export.export", "--model", "tiny-llava", "--quantization", "q8_0", "--output-dir", tmp_path)
-    assert done.returncode == 2 and "--quantization: not for --format pte" in done.stderr
+    done = llava("export", "--model", "tiny-llava", "--quantization", "q8_0", "--output-dir", tmp_path)
+    assert done.returncode == 2 and "unrecognized arguments: --quantization q8_0" in done.stderr
 
 
 def test_a_disk_that_is_too_small_is_noticed_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(gguf_pipeline, "free_disk", lambda folder: 1_000_000)
+    monkeypatch.setattr(gguf_export, "free_disk", lambda folder: 1_000_000)
     with pytest.raises(ExportError, match=r"take \d.* of disk in .*, and 1.0 MiB are free. --force"):
         export("tiny-llava", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -211,23 +203,23 @@ def test_damaged_files_are_noticed(exported, tmp_path):
     (weight,) = [t for t in GGUFReader(text).tensors if t.name == "blk.2.ffn_up.weight"]
     start = int(weight.data_offset)
     text.write_bytes(whole[:start] + bytes(2000) + whole[start + 2000 :])
-    done = command("llava_export.verify_gguf", folder)
+    done = llava("verify", folder)
     assert done.returncode == 1 and "blk.2.ffn_up.weight has an error" in done.stdout and "FAIL" in done.stdout
     for damaged in (whole[: len(whole) // 2], b"GGUF", b""):
         text.write_bytes(damaged)
         with pytest.raises(ExportError, match="damaged"):
             failures(folder)
     text.unlink()
-    done = command("llava_export.verify_gguf", folder)
+    done = llava("verify", folder)
     assert done.returncode == 2 and "has no ggml-model-*.gguf" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["mobilevlm", "plain"])
 @torch.no_grad()
-def test_surgery_gives_parts_that_others_read(name, checkpoint_of, tmp_path):
+def test_split_gives_parts_that_others_read(name, checkpoint_of, tmp_path):
     folder = checkpoint_of(name)
     for _ in range(2):  # the second time over the first one's files
-        surgery.run(argparse.Namespace(model=str(folder), vision_tower=None, output_dir=tmp_path))
+        split(open_checkpoint(str(folder)), tmp_path)
     checkpoint = open_checkpoint(str(folder))
     ours = checkpoint.build_model(max_context_len=8)
     checkpoint.weights.fill(ours, prefix="")

@@ -1,12 +1,10 @@
-"""``llava_export.inspect`` says of a program what the config it came from, the exporter and the runtime say of it."""
+"""``llava inspect`` says of a program what the config it came from, the exporter and the runtime say of it."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +19,14 @@ from torch import nn
 from torch.export import Dim, export
 
 from llava_export.checkpoint.locate import locate
-from llava_export.inspect import ROLES, card_of, linear_names, main, signature, to_dict
-from llava_export.targets.pte import constant_methods
-from llava_export.targets.pte_file import Method, Part, PteFile, TensorType, read_pte
-from llava_export.verify import read_manifest
+from llava_export.cli.inspect import main
+from llava_export.pte.lower import constant_methods
+from llava_export.pte.read.describe import ROLES, card_of, linear_names, signature, to_dict
+from llava_export.pte.read.program import Method, Part, PteFile, TensorType, read_pte
+from llava_export.pte.verify import read_manifest
 from llava_runner import contract
 from llava_runner.errors import PackageError
+from tests.commands import llava
 from tests.runner.fake_program import make_card
 
 GROUP = 128
@@ -88,10 +88,9 @@ def other_program(tmp_path_factory) -> Path:
 
 def command(monkeypatch, *arguments: object, columns: int = 80) -> int:
     """The exit code."""
-    monkeypatch.setattr(sys, "argv", ["inspect", *map(str, arguments)])
     monkeypatch.setenv("COLUMNS", str(columns))
     with pytest.raises(SystemExit) as stopped:
-        main()
+        main([*map(str, arguments)])
     return stopped.value.code or 0
 
 
@@ -339,9 +338,10 @@ def test_mistakes_of_a_user_are_one_line_and_exit_code_2(tiny_package, tmp_path,
     text.write_text("A text that is long enough to be taken for the head of a program.")
     old.write_bytes(content[:4] + b"ET11" + content[8:])
     broken.write_bytes(b"\xff\xff\xff\x7f" + content[4:])
+    (tmp_path / "empty").mkdir()
     for path, message in (
         (tmp_path / "nothing.pte", "does not exist"),
-        (tmp_path, "is not a file"),
+        (tmp_path / "empty", "has no program"),
         (cut, "is truncated"),
         (text, "is not an ExecuTorch program"),
         (old, "or of another version of ExecuTorch"),
@@ -367,11 +367,6 @@ def test_wherever_a_flatbuffer_is_damaged_it_is_read_or_refused(tiny_package, tm
 
 
 def test_as_a_command(other_program):
-    done = subprocess.run(
-        [sys.executable, "-m", "llava_export.inspect", other_program],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "80"},
-    )
+    done = llava("inspect", other_program, env={**os.environ, "COLUMNS": "80"})
     assert done.returncode == 0 and done.stderr == ""
     assert "linear 8 -> 4" in done.stdout and "convolution 6 -> 8, 3x3, 2 groups" in done.stdout

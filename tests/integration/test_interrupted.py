@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llava_export.verify import run
 from llava_runner import contract
+from tests.commands import script
 
 PACKAGE = {"llava.pte", "llava.json", "llava.golden"}
 
@@ -53,7 +53,7 @@ def test_then_run_again(folder, checkpoint_of):
         process.communicate()
     assert process.returncode == 0
     assert names(folder) == PACKAGE
-    assert run(folder / "llava.pte", image=None, prompt="") == 0
+    assert script("test_pte", folder / "llava.pte").returncode == 0
 
 
 def test_an_older_package_outlives_one_that_is_killed(folder, checkpoint_of):
@@ -65,6 +65,6 @@ def test_an_older_package_outlives_one_that_is_killed(folder, checkpoint_of):
 def test_killed_between_two_files(folder):
     """Files are moved with the manifest gone, so whoever runs half of each package is told."""
     contract.manifest_path(folder / "llava.pte").unlink()
-    done = subprocess.run([sys.executable, "-m", "llava_export.verify", folder / "llava.pte"], capture_output=True)
+    done = script("test_pte", folder / "llava.pte")
     assert done.returncode == 2
-    assert b"llava.json is missing" in done.stderr
+    assert "llava.json is missing" in done.stderr

@@ -14,11 +14,11 @@ from executorch.exir.delegate import executorch_call_delegate
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.config import ProjectorConfig
 from llava_export.models.projectors import build_projector
-from llava_export.package.golden import GoldenRecord
+from llava_export.pte.golden import GoldenRecord
+from llava_export.pte.lower import edge_config, to_edge_transform_and_lower, xnnpack_partitioners
+from llava_export.pte.transposes import transposes_cancelled
+from llava_export.pte.verify import compare, judge, read_manifest
 from llava_export.recipe import RECIPES
-from llava_export.targets import pte
-from llava_export.targets.transposes import transposes_cancelled
-from llava_export.verify import compare, judge, read_manifest
 from llava_runner import contract
 from llava_runner.program import Program
 from tests.integration.parity import assert_same_answers
@@ -80,10 +80,10 @@ def test_projectors_stay_within_xnnpack_and_copy_nothing(kind, scheme, monkeypat
     def lower():
         operations.clear()
         exported = torch.export.export(projector, (torch.randn(1, 64, 64),), strict=False)
-        return pte.to_edge_transform_and_lower(
+        return to_edge_transform_and_lower(
             copy.deepcopy(exported),
-            partitioner=pte.xnnpack_partitioners(2, quantized=scheme != "fp32"),
-            compile_config=pte.edge_config(),
+            partitioner=xnnpack_partitioners(2, quantized=scheme != "fp32"),
+            compile_config=edge_config(),
         )
 
     monkeypatch.setattr(xnnpack_preprocess, "serialize_xnnpack_binary", record)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from llava_export.builtin import SAMPLE_IMAGE
-from llava_export.package.manifest import file_record
-from llava_export.verify import read_manifest, run
+from llava_export.cli import verify as cli
+from llava_export.pte.package.manifest import file_record
+from llava_export.pte.verify import read_manifest
 from llava_runner import contract
 from llava_runner.errors import PackageError
+from tests.commands import script
 
 
 def verify(program: Path, image: Path | None = None) -> int:
-    return run(program, image=image, prompt="What is in the image?")
+    flags = ["--image", str(image)] if image else []
+    return cli.run(cli.build_parser().parse_args([str(program), *flags]))
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_a_manifest_of_another_program_is_refused(copy):
 
 def test_exit_codes(copy, tmp_path):
     def code(*arguments) -> int:
-        return subprocess.run([sys.executable, "-m", "llava_export.verify", *map(str, arguments)]).returncode
+        return script("test_pte", *arguments).returncode
 
     assert code(copy) == 0
     assert code(tmp_path / "nothing.pte") == 2

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from llava_export.background import in_background
 from llava_export.errors import CheckpointError
+from llava_export.system import in_background
 
 
 def count(to, *, on_step):

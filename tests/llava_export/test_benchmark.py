@@ -6,9 +6,9 @@ import json
 import sys
 from types import SimpleNamespace
 
-import benchmarks
 import pytest
 
+from benchmarks import page
 from llava_export.benchmark import ladders, rounds
 from llava_export.benchmark.profile import call_profile, short
 from llava_export.benchmark.rounds import BenchmarkError, Contender, Figure, Results, Work, figures, take_turns
@@ -178,7 +178,7 @@ def test_a_ladder_exports_once_what_its_rungs_share(work, tmp_path, monkeypatch)
     monkeypatch.setattr(rounds, "LLAVA_BENCH", tmp_path / "llava_bench")
     (tmp_path / "llava_bench").touch()
     for ladder in (ladders.speed_ladder("decode at 600"), ladders.MEMORY_LADDER):
-        ladders.climb(ladder, "model", work, folder=tmp_path, runs=1)
+        ladders.run_ladder(ladder, "model", work, folder=tmp_path, runs=1)
     long = ("--max-seq-len=2048", "--max-context-len=2048", "--embedding-bits=32")
     assert exported == [
         ("model", flags) for flags in (("--partitioners=1",), (), long, ("--embedding-bits=32",))
@@ -186,16 +186,16 @@ def test_a_ladder_exports_once_what_its_rungs_share(work, tmp_path, monkeypatch)
     assert [flags[1:] for _, flags in ran] == [
         (),
         (),
-        ("--packed_cache_path=off", "--workspace_sharing=disabled"),
-        *[("--packed_cache_path=off",)] * 3,
+        ("--packed-cache-path=off", "--workspace-sharing=disabled"),
+        *[("--packed-cache-path=off",)] * 3,
     ]
     assert len({flags[0] for _, flags in ran}) == 4
 
 
 def test_the_page_says_what_was_measured():
     """Nobody edits a number by hand: the page is what its script writes of the results beside it."""
-    results = json.loads(benchmarks.RESULTS.read_text())
-    assert benchmarks.PAGE.read_text() == benchmarks.render(results)
-    for line in benchmarks.PAGE.read_text().splitlines():
+    results = json.loads(page.RESULTS.read_text())
+    assert page.PAGE.read_text() == page.render(results)
+    for line in page.PAGE.read_text().splitlines():
         if line.startswith("!["):
-            assert (benchmarks.PAGE.parent / line.partition("(")[2].rstrip(")")).is_file()
+            assert (page.PAGE.parent / line.partition("(")[2].rstrip(")")).is_file()

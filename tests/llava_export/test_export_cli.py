@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceTrainer
 
-from llava_export import export
+from llava_export.cli import export
 
 
 @pytest.fixture
@@ -48,9 +48,9 @@ def assert_one_line(code: int, error: str, message: str) -> None:
         (["--group-size", "100"], "not a multiple of 32"),
         (["--pte-name", "llava.bin"], "ends in .pte"),
         (["--pte-name", "a/llava.pte"], "see --output-dir"),
-        (["--max-seq-len", "0"], "--max-seq-len 0 must be at least 1"),
+        (["--max-seq-len", "0"], "--max-seq-len: 0 must be at least 1"),
         (["--max-context-len", "5000"], "beyond the 2048 positions"),
-        (["--max-seq-len", "900", "--max-context-len", "800"], "max_seq_len 900"),
+        (["--max-seq-len", "900", "--max-context-len", "800"], "--max-seq-len 900"),
         (["--max-seq-len", "10"], "cannot hold an image, which takes 16"),
         (["--max-context-len", "30", "--max-seq-len", "20"], "too short: one image, a question and a short answer"),
     ],
@@ -101,12 +101,12 @@ def test_an_output_folder_that_cannot_be_written(cli, checkpoint_of, tmp_path):
 
 
 def test_a_full_disk(cli, checkpoint_of, monkeypatch):
-    from llava_export import pipeline
+    from llava_export.pte import export as pte_export
 
     def fail(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device", "tokenizer.bin")
 
-    monkeypatch.setattr(pipeline, "write_tokenizer", fail)
+    monkeypatch.setattr(pte_export, "write_tokenizer", fail)
     assert_one_line(*cli("--model", checkpoint_of("plain")), "tokenizer.bin: No space left on device")
     assert list(cli.output.iterdir()) == []
 
@@ -135,7 +135,7 @@ def test_a_file_size_limit_of_the_system(checkpoint_of, tmp_path):
 
 @pytest.mark.parametrize("what", ["memory", "disk"])
 def test_a_machine_that_is_too_small(what, cli, checkpoint_of, monkeypatch):
-    from llava_export import preflight
+    from llava_export.pte import preflight
 
     monkeypatch.setattr(preflight, "available_memory" if what == "memory" else "free_disk", lambda *_: 100_000)
     code, error = cli("--model", checkpoint_of("plain"))
@@ -145,13 +145,14 @@ def test_a_machine_that_is_too_small(what, cli, checkpoint_of, monkeypatch):
 
 
 def test_forced_onto_a_machine_that_is_too_small(cli, checkpoint_of, monkeypatch, capsys):
-    from llava_export import pipeline, preflight
+    from llava_export.pte import export as pte_export
+    from llava_export.pte import preflight
 
     def stop(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device", "tokenizer.bin")
 
     monkeypatch.setattr(preflight, "available_memory", lambda: 100_000)
-    monkeypatch.setattr(pipeline, "write_tokenizer", stop)
+    monkeypatch.setattr(pte_export, "write_tokenizer", stop)
     arguments = ["--model", str(checkpoint_of("plain")), "--output-dir", str(cli.output), "--force"]
     monkeypatch.setattr(sys, "argv", ["export", *arguments])
     with pytest.raises(SystemExit):
@@ -171,12 +172,12 @@ def test_a_dry_run_writes_nothing(checkpoint_of, tmp_path):
 
 
 def test_bugs_keep_their_traceback(cli, checkpoint_of, monkeypatch):
-    from llava_export import pipeline
+    from llava_export.pte import export as pte_export
 
     def fail(*args, **kwargs):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pipeline, "write_tokenizer", fail)
+    monkeypatch.setattr(pte_export, "write_tokenizer", fail)
     monkeypatch.setattr(
         sys, "argv", ["export", "--output-dir", str(cli.output), "--model", str(checkpoint_of("plain"))]
     )

@@ -1,4 +1,4 @@
-"""The import rules of the design, read from the sources."""
+"""The import rules of DESIGN.md, read from the sources."""
 
 from __future__ import annotations
 
@@ -12,59 +12,92 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXPORTER = ROOT / "llava_export"
 RUNNER = ROOT / "runner" / "llava_runner"
+RUNTIME_PACKAGES = {"executorch", "torch", "numpy", "PIL", "sentencepiece", "llava_runner"}
+# The one place where the runner looks for the exporter: the command `llava` offers its subcommands where it is there.
+COMMAND = RUNNER / "command.py"
 
-# Each part of llava_export may import those to the right of it, never those to the left.
-LAYERS = (
-    ("export", "verify", "verify_gguf", "surgery", "inspect", "benchmark"),
-    ("pipeline", "gguf_pipeline"),
-    ("targets", "package", "preflight"),
-    ("reference", "stages", "background"),
+# The rooms of the exporter from top to bottom. A room may import those below it; rooms on one floor do not know each
+# other. A name with a slash is a room within pte/.
+FLOORS = (
+    ("export",),
+    ("cli",),
+    ("benchmark", "pte/verify", "pte/export", "gguf", "split"),
+    ("pte/build", "pte/golden"),
+    ("pte/stamp",),
+    ("pte/source", "pte/lower", "pte/report", "pte/plan", "pte/read", "pte/package"),
+    ("pte/llama_ops", "pte/transposes", "pte/preflight", "pte/options"),
+    ("reference", "staging", "stages"),
     ("checkpoint",),
     ("families", "recipe"),
     ("models",),
-    ("config", "builtin", "memory"),
+    ("config", "builtin", "system"),
     ("errors",),
 )
-LAYER_OF = {part: i for i, parts in enumerate(LAYERS) for part in parts}
-RUNTIME_PACKAGES = {"executorch", "torch", "numpy", "PIL", "sentencepiece", "llava_runner"}
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def imports(path: Path) -> set[str]:
-    """Every module a file imports, wherever in the file."""
-    found = set()
+    """Return every module that a file imports, wherever in the file. ``from a import b`` counts as ``a.b``, too."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
             found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
     return found
 
 
 def sources(folder: Path) -> list[Path]:
+    """Return all Python files below a folder."""
     return sorted(folder.rglob("*.py"))
 
 
-def part_of(path: Path) -> str | None:
-    name = path.relative_to(EXPORTER).parts[0].removesuffix(".py")
-    return None if name == "__init__" else name
+def room_of(parts: tuple[str, ...]) -> str | None:
+    """Return the room of a path or module within ``llava_export``, given by its parts; None for the package itself."""
+    names = [part.removesuffix(".py") for part in parts]
+    if names[0] == "pte" and len(names) > 1 and names[1] != "__init__":
+        return f"pte/{names[1]}"
+    return names[0] if names[0] in FLOOR_OF else None
 
 
 @pytest.mark.parametrize("path", sources(EXPORTER), ids=lambda path: str(path.relative_to(ROOT)))
-def test_exporter_imports_point_one_way(path):
-    part = part_of(path)
-    if part is None:
+def test_exporter_imports_point_down(path):
+    room = room_of(path.relative_to(EXPORTER).parts)
+    if path in (EXPORTER / "__init__.py", EXPORTER / "pte" / "__init__.py"):
         return
+    assert room in FLOOR_OF, f"{path} is in no room: add it to FLOORS and to DESIGN.md"
     for module in imports(path):
-        name = module.split(".")
-        if name[0] == "llava_export" and len(name) > 1 and name[1] != part:
-            assert LAYER_OF[name[1]] > LAYER_OF[part], f"{part} may not import {name[1]}"
+        name, *parts = module.split(".")
+        if name == "llava_export" and parts and (other := room_of(tuple(parts))) not in (None, room):
+            assert FLOOR_OF[other] > FLOOR_OF[room], f"{room} may not import {other}"
 
 
-@pytest.mark.parametrize("path", sources(RUNNER), ids=lambda path: str(path.relative_to(ROOT)))
-def test_runner_needs_only_its_own_packages(path):
-    foreign = {module.split(".")[0] for module in imports(path)} - set(sys.stdlib_module_names) - {"__future__"}
-    assert foreign <= RUNTIME_PACKAGES
+def test_gguf_is_known_to_its_own_room_alone():
+    for path in sources(EXPORTER):
+        if not path.is_relative_to(EXPORTER / "gguf"):
+            assert "gguf" not in {module.split(".")[0] for module in imports(path)}, path
+
+
+def test_executorchs_compiler_is_known_to_pte_alone():
+    compiler = ("executorch.exir", "executorch.backends", "torchao")
+    for path in sources(EXPORTER):
+        if not path.is_relative_to(EXPORTER / "pte"):
+            found = {module for module in imports(path) if module.startswith(compiler)}
+            if path == EXPORTER / "recipe.py":
+                found = {module for module in found if not module.startswith("torchao")}
+            assert not found, path
+
+
+def test_terminal_library_is_known_to_what_shows_things_alone():
+    """The library raises and returns; the command line prints."""
+    shown = (EXPORTER / "cli", EXPORTER / "benchmark" / "show.py")
+    for path in sources(EXPORTER):
+        if not any(path == place or path.is_relative_to(place) for place in shown):
+            found = {module.split(".")[0] for module in imports(path)}
+            assert not found & {"rich", "argparse"} or path == EXPORTER / "benchmark" / "llama_cpp.py", path
 
 
 def test_models_know_torch_and_config_alone():
@@ -75,24 +108,43 @@ def test_models_know_torch_and_config_alone():
             ), f"{path.name} imports {module}"
 
 
-def test_only_the_pte_target_knows_executorchs_compiler():
-    for path in sources(EXPORTER):
-        if path.parent.name != "targets":
-            assert not any(m.startswith(("executorch.exir", "executorch.backends")) for m in imports(path)), path
-
-
 def test_nothing_needs_transformers_to_export():
     for path in sources(EXPORTER):
         assert not any(module.split(".")[0] == "transformers" for module in imports(path)), path
 
 
+@pytest.mark.parametrize("path", sources(RUNNER), ids=lambda path: str(path.relative_to(ROOT)))
+def test_runner_needs_only_its_own_packages(path):
+    foreign = {module.split(".")[0] for module in imports(path)} - set(sys.stdlib_module_names) - {"__future__"}
+    assert foreign - ({"llava_export"} if path == COMMAND else set()) <= RUNTIME_PACKAGES
+
+
+def test_benchmarks_and_training_are_imported_by_no_package():
+    for path in sources(EXPORTER) + sources(RUNNER):
+        assert not {module.split(".")[0] for module in imports(path)} & {"benchmarks", "training", "tests"}, path
+
+
 @pytest.mark.parametrize(
-    "module", ["llava_export.export", "llava_export.verify", "llava_export.inspect", "llava_runner"]
+    "arguments",
+    [
+        ("llava_runner.command", "--help"),
+        ("llava_runner.command", "export", "--help"),
+        ("llava_runner.command", "gguf", "--help"),
+        ("llava_runner.command", "verify", "--help"),
+        ("llava_runner.command", "run", "--help"),
+        ("llava_runner.command", "inspect", "--help"),
+        ("llava_runner.command", "benchmark", "--help"),
+        ("llava_runner.command", "split", "--help"),
+        ("llava_export.export", "--help"),
+        ("llava_runner", "--help"),
+    ],
+    ids=" ".join,
 )
-def test_help_is_instant(module):
+def test_help_is_instant(arguments):
     """No heavy import before the arguments are parsed."""
+    module, *flags = arguments
     script = (
-        f"import sys, runpy; sys.argv = ['x', '--help']\n"
+        f"import sys, runpy; sys.argv = ['x', *{flags!r}]\n"
         f"try: runpy.run_module({module!r}, run_name='__main__')\n"
         f"except SystemExit: print([m for m in ('torch', 'executorch', 'torchao', 'rich') if m in sys.modules])"
     )

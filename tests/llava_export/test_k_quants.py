@@ -12,8 +12,8 @@ import torch
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
-from llava_export.targets.gguf import k_quants
-from llava_export.targets.gguf.k_quants import quantize_k
+from llava_export.gguf import k_quants
+from llava_export.gguf.k_quants import quantize_k
 
 Q4_K, Q5_K, Q6_K = GGMLQuantizationType.Q4_K, GGMLQuantizationType.Q5_K, GGMLQuantizationType.Q6_K
 TYPES = pytest.mark.parametrize("type", [Q4_K, Q5_K, Q6_K], ids=lambda type: type.name)

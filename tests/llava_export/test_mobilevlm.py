@@ -143,8 +143,8 @@ def test_the_whole_model_equals_transformers_parts_and_the_formulas(name, checkp
     assert float((logits - expected).abs().max() / expected.abs().max()) < 1e-4
 
     reference = FloatReference(checkpoint.build_model(max_context_len=64), weights=checkpoint.weights)
-    torch.testing.assert_close(reference.encode_image(image), found, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(reference.decode(rows, 0), logits.flatten(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(reference.encode_image(image.numpy()), found, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(reference.decode(rows, position=0), logits.flatten(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture

@@ -83,13 +83,13 @@ def test_reference_run_block_by_block_equals_the_whole_model(dtype, tmp_path):
     )
     image = torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8)
     features = whole.vision_encoder(image)
-    torch.testing.assert_close(reference.encode_image(image), features, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(reference.encode_image(image.numpy()), features, rtol=1e-5, atol=1e-5)
     ids = list(range(3, 9))
     rows = reference.embed(ids)
     assert torch.equal(rows, whole.token_embedding(torch.tensor([ids])))
     for position, piece in ((0, features), (features.shape[1], rows), (features.shape[1] + len(ids), rows[:, :1])):
         expected = whole.text_decoder(piece, torch.tensor([position])).flatten()
-        torch.testing.assert_close(reference.decode(piece, position), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(reference.decode(piece, position=position), expected, rtol=1e-5, atol=1e-5)
     assert all(parameter.is_meta for parameter in reference._model.parameters())
     num_blocks = len(list(reference._model.blocks()))
     assert len(steps) == num_blocks + 2 * (checkpoint.config.text.num_hidden_layers + 2)  # the decoder ran three times

@@ -13,11 +13,11 @@ from transformers import LlamaTokenizer
 
 from llava_export.builtin import SAMPLE_IMAGE
 from llava_export.errors import CheckpointError
-from llava_export.package.golden import GoldenRecord
-from llava_export.package.image import write_image
-from llava_export.package.manifest import file_record
-from llava_export.package.staging import staged
-from llava_export.package.tokenizer import write_tokenizer
+from llava_export.pte.golden import GoldenRecord
+from llava_export.pte.package.image import write_image
+from llava_export.pte.package.manifest import file_record
+from llava_export.pte.package.tokenizer import write_tokenizer
+from llava_export.staging import staged
 from llava_runner.contract import FileRecord
 from llava_runner.errors import PackageError
 from llava_runner.tokenizer import Tokenizer
@@ -128,7 +128,7 @@ def test_damaged_golden_records_are_refused(content, tmp_path):
 
 def test_staged_files_appear_together_with_the_manifest_last(tmp_path, monkeypatch):
     moved = []
-    from llava_export.package import staging
+    from llava_export import staging
 
     replace = staging.os.replace
     monkeypatch.setattr(staging.os, "replace", lambda a, b: (moved.append(b.name), replace(a, b)))

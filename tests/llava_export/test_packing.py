@@ -7,9 +7,9 @@ import torch
 from executorch.exir import to_edge_transform_and_lower
 from torch import nn
 
+from llava_export.pte.lower import edge_config, xnnpack_partitioners
+from llava_export.pte.stamp.packing import pack, two_to_a_byte
 from llava_export.recipe import RECIPES
-from llava_export.targets.packing import pack, two_to_a_byte
-from llava_export.targets.pte import edge_config, xnnpack_partitioners
 
 
 def delegated(module: nn.Module, example: torch.Tensor) -> dict[str, bytes]:

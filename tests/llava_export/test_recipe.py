@@ -12,8 +12,8 @@ from llava_export import recipe as recipe_module
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.errors import RecipeError
 from llava_export.models.llava import LlavaModel
+from llava_export.pte.stamp.packing import pack
 from llava_export.recipe import RECIPES, Recipe
-from llava_export.targets.packing import pack
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.fx import Graph, Node
 
-from llava_export.targets.repeat import Repeat, find_repeat
+from llava_export.pte.stamp.repeat import Repeat, find_repeat
 
 
 def chain() -> tuple[Graph, list[Node]]:

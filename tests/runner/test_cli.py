@@ -137,7 +137,7 @@ finally:
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0
-    assert "llava-run --model_path llava.pte --image_path photo.jpg" in result.stdout
+    assert "llava run package --image photo.jpg" in result.stdout
     assert result.stderr == "[]\n"
 
 
@@ -145,4 +145,4 @@ def test_module_is_the_console_script(package):
     command = [sys.executable, "-m", "llava_runner", "--model_path", package, "--prompt", "Hello", "--seed=x"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
-    assert "llava-run: error: argument --seed" in result.stderr
+    assert result.stderr.startswith("error: --seed: invalid int value") and result.stderr.count("\n") == 1

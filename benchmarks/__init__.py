@@ -1,0 +1,1 @@
+"""Measures what the documentation says, and compares with other pipelines and runners."""

@@ -1,0 +1,125 @@
+"""Times our vision tower against transformers' CLIPVisionModel, exported with the same quantization and partitioners.
+
+Widths of CLIP ViT-L/14-336, random weights, a few layers; both programs take normalized pixels and give the features
+before the last layer, and are run in turn, so that whatever else the machine does slows both.
+
+    python -m benchmarks.bench_vision --layers 4 --runs 15
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from llava_export.cli.terminal import silence_libraries
+from llava_export.config import VisionConfig
+from llava_export.models.clip_vision import ClipVisionTower
+from llava_export.pte.lower import serialize, write, xnnpack_partitioners
+from llava_export.recipe import RECIPES
+
+METHOD = "forward"
+
+
+class TransformersTower(nn.Module):
+    """The features LLaVA reads, taken from transformers' own module as it is."""
+
+    def __init__(self, model: CLIPVisionModel, *, feature_layer: int) -> None:
+        super().__init__()
+        self.model = model
+        self.feature_layer = feature_layer
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        output = self.model(pixel_values, output_hidden_states=True)
+        return output.hidden_states[self.feature_layer][:, 1:]
+
+
+def build(layers: int) -> dict[str, nn.Module]:
+    """Both towers with equal weights; ``layers`` are run by each."""
+    sizes = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    }
+    torch.manual_seed(0)
+    theirs = CLIPVisionModel(CLIPVisionConfig(**sizes)).eval().requires_grad_(False)
+    ours = ClipVisionTower(VisionConfig(**sizes, feature_layers=(layers,), keep_class_token=False)).eval()
+    ours.requires_grad_(False)
+    state = {name.removeprefix("vision_model.").removeprefix("encoder."): t for name, t in theirs.state_dict().items()}
+    for name, parameter in ours.named_parameters():
+        if ".qkv_proj." in name:
+            parameter.copy_(
+                torch.cat([state[name.replace("qkv_proj", part)] for part in ("q_proj", "k_proj", "v_proj")])
+            )
+        else:
+            parameter.copy_(state[name])
+    return {"ours": ours, "transformers": TransformersTower(theirs, feature_layer=layers)}
+
+
+def export(module: nn.Module, path: Path, *, vision: str) -> None:
+    """Quantize, lower and write, the same for both."""
+    RECIPES["8da4w"].with_changes(vision=vision).quantize(module, fqn="vision_encoder.vision_tower")
+    with torch.no_grad():
+        program = torch.export.export(module, (torch.zeros(1, 3, 336, 336),), strict=False)
+    lowered = to_edge_transform_and_lower(
+        {METHOD: program},
+        partitioner={METHOD: xnnpack_partitioners(2, quantized=vision != "fp32")},
+        compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+    )
+    write(serialize(lowered), path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--runs", type=int, default=15, help="of each, in turn, after two to warm up")
+    parser.add_argument("--vision", choices=("8da8w", "8da4w", "fp32"), default="8da8w")
+    arguments = parser.parse_args()
+    silence_libraries()
+
+    from executorch.runtime import Runtime
+
+    torch.manual_seed(1)
+    pixel_values = torch.randn(1, 3, 336, 336)
+    modules = build(arguments.layers)
+    with torch.no_grad():
+        expected = modules["ours"](pixel_values)
+        agree = torch.nn.functional.cosine_similarity(
+            expected.flatten(), modules["transformers"](pixel_values).flatten(), 0
+        )
+    print(f"float towers agree: cosine {agree:.7f}")
+
+    methods, seconds = {}, {name: [] for name in modules}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, module in modules.items():
+            path = Path(folder) / f"{name}.pte"
+            export(module, path, vision=arguments.vision)
+            methods[name] = Runtime.get().load_program(path).load_method(METHOD)
+        for run in range(arguments.runs + 2):
+            for name, method in methods.items():
+                start = time.perf_counter()
+                found = method.execute([pixel_values])[0]
+                if run >= 2:
+                    seconds[name].append(time.perf_counter() - start)
+                else:
+                    cosine = torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0)
+    for name, times in seconds.items():
+        print(f"{name:>14}: median {statistics.median(times):.3f} s  (min {min(times):.3f}, max {max(times):.3f})")
+    ratios = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["transformers"], strict=True)]
+    print(f"transformers / ours, pair by pair: median {statistics.median(ratios):.2f}; last cosine {cosine:.5f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,328 @@
+"""Writes a full-size random checkpoint in the layout of the published ones: what memory and time are measured with.
+
+    python -m benchmarks.make_checkpoint --like llava-1.5-7b --out /tmp/llava-1.5-7b
+    python -m benchmarks.make_checkpoint --like mobilevlm-1.7b --out /tmp/mobilevlm-1.7b
+
+LLaVA as llava-hf has it on the hub: sharded fp16 safetensors with their index, config and image processor. MobileVLM as
+its authors have it: sharded bf16 ``pytorch_model.bin`` with the vision tower inside, and config. Both with a
+SentencePiece tokenizer of 32,000 pieces. One shard is in memory at a time. The weights are noise: the answers mean
+nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from safetensors.torch import save_file
+
+from llava_runner.errors import UserError, exit_cleanly
+from training.projectors import PROJECTORS
+
+SHARD_BYTES = 1_000_000_000
+VOCAB_PIECES = 32000
+STANDARD_DEVIATION = 0.02  # of matrices, as transformers initializes them
+# What each of some 32 layers adds to the residual stream, twice, is smaller, as in GPT-2's initialization (Radford et
+# al., 2019), and small beside the embedded tokens, which get torch's deviation for embeddings. Otherwise each layer of
+# noise would blow up the rounding errors of those before it, as no trained model does.
+RESIDUAL_DEVIATION = STANDARD_DEVIATION / (2 * 32) ** 0.5
+EMBEDDING_DEVIATION = 1.0
+INTO_RESIDUAL = re.compile(r"\.(o_proj|down_proj|out_proj|fc2)\.weight$")
+
+VISION_TOWER = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+    "vocab_size": 32000,
+}
+VICUNA = {
+    "architectures": ["LlamaForCausalLM"],
+    "max_position_embeddings": 4096,
+    "model_type": "llama",
+    "rms_norm_eps": 1e-05,
+    "torch_dtype": "float16",
+    "vocab_size": 32064,
+}
+LLAVA: dict[str, dict[str, Any]] = {
+    "llava-1.5-7b": {},  # the published config leaves out what equals LlamaConfig's defaults
+    "llava-1.5-13b": {
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 40,
+    },
+    # The same with the decoder of MobileLLaMA-1.4B: what a phone runs.
+    "llava-mobilellama-1.4b": {
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+    },
+}
+MOBILEVLM_SIZES = {
+    "1.7b": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "3b": {"hidden_size": 2560, "intermediate_size": 6912, "num_hidden_layers": 32, "num_attention_heads": 32},
+}
+MOBILEVLM: dict[str, dict[str, Any]] = {
+    f"mobilevlm-{version}{size}": {
+        **text,
+        "num_key_value_heads": text["num_attention_heads"],
+        "mm_projector_type": type_,
+    }
+    for version, type_ in (("", "ldpnet"), ("v2-", "ldpnetv2"))
+    for size, text in MOBILEVLM_SIZES.items()
+}
+# Names of transformers' modules to those of the published files.
+PUBLISHED_NAMES = (
+    (r"^model\.language_model\.", "language_model.model."),
+    (r"^lm_head\.", "language_model.lm_head."),
+    (r"^model\.vision_tower\.(?:vision_model\.)?", "vision_tower.vision_model."),
+    (r"^model\.multi_modal_projector\.", "multi_modal_projector."),
+)
+
+
+@dataclass(frozen=True)
+class Format:
+    """How weights are stored: names of shards begin and end so."""
+
+    dtype: torch.dtype
+    stem: str
+    suffix: str
+    save: Callable[[dict[str, torch.Tensor], Path], None]
+
+
+def save_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)
+
+
+SAFETENSORS = Format(torch.float16, "model", "safetensors", save_safetensors)
+BIN = Format(torch.bfloat16, "pytorch_model", "bin", torch.save)
+
+
+def config_like(name: str, *, layers: int | None = None) -> dict[str, Any]:
+    """``config.json`` of a published model; ``layers`` changes the depth of its decoder."""
+    return llava_config(name, layers=layers) if name in LLAVA else mobilevlm_config(name, layers=layers)
+
+
+def mobilevlm_config(name: str, *, layers: int | None) -> dict[str, Any]:
+    return {
+        "architectures": ["MobileLlamaForCausalLM"],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+        "image_aspect_ratio": "pad",
+        "max_position_embeddings": 2048,
+        "mm_hidden_size": VISION_TOWER["hidden_size"],
+        "mm_use_im_patch_token": False,
+        "mm_use_im_start_end": False,
+        "mm_vision_select_feature": "patch",
+        "mm_vision_select_layer": -2,
+        "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+        "model_type": "mobilevlm",
+        "pad_token_id": 0,
+        "rms_norm_eps": 1e-06,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "vision_tower_type": "clip",
+        "vocab_size": VOCAB_PIECES,
+        **MOBILEVLM[name],
+        **({} if layers is None else {"num_hidden_layers": layers}),
+    }
+
+
+def llava_config(name: str, *, layers: int | None) -> dict[str, Any]:
+    text = {**VICUNA, **LLAVA[name]}
+    if layers is not None:
+        text["num_hidden_layers"] = layers
+    return {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "ignore_index": -100,
+        "image_token_index": 32000,
+        "model_type": "llava",
+        "pad_token_id": 32001,
+        "projector_hidden_act": "gelu",
+        "text_config": text,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float16",
+        "vision_config": VISION_TOWER,
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+    }
+
+
+def tensor_shapes(config: dict[str, Any]) -> dict[str, torch.Size]:
+    """Every tensor of the model under its published name."""
+    from transformers import (
+        CLIPVisionConfig,
+        CLIPVisionModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
+
+    if config["model_type"] == "llava":
+        with torch.device("meta"):
+            model = LlavaForConditionalGeneration(LlavaConfig.from_dict(config))
+        return {published_name(name): parameter.shape for name, parameter in model.named_parameters()}
+    text = LlamaConfig(**{key: value for key, value in config.items() if key != "model_type"})
+    projector = PROJECTORS[config["mm_projector_type"]]
+    with torch.device("meta"):
+        parts = {
+            "": LlamaForCausalLM(text),
+            "model.mm_projector.": projector(config["mm_hidden_size"], config["hidden_size"]),
+            "model.vision_tower.vision_tower.vision_model.": CLIPVisionModel(CLIPVisionConfig(**VISION_TOWER)),
+        }
+    return {
+        prefix + name.removeprefix("vision_model."): parameter.shape
+        for prefix, part in parts.items()
+        for name, parameter in part.named_parameters()
+    }
+
+
+def published_name(name: str) -> str:
+    for pattern, replacement in PUBLISHED_NAMES:
+        renamed, matches = re.subn(pattern, replacement, name)
+        if matches:
+            return renamed
+    raise ValueError(f"transformers has a parameter of no known part: {name}")
+
+
+def shards(shapes: dict[str, torch.Size]) -> list[list[str]]:
+    """Names in order, cut where a shard of 16-bit tensors is full."""
+    result: list[list[str]] = [[]]
+    size = 0
+    for name, shape in shapes.items():
+        size += 2 * shape.numel()
+        if size > SHARD_BYTES and result[-1]:
+            result.append([])
+            size = 2 * shape.numel()
+        result[-1].append(name)
+    return result
+
+
+def random_tensor(name: str, shape: torch.Size, *, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Matrices of noise, norms of one, biases of zero."""
+    if len(shape) == 1 and name.endswith(".bias"):
+        return torch.zeros(shape, dtype=dtype)
+    if len(shape) == 1 and name.endswith(".weight"):
+        return torch.ones(shape, dtype=dtype)
+    tensor = torch.empty(shape, dtype=dtype)
+    deviation = STANDARD_DEVIATION
+    if INTO_RESIDUAL.search(name):
+        deviation = RESIDUAL_DEVIATION
+    elif name.endswith("embed_tokens.weight"):
+        deviation = EMBEDDING_DEVIATION
+    for rows in tensor.view(shape[0], -1).split(4096):  # in float32, which is quicker, but never the whole tensor
+        rows.copy_(torch.randn(rows.shape, generator=generator).mul_(deviation))
+    return tensor
+
+
+def write_weights(shapes: dict[str, torch.Size], folder: Path, *, stored: Format, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    names = shards(shapes)
+    weight_map = {}
+    for i, shard in enumerate(track(names, description="writing shards"), start=1):
+        file = f"{stored.stem}-{i:05d}-of-{len(names):05d}.{stored.suffix}"
+        tensors = {name: random_tensor(name, shapes[name], dtype=stored.dtype, generator=generator) for name in shard}
+        stored.save(tensors, folder / file)
+        weight_map.update(dict.fromkeys(shard, file))
+    total_size = 2 * sum(shape.numel() for shape in shapes.values())
+    index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
+    (folder / f"{stored.stem}.{stored.suffix}.index.json").write_text(json.dumps(index, indent=2))
+
+
+def write_tokenizer(path: Path) -> None:
+    """A BPE of Llama's kind, trained on the sources of Python's standard library: real merges, useless words."""
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=source_lines(),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=VOCAB_PIECES,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        split_digits=True,
+        character_coverage=0.9995,
+        minloglevel=2,
+    )
+    path.write_bytes(model.getvalue())
+
+
+def source_lines() -> Iterator[str]:
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("**/*.py")):
+        if "site-packages" not in path.parts:
+            for line in path.read_text(encoding="utf-8", errors="ignore").splitlines():
+                if 0 < len(line) < 1000 and "\0" not in line:
+                    yield line
+
+
+def write_image_processor(folder: Path) -> None:
+    image_size = VISION_TOWER["image_size"]
+    processor = {
+        "crop_size": {"height": image_size, "width": image_size},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_processor_type": "CLIPImageProcessor",
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"shortest_edge": image_size},
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    folder = arguments.out
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = config_like(arguments.like, layers=arguments.layers)
+    stored = SAFETENSORS if arguments.like in LLAVA else BIN
+    write_weights(tensor_shapes(config), folder, stored=stored, seed=arguments.seed)
+    write_tokenizer(folder / "tokenizer.model")
+    if arguments.like in LLAVA:
+        write_image_processor(folder)
+    # Last: without it the folder is no checkpoint.
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"{folder}: {size / 1e9:.1f} GB, like {arguments.like}, random weights of seed {arguments.seed}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--like", choices=[*LLAVA, *MOBILEVLM], required=True)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--layers", type=int, help="decoder layers, to measure how cost grows (default: the model's)")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    exit_cleanly(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""The command ``llava``: one table of subcommands, each a module here with ``main(argv, prog=...)``.
+
+The script itself belongs to ``llava_runner``, which is also installed where the exporter is not.
+"""
+
+from __future__ import annotations
+
+from llava_runner.command import RUN, Command
+
+COMMANDS = (
+    Command("export", "llava_export.cli.export", "turn a checkpoint into a package for ExecuTorch"),
+    Command("gguf", "llava_export.cli.gguf", "turn a checkpoint into GGUF files for llama.cpp"),
+    Command("verify", "llava_export.cli.verify", "check that a package or GGUF files answer as their checkpoint does"),
+    RUN,
+    Command("inspect", "llava_export.cli.inspect", "show what is inside a program"),
+    Command("benchmark", "llava_export.cli.benchmark", "time a package, stage by stage, beside other runners"),
+    Command("split", "llava_export.cli.split", "take a checkpoint apart: projector, vision tower, language model"),
+)

@@ -1,0 +1,261 @@
+"""``llava benchmark``: a package timed stage by stage, beside other runners."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from llava_export.cli.flags import existing_file, file_to_write
+from llava_runner.arguments import ArgumentParser, positive_int, run_command
+from llava_runner.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llava_export.benchmark.rounds import Contender, Work
+
+RUNNERS = ("python", "cpp")
+PEERS = ("llama.cpp",)
+PLOT_FORMATS = (".png", ".svg", ".pdf")
+EPILOG = """examples:
+  llava benchmark demo --runner python cpp --plot demo.png
+  llava benchmark demo --profile
+  llava benchmark demo --peer llama.cpp \\
+      --gguf gguf/ggml-model-q4_0.gguf --mmproj gguf/mmproj-model-f16.gguf
+  llava benchmark --ablation --model llava-hf/llava-1.5-7b-hf
+
+Every round is a process of its own: load, an image, a prompt, decoding. The figures are
+medians, and how far the rounds differ from them.
+"""
+
+
+class UsageError(UserError):
+    """Options that do not go together."""
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = "llava benchmark") -> NoReturn:
+    """Run the command and exit."""
+    run_command(build_parser(prog), run, argv)
+
+
+def build_parser(prog: str = "llava benchmark") -> ArgumentParser:
+    """Return the parser of the command."""
+    parser = ArgumentParser(
+        prog=prog,
+        description="Time a package stage by stage, in turn with the runners it is compared with.",
+        epilog=EPILOG,
+    )
+    add = parser.add_argument
+    add("package", nargs="?", type=Path, metavar="PACKAGE", help="a .pte, or the folder of a package")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--profile", action="store_true", help="trace every operator, and show where the time goes")
+    mode.add_argument("--ablation", action="store_true", help="export --model with one thing changed at a time instead")
+    add("--model", help="with --ablation: the checkpoint, as for llava export")
+    add(
+        "--runner",
+        nargs="+",
+        choices=RUNNERS,
+        metavar="{python,cpp}",
+        help="one or both (default: cpp where runner/build.sh has built it)",
+    )
+    add("--peer", choices=PEERS, help="also run a peer; needs --gguf, --mmproj and the extra llama")
+    add("--gguf", type=existing_file, metavar="FILE", help="the same language model for llama.cpp")
+    add("--mmproj", type=existing_file, metavar="FILE", help="the same vision tower and projector for llama.cpp")
+    add("--image", type=existing_file, help="an image (default: the package's image.png, or the sample)")
+    add("--prompt-tokens", type=positive_int, metavar="N", help="positions of the prompt with its image (default: 600)")
+    add("--decode-tokens", type=positive_int, metavar="N", help="tokens to decode at each depth (default: 32)")
+    add("--depth", type=int, nargs="+", metavar="N", help="positions in the cache before decoding (default: 0 600)")
+    add("--threads", type=positive_int, metavar="N", help="of every runner (default: one a processor)")
+    add("--runs", type=positive_int, default=3, metavar="N", help="rounds of each runner that count (default: 3)")
+    add("--json", type=file_to_write, metavar="FILE", help="also write machine, figures and every round")
+    add("--plot", type=plot_file, metavar="FILE", help="also draw them: .png, .svg or .pdf; needs the extra benchmark")
+    return parser
+
+
+def plot_file(text: str) -> Path:
+    """Return the path of a plot. Raises ``ArgumentTypeError`` if it cannot be drawn or written."""
+    path = file_to_write(text)
+    if path.suffix not in PLOT_FORMATS:
+        raise argparse.ArgumentTypeError(f"{text}: it must end in {', '.join(PLOT_FORMATS)}")
+    if not find_spec("matplotlib"):
+        raise argparse.ArgumentTypeError("matplotlib is missing: pip install llava-export[benchmark]")
+    return path
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure as the command line says. Raises a ``UserError`` for the user's mistakes."""
+    check(arguments)
+    from rich.console import Console
+
+    from llava_export.benchmark import show
+    from llava_export.benchmark.rounds import machine
+
+    console = Console()
+    here = machine()
+    if arguments.ablation:
+        written = ablation(arguments, console)
+    elif arguments.profile:
+        written = profiled(arguments, console)
+    else:
+        written = compared(arguments, console)
+    console.print(show.machine_lines(here), style="dim", highlight=False)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": here, **written}, indent=2) + "\n")
+
+
+def compared(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    from llava_export.benchmark import llama_cpp, plots, rounds, show
+
+    program, work = program_and_work(arguments)
+    contenders = [runner(name, program) for name in arguments.runner or default_runner()]
+    build = None
+    if arguments.peer:
+        build = llama_cpp.build_name()
+        context = max(work.prompt_tokens, max(work.depths) + work.decode_tokens)
+        contenders.append(rounds.llama_cpp(arguments.gguf.resolve(), arguments.mmproj.resolve(), context=context))
+    with progress(console, steps=len(contenders) * (arguments.runs + 1)) as step:
+        results = rounds.take_turns(contenders, work, runs=arguments.runs, on_round=step)
+    title = f"{show.work_line(program.name, work)}, median of {arguments.runs}"
+    console.print(title, highlight=False)
+    console.print(show.results_table(results, peer="llama.cpp" if arguments.peer else None))
+    if build:
+        console.print(build, style="dim", highlight=False)
+    if arguments.plot:
+        plots.plot_results(results, arguments.plot, title=title)
+    return {"program": program.name, "peer": build, **results.to_dict()}
+
+
+def profiled(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    from llava_export.benchmark import plots, profile, show
+
+    program, work = program_and_work(arguments)
+    work = replace(work, depths=(work.prompt_tokens,))
+    (name,) = arguments.runner or default_runner()
+    with progress(console, steps=arguments.runs + 1) as step:
+        profiles = profile.profile(runner(name, program), work, runs=arguments.runs, on_round=step)
+    title = f"{show.work_line(program.name, work)}, traced {arguments.runs} times in the {name} runner"
+    console.print(title, highlight=False)
+    for each in profiles:
+        console.print()
+        console.print(show.profile_table(each))
+    if arguments.plot:
+        plots.plot_profiles(profiles, arguments.plot, title=title)
+    return {
+        "program": program.name,
+        "runner": name,
+        "work": work.to_dict(),
+        "profiles": [each.to_dict() for each in profiles],
+    }
+
+
+def ablation(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    from tempfile import TemporaryDirectory
+
+    from llava_export.benchmark import ladders, plots, show
+    from llava_export.benchmark.rounds import Work
+    from llava_export.builtin import SAMPLE_IMAGE
+
+    work = Work.fitting(
+        max_seq_len=ladders.SHORT_CONTEXT,
+        max_context_len=ladders.SHORT_CONTEXT,
+        **lengths(arguments, image=(arguments.image or SAMPLE_IMAGE).resolve()),
+    )
+    measured = []
+    with TemporaryDirectory() as folder:
+        for ladder in (ladders.speed_ladder(f"decode at {work.depths[-1]}"), ladders.MEMORY_LADDER):
+            steps = len(ladder.rungs) * (arguments.runs + 2)
+            with progress(console, steps=steps) as step:
+                results = ladders.run_ladder(
+                    ladder, arguments.model, work, folder=Path(folder), runs=arguments.runs, on_step=step
+                )
+            measured.append((ladder, results))
+    console.print(f"{show.work_line(arguments.model, work)}, median of {arguments.runs}", highlight=False)
+    for ladder, results in measured:
+        console.print()
+        console.print(show.ladder_table(ladder, results))
+    if arguments.plot:
+        plots.plot_ladders(measured, arguments.plot, title=f"{arguments.model}, one thing changed at a time")
+    return {
+        "model": arguments.model,
+        "ladders": [{**asdict(ladder), **results.to_dict()} for ladder, results in measured],
+    }
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raise ``UsageError`` for options that do not go together."""
+    if arguments.ablation:
+        given = [flag for flag in ("package", "peer", "runner") if getattr(arguments, flag)]
+        if given:
+            raise UsageError(f"--ablation exports --model by itself and runs it by llava_bench: no {', '.join(given)}")
+        if not arguments.model:
+            raise UsageError("--ablation needs --model, a checkpoint to export")
+    elif not arguments.package:
+        raise UsageError("name a PACKAGE, or --ablation and a --model")
+    elif arguments.model:
+        raise UsageError("--model is for --ablation")
+    files = [flag for flag in ("gguf", "mmproj") if getattr(arguments, flag)]
+    if (arguments.peer and len(files) < 2) or (files and not arguments.peer):
+        raise UsageError("--peer llama.cpp, --gguf and --mmproj go together")
+    if arguments.profile and (arguments.peer or len(arguments.runner or ()) > 1 or arguments.depth):
+        raise UsageError("--profile traces one runner, behind the prompt: no --peer, no --depth, one --runner")
+
+
+def program_and_work(arguments: argparse.Namespace) -> tuple[Path, Work]:
+    """Raises ``UserError`` for what is no package."""
+    from llava_export.benchmark.rounds import Work
+    from llava_export.builtin import SAMPLE_IMAGE
+    from llava_export.pte.read.program import read_pte
+    from llava_runner.contract import IMAGE_PICTURE, MODEL_CARD, ModelCard
+    from llava_runner.program_file import find_program
+
+    program = find_program(arguments.package).resolve()
+    card = ModelCard.from_json(read_pte(program).constants[MODEL_CARD])
+    beside = program.parent / IMAGE_PICTURE
+    image = arguments.image or (beside if beside.exists() else SAMPLE_IMAGE)
+    work = Work.fitting(
+        max_seq_len=card.max_seq_len,
+        max_context_len=card.max_context_len,
+        **lengths(arguments, image=image.resolve()),
+    )
+    if arguments.profile and work.prompt_tokens > card.max_seq_len:
+        raise UsageError(f"--profile: a prompt of more than {card.max_seq_len} tokens takes several calls")
+    return program, work
+
+
+def lengths(arguments: argparse.Namespace, *, image: Path) -> dict[str, Any]:
+    return {
+        "image": image,
+        "prompt_tokens": arguments.prompt_tokens,
+        "decode_tokens": arguments.decode_tokens,
+        "depths": arguments.depth,
+        "threads": arguments.threads,
+    }
+
+
+def default_runner() -> tuple[str]:
+    from llava_export.benchmark.rounds import LLAVA_BENCH
+
+    return ("cpp" if LLAVA_BENCH.is_file() else "python",)
+
+
+def runner(name: str, program: Path) -> Contender:
+    from llava_export.benchmark.rounds import cpp_runner, python_runner
+
+    return cpp_runner(program) if name == "cpp" else python_runner(program)
+
+
+@contextmanager
+def progress(console: Console, *, steps: int) -> Iterator[Callable[[str], None]]:
+    """A bar that says what is running; on a file or pipe, nothing."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=steps)
+        yield lambda name: bar.update(task, description=name, advance=1)

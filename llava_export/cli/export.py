@@ -1,0 +1,188 @@
+"""``llava export``: a checkpoint becomes a package for ExecuTorch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from llava_export.cli.flags import add_checkpoint_flags, add_output_dir
+from llava_export.errors import ExportError
+from llava_export.pte.options import LOWERINGS, PARTITIONERS, Options
+from llava_export.recipe import ALGORITHMS, DEFAULT_RECIPE, EMBEDDING_BITS, KV_CACHES, LINEAR_SCHEMES, RECIPES
+from llava_export.system import use_huge_pages
+from llava_runner import contract
+from llava_runner.arguments import ArgumentParser, positive_int, run_command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llava_export.pte.plan import Plan
+    from llava_export.pte.report import MethodReport
+
+EPILOG = """example, without a download:
+  llava export --model tiny-llava --output-dir demo --with-artifacts
+  llava verify demo
+  llava run demo --image demo/image.png --prompt "What is in the image?"
+"""
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = "llava export") -> NoReturn:
+    """Run the command and exit."""
+    run_command(build_parser(prog), run, argv)
+
+
+def build_parser(prog: str = "llava export") -> ArgumentParser:
+    """Return the parser of the command."""
+    parser = ArgumentParser(
+        prog=prog, description="Turn a LLaVA-family checkpoint into a package for ExecuTorch.", epilog=EPILOG
+    )
+    add_checkpoint_flags(parser)
+    add_output_dir(parser)
+    parser.add_argument(
+        "--pte-name",
+        type=pte_name,
+        default="llava.pte",
+        metavar="NAME",
+        help="file name of the program (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--with-artifacts", action="store_true", help="also write tokenizer.bin, tokenizer.model, image.pt, image.png"
+    )
+    parser.add_argument(
+        "--no-golden", action="store_true", help="do not ask the float model; there is then nothing to verify with"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what the export will need and make, and stop")
+    parser.add_argument("--force", action="store_true", help="go on where memory or disk seem not to suffice")
+    parser.add_argument("--report", action="store_true", help="print what each method delegates and what it leaves")
+
+    recipe = parser.add_argument_group("what is quantized, and how")
+    recipe.add_argument("--recipe", choices=RECIPES, default=DEFAULT_RECIPE, help="(default: %(default)s)")
+    recipe.add_argument(
+        "--group-size", type=int, metavar="N", help="input features that share a 4-bit scale (default: 128)"
+    )
+    recipe.add_argument("--embedding-bits", type=int, choices=EMBEDDING_BITS, help="(default: the recipe's)")
+    recipe.add_argument("--vision", choices=LINEAR_SCHEMES, help="tower and projector linears (default: the recipe's)")
+    recipe.add_argument("--kv-cache", choices=KV_CACHES, help="type of cached keys and values (default: the recipe's)")
+    recipe.add_argument("--algorithm", choices=ALGORITHMS, help="how scales are chosen (default: minmax)")
+
+    program = parser.add_argument_group("the program")
+    program.add_argument(
+        "--max-seq-len", type=positive_int, metavar="N", help="longest prompt of one call, in tokens (default: 768)"
+    )
+    program.add_argument(
+        "--max-context-len", type=positive_int, metavar="N", help="positions of the KV cache (default: 768)"
+    )
+    program.add_argument(
+        "--partitioners",
+        type=int,
+        choices=PARTITIONERS,
+        default=Options.partitioners,
+        help="1 delegates the quantized linears alone (default: %(default)s)",
+    )
+    program.add_argument(
+        "--lowering",
+        choices=LOWERINGS,
+        default=Options.lowering,
+        help="ordinary lowers every layer instead of copying one (default: %(default)s)",
+    )
+    return parser
+
+
+def pte_name(text: str) -> str:
+    """Return the file name of a program. Raises ``ArgumentTypeError`` if it does not end in .pte or has a folder."""
+    name = Path(text)
+    if name.name != text or name.suffix != ".pte" or not name.stem:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a file name that ends in .pte; see --output-dir")
+    return text
+
+
+def options(arguments: argparse.Namespace) -> Options:
+    """Return the choices of a command line."""
+    recipe = RECIPES[arguments.recipe].with_changes(
+        group_size=arguments.group_size,
+        embedding_bits=arguments.embedding_bits,
+        vision=arguments.vision,
+        kv_cache=arguments.kv_cache,
+        algorithm=arguments.algorithm,
+    )
+    return Options(
+        recipe=recipe,
+        max_seq_len=arguments.max_seq_len,
+        max_context_len=arguments.max_context_len,
+        partitioners=arguments.partitioners,
+        lowering=arguments.lowering,
+        golden=not arguments.no_golden,
+        artifacts=arguments.with_artifacts,
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Export as the command line says. Raises a ``UserError`` for the user's mistakes."""
+    chosen = options(arguments)
+    use_huge_pages()
+    from llava_export.cli.terminal import ProgressStages, new_console, print_files, silence_libraries
+
+    silence_libraries()
+    from llava_export.pte.export import export
+    from llava_export.pte.plan import NUM_STAGES, plan
+    from llava_export.pte.preflight import shortages
+
+    console = new_console()
+    stages = ProgressStages(console, total=NUM_STAGES if chosen.golden else NUM_STAGES - 1)
+    with stages.running():
+        with stages.stage("open checkpoint"):
+            planned = plan(arguments.model, chosen, vision_tower=arguments.vision_tower)
+        lacking = shortages(planned.estimate, output_dir=arguments.output_dir)
+        if not arguments.dry_run:
+            if lacking and not arguments.force:
+                raise ExportError(f"{'; '.join(lacking)}. --force exports nevertheless")
+            for shortage in lacking:
+                stages.note(shortage)
+            exported = export(planned, output_dir=arguments.output_dir, pte_name=arguments.pte_name, stages=stages)
+    if arguments.dry_run:
+        print_estimate(console, planned, lacking=lacking)
+        return
+    if arguments.report:
+        for report in exported.reports:
+            print_report(console, report)
+    console.print(stages.table())
+    print_files(console, exported.files, folder=exported.program.parent)
+    if contract.golden_path(exported.program).name in exported.files:
+        console.print(f"\nverify it:  llava verify {exported.program}", soft_wrap=True)
+
+
+def print_estimate(console: Console, planned: Plan, *, lacking: list[str]) -> None:
+    """Print what an export will need, and what this machine lacks."""
+    from rich.table import Table
+
+    from llava_export.system import readable_size
+
+    needed = planned.estimate
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("memory of the export", readable_size(needed.memory))
+    table.add_row("disk while exporting", readable_size(needed.disk))
+    table.add_row("the program", readable_size(needed.program))
+    table.add_row(f"memory of llava run, context {planned.max_context_len}", readable_size(needed.device_memory))
+    console.print(table)
+    for shortage in lacking:
+        console.print(shortage, style="yellow", markup=False)
+
+
+def print_report(console: Console, report: MethodReport) -> None:
+    """Print what a method delegates to XNNPACK, and each operator it leaves outside with the reason."""
+    from llava_export.cli.terminal import plain_table
+    from llava_export.pte.report import REASONS
+
+    console.print(
+        f"\n[bold]{report.method}[/]: {report.delegates} delegates with {report.delegated.total()} operators, "
+        f"{report.outside.total()} outside"
+    )
+    table = plain_table("outside XNNPACK", "times", "why", right=("times",))
+    for name, count in report.outside.most_common():
+        table.add_row(name, str(count), REASONS.get(name, "[red]not expected here: please report[/]"))
+    if report.outside:
+        console.print(table)

@@ -1,0 +1,62 @@
+"""Flags that several commands have in common."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
+
+
+def add_checkpoint_flags(parser: argparse.ArgumentParser, *, default: str | None = DEFAULT_MODEL) -> None:
+    """Add ``--model`` and ``--vision-tower``. Without a ``default`` model the flag is required."""
+    parser.add_argument(
+        "-m",
+        "--model",
+        default=default,
+        required=default is None,
+        help="hub id, folder of a checkpoint, or a built-in one like tiny-mobilevlm"
+        + (" (default: %(default)s)" if default else ""),
+    )
+    parser.add_argument(
+        "--vision-tower",
+        metavar="MODEL",
+        help="hub id or folder of the CLIP tower, where the checkpoint has none inside",
+    )
+
+
+def add_output_dir(parser: argparse.ArgumentParser) -> None:
+    """Add ``--output-dir``."""
+    parser.add_argument(
+        "--output-dir",
+        type=output_folder,
+        default=Path(),
+        metavar="DIR",
+        help="folder to write to (default: the current one)",
+    )
+
+
+def output_folder(text: str) -> Path:
+    """Return a path that is a folder or does not exist."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file")
+    return path
+
+
+def existing_file(text: str) -> Path:
+    """Return the path of a file that exists."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text} does not exist" if not path.exists() else f"{text} is not a file")
+    return path
+
+
+def file_to_write(text: str) -> Path:
+    """Return the path of a file whose folder exists."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder")
+    if not path.resolve().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"the folder of {text} does not exist")
+    return path

@@ -1,0 +1,185 @@
+"""``llava inspect``: what is inside a program, read from the file alone.
+
+Any ExecuTorch program will do. One of this project's has a model card inside, which says what the decoder's linears are
+and which bounds the sizes of inputs have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from llava_export.cli.flags import file_to_write
+from llava_runner import contract
+from llava_runner.arguments import ArgumentParser, run_command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+
+    from llava_export.pte.read.program import Method, Part, PteFile
+    from llava_runner.contract import ModelCard
+
+MAX_VALUE_LENGTH = 60  # characters of metadata that are shown
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = "llava inspect") -> NoReturn:
+    """Run the command and exit."""
+    run_command(build_parser(prog), run, argv)
+
+
+def build_parser(prog: str = "llava inspect") -> ArgumentParser:
+    """Return the parser of the command."""
+    parser = ArgumentParser(
+        prog=prog,
+        description="Show what is inside an ExecuTorch program: methods, operators, memory, and what its bytes are.",
+        epilog="exit code: 0, or 2 where the file cannot be read",
+    )
+    parser.add_argument(
+        "path", type=Path, metavar="PATH", help="a .pte, or the folder of a package; only the program is read"
+    )
+    parser.add_argument("--json", type=file_to_write, metavar="FILE", help="also write all of it to FILE")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print what is inside. Raises ``UserError`` when it cannot be read."""
+    from rich.console import Console
+
+    from llava_export.pte.read.describe import card_of, linear_names, to_dict
+    from llava_export.pte.read.program import read_pte
+    from llava_runner.program_file import find_program
+
+    program = find_program(arguments.path)
+    found = read_pte(program)
+    card = card_of(found)
+    names = linear_names(found, card)
+    if arguments.json is not None:
+        text = json.dumps(to_dict(program, found, card, names), indent=2)
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    console = Console(markup=False, highlight=False)  # text of the file may look like markup
+    print_head(console, program, found, card)
+    for method in found.methods:
+        print_method(console, method, card)
+    print_constants(console, found, card)
+    print_parts(console, found, names)
+
+
+def print_head(console: Console, program: Path, found: PteFile, card: ModelCard | None) -> None:
+    console.print(str(program), style="bold", soft_wrap=True)
+    rows = {
+        "size": f"{found.bytes:,} bytes",
+        "format": f"ExecuTorch {found.identifier}, schema version {found.version}",
+    }
+    if card:
+        recipe = ", ".join(f"{name} {value}" for name, value in card.recipe.items() if name != "name")
+        rows |= {"source": card.source, "family": card.family, "recipe": f"{card.recipe.get('name')}: {recipe}"}
+        rows |= {"exporter": f"ExecuTorch {card.executorch_version}"}
+    console.print(_grid(rows))
+
+
+def print_method(console: Console, method: Method, card: ModelCard | None) -> None:
+    """Print a method: its signature, its memory and its operators."""
+    from rich.columns import Columns
+    from rich.padding import Padding
+
+    from llava_export.pte.read.describe import signature, total_bytes
+
+    takes, _, returns = signature(method, card).partition(" -> ")
+    memory = f"{method.planned_bytes:,} bytes planned"
+    if method.kv_cache:
+        memory += f", of it {total_bytes(method.kv_cache):,} KV cache"
+    if other_state := total_bytes(method.state) - total_bytes(method.kv_cache):
+        memory += f", of it {other_state:,} {'other ' if method.kv_cache else ''}state"
+    delegates = ", ".join(f"{count} {backend}" for backend, count in method.delegates.items()) or "none"
+    console.print(f"\n{method.name}", style="bold")
+    console.print(_grid({"takes": takes, "returns": returns, "memory": memory, "delegates": delegates}))
+    counts = {"outside delegates": method.outside, "inside XNNPACK": method.xnnpack}
+    tables = [_counts(title, counter) for title, counter in counts.items() if counter]
+    if tables:
+        console.print(Padding(Columns(tables, padding=(1, 4)), (1, 0, 0, 2), expand=False))
+
+
+def print_constants(console: Console, found: PteFile, card: ModelCard | None) -> None:
+    rows = {name: _shown(value) for name, value in found.constants.items()}
+    if card:
+        rows[contract.MODEL_CARD] = "where source, family and recipe above are from"
+    if rows:
+        console.print("\nmetadata", style="bold")
+        console.print(_grid(rows))
+
+
+def print_parts(console: Console, found: PteFile, names: Mapping[Part, str]) -> None:
+    """The largest method first, and in it the largest part; what belongs to no method last."""
+    from rich.padding import Padding
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("the file's bytes", overflow="fold", min_width=16)
+    table.add_column("times", justify="right", no_wrap=True)
+    table.add_column("stored as", overflow="fold", min_width=8)
+    table.add_column("bytes", justify="right", no_wrap=True)
+    totals: Counter[tuple[str, ...]] = Counter()
+    for part in found.parts:
+        totals[part.methods] += part.bytes
+    for methods in sorted(totals, key=lambda it: (not it, -totals[it])):
+        table.add_row(", ".join(methods) or "the program itself", "", "", f"{totals[methods]:,}", style="bold")
+        for part in sorted(found.parts, key=lambda it: -it.bytes):
+            if part.methods == methods:
+                table.add_row(
+                    Padding(_what(part, names), (0, 0, 0, 2)), str(part.times or ""), part.stored_as, f"{part.bytes:,}"
+                )
+    table.add_row("all", "", "", f"{found.bytes:,}", style="bold")
+    console.print(Padding(table, (1, 0, 0, 0), expand=False))
+
+
+def _what(part: Part, names: Mapping[Part, str]) -> str:
+    if part.reader:
+        return f"{part.kind} for {part.reader}"
+    if not part.shape:
+        return part.kind
+    if part.kind == "embedding":
+        return f"{part.kind} {part.shape[0]} x {part.shape[1]}"
+    what = f"{names.get(part, part.kind)} {part.shape[0]} -> {part.shape[1]}"
+    if part.kind == "linear":
+        return what
+    *_, height, width, groups = part.shape
+    in_groups = f", {groups} groups" if 1 < groups < part.shape[0] else ""
+    return f"{what}, {height}x{width}{in_groups}"
+
+
+def _shown(value: Any) -> str:
+    from llava_export.pte.read.describe import plain, type_text
+    from llava_export.pte.read.program import TensorType
+
+    text = type_text(value) if isinstance(value, TensorType) else json.dumps(plain(value))
+    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[:MAX_VALUE_LENGTH]}... ({len(text):,} characters)"
+
+
+def _grid(rows: Mapping[str, str]) -> Padding:
+    """Names and values, indented."""
+    from rich.padding import Padding
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 0, 0, 2))
+    table.add_column(style="dim", overflow="fold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return Padding(table, (0, 0, 0, 2), expand=False)
+
+
+def _counts(title: str, counts: Counter[str]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(title, overflow="fold")
+    table.add_column("times", justify="right", no_wrap=True)
+    for name, count in counts.most_common():
+        table.add_row(name, str(count))
+    return table

@@ -1,0 +1,111 @@
+"""What commands show on a terminal: tables, sizes, progress."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from llava_export.stages import StageRecord, Stages
+from llava_export.system import readable_size
+from llava_runner.timings import peak_memory
+
+
+def new_console() -> Console:
+    """Return the console that commands print to. It does not color numbers and paths by itself."""
+    return Console(highlight=False)
+
+
+def silence_libraries() -> None:
+    """Suppress warnings of torch, torchao and transformers about other machines than this one."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+
+
+def plain_table(*headings: str, right: Collection[str] = ()) -> Table:
+    """Return an empty table without lines. Columns whose heading is in ``right`` are aligned to the right."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in right else "left")
+    return table
+
+
+def print_files(console: Console, files: Mapping[str, int], *, folder: Path) -> None:
+    """Print the paths of files and their sizes, which are given in bytes."""
+    console.print()
+    for name, size in files.items():
+        console.print(f"  {folder / name}  [dim]{size / 1e6:,.1f} MB[/]", soft_wrap=True)
+
+
+class ProgressStages(Stages):
+    """Stages with a progress bar on a terminal. On a file or pipe, each finished stage is a line instead.
+
+    ``total`` is the number of stages to come.
+    """
+
+    def __init__(self, console: Console, *, total: int) -> None:
+        super().__init__()
+        self.total = total
+        self._console = console
+        self._progress = Progress(
+            TextColumn("[bold]{task.description:<22}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            _PeakMemory(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=total)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Show the bar while the ``with`` block runs."""
+        with self._progress:
+            yield
+
+    def note(self, message: str) -> None:
+        """Record a message, and print it above the bar."""
+        super().note(message)
+        self._console.print(f"note: {message}", style="yellow", markup=False)
+
+    def show_start(self, name: str) -> None:
+        """Show the stage's name in the bar."""
+        self._progress.update(self._task, description=name, completed=len(self.records))
+
+    def show_step(self, fraction: float) -> None:
+        """Move the bar by a fraction of a stage."""
+        self._progress.advance(self._task, fraction)
+
+    def show_end(self, record: StageRecord) -> None:
+        """Move the bar to the end of the stage, or print the line."""
+        self._progress.update(self._task, completed=len(self.records))
+        if not self._console.is_terminal:
+            peak = readable_size(record.peak_bytes)
+            self._console.print(f"{record.name:<22} {record.seconds:8.1f} s   peak {peak:>9}")
+
+    def table(self) -> Table:
+        """Return a table of the stages with their time and memory."""
+        table = plain_table("stage", "time", "peak memory", right=("time", "peak memory"))
+        for record in self.records:
+            table.add_row(record.name, f"{record.seconds:.1f} s", readable_size(record.peak_bytes))
+        for record in self.parallel:
+            table.add_row(record.name, f"{record.seconds:.1f} s", readable_size(record.peak_bytes), style="dim")
+        table.add_row("total", f"{self.seconds:.1f} s", readable_size(self.peak_bytes), style="bold")
+        return table
+
+
+class _PeakMemory(ProgressColumn):
+    """The most memory this process has had resident."""
+
+    def render(self, task: Task) -> Text:
+        """Return the column's text."""
+        return Text(f"peak {readable_size(peak_memory() or 0)}", style="magenta")

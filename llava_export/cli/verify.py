@@ -1,0 +1,158 @@
+"""``llava verify``, also known as ``test_pte`` and ``test_gguf``: exported files compared with their checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from llava_runner.arguments import ArgumentParser, run_command
+from llava_runner.errors import PackageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llava_export.gguf.verify import FileComparison
+    from llava_export.pte.verify import Comparison
+    from llava_runner.contract import Manifest
+
+DEFAULT_PROMPT = "What is in the image?"
+EPILOG = """A package is compared with the float model by its golden record; the checkpoint is not
+needed. GGUF files are compared with the checkpoint, tensor by tensor.
+
+exit code: 0 the same within what the recipe or type allows, 1 different, 2 cannot be run
+"""
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = "llava verify") -> NoReturn:
+    """Run the command and exit."""
+    run_command(build_parser(prog), run, argv)
+
+
+def published_main() -> NoReturn:
+    """Run the command under its published names: ``test_pte PTE [IMAGE]`` and ``test_gguf DIR``."""
+    parser = build_parser(Path(sys.argv[0]).name)
+    parser.add_argument("second", nargs="?", type=Path, metavar="IMAGE", help="the same as --image")
+
+    def run_published(arguments: argparse.Namespace) -> int:
+        arguments.image = arguments.image or arguments.second
+        return run(arguments)
+
+    run_command(parser, run_published, None)
+
+
+def build_parser(prog: str = "llava verify") -> ArgumentParser:
+    """Return the parser of the command."""
+    parser = ArgumentParser(
+        prog=prog,
+        description="Check that a package, or GGUF files, still answer as the checkpoint they were made of.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="a .pte, or the folder of a package or of GGUF files")
+    parser.add_argument("--image", type=Path, help="with a package: also answer a question about this image")
+    parser.add_argument("--prompt", help=f"the question about --image (default: {DEFAULT_PROMPT})")
+    parser.add_argument("--model", help="with GGUF files: the checkpoint (default: the one named in the files)")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the comparisons and return the exit code. Raises ``UserError`` when they cannot be made."""
+    from llava_export.cli.terminal import new_console
+
+    path: Path = arguments.path
+    has_gguf = path.is_dir() and any(path.glob("*.gguf"))
+    has_program = not path.is_dir() or any(path.glob("*.pte")) or not has_gguf
+    if arguments.model is not None and not has_gguf:
+        raise PackageError(f"--model is for GGUF files, and {path} has none")
+    if not has_program and (arguments.image or arguments.prompt):
+        raise PackageError(f"--image and --prompt are for packages, and {path} has no .pte")
+    if arguments.prompt and not arguments.image:
+        raise PackageError("--prompt is the question about --image, which is missing")
+    console = new_console()
+    failures: list[str] = []
+    if has_program:
+        failures += verify_package(console, path, image=arguments.image, prompt=arguments.prompt or DEFAULT_PROMPT)
+    if has_gguf:
+        failures += verify_gguf(console, path, model=arguments.model)
+    for failure in failures:
+        console.print(failure, style="red", markup=False)
+    console.print("\n[bold red]FAIL[/]: not what was exported" if failures else "\n[bold green]PASS[/]")
+    return 1 if failures else 0
+
+
+def verify_package(console: Console, path: Path, *, image: Path | None, prompt: str) -> list[str]:
+    """Compare a package with its golden record and print the result. Return what is wrong."""
+    from llava_export.pte.verify import changed_files, compare, judge, read_manifest
+    from llava_runner.program_file import find_program
+
+    program = find_program(path)
+    manifest = read_manifest(program)
+    changed = changed_files(program, manifest)
+    if changed:
+        return [f"{name} is not the file that was exported: its SHA-256 differs" for name in changed]
+    comparisons = compare(program)
+    print_comparisons(console, comparisons, manifest)
+    if image is not None:
+        print_answer(console, program, image=image, prompt=prompt)
+    return judge(comparisons, manifest)
+
+
+def verify_gguf(console: Console, folder: Path, *, model: str | None) -> list[str]:
+    """Compare GGUF files with their checkpoint and print the result. Return what is wrong."""
+    from llava_export.gguf.verify import check
+
+    failures = []
+    for comparison in check(folder, model=model):
+        print_file_comparison(console, comparison)
+        failures += comparison.failures
+    return failures
+
+
+def print_comparisons(console: Console, comparisons: list[Comparison], manifest: Manifest) -> None:
+    """Print a table with a row for each stage."""
+    from importlib.metadata import version
+
+    from llava_export.cli.terminal import plain_table
+
+    card = manifest.card
+    console.print(
+        f"{manifest.program}: {card.source}, recipe {card.recipe['name']}, {len(manifest.files)} files intact"
+    )
+    if version("executorch") != card.executorch_version:
+        console.print(
+            f"[yellow]exported with ExecuTorch {card.executorch_version}, run with {version('executorch')}[/]"
+        )
+    numbers = ("cosine", "max error", "top-1", "top-5", "KL")
+    table = plain_table("stage", *numbers, right=numbers)
+    for row in comparisons:
+        cells = [f"{row.cosine:.5f}", f"{row.max_error:.4f}"]
+        if row.kl is not None:
+            cells += ["same" if row.top1 else "other", f"{row.top5:.0%}", f"{row.kl:.5f}"]
+        table.add_row(row.stage, *cells)
+    console.print(table)
+
+
+def print_answer(console: Console, program: Path, *, image: Path, prompt: str) -> None:
+    """Ask the program about an image and print the answer."""
+    from llava_runner.session import Session
+
+    answer = "".join(Session.load(program).generate(image, prompt))
+    console.print(f"\n[dim]{image}:[/] {prompt}")
+    console.print(answer.strip(), markup=False, soft_wrap=True)
+
+
+def print_file_comparison(console: Console, comparison: FileComparison) -> None:
+    """Print a table of the errors of a GGUF file by type, and how llama.cpp's next tokens compare."""
+    from llava_export.cli.terminal import plain_table
+
+    numbers = ("tensors", "mean error", "largest", "allowed")
+    table = plain_table(f"{comparison.name}, type", *numbers, right=numbers)
+    for kind in comparison.kinds:
+        table.add_row(
+            kind.name, str(kind.count), f"{kind.mean_error:.2e}", f"{kind.largest_error:.2e}", f"{kind.allowed:g}"
+        )
+    console.print(table)
+    for note in comparison.notes:
+        console.print(note, style="dim")

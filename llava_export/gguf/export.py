@@ -1,0 +1,105 @@
+"""From a checkpoint to GGUF files for llama.cpp: the language model, and vision tower and projector (mmproj)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from llava_export.checkpoint.checkpoint import Checkpoint
+from llava_export.checkpoint.tokenizer import sentencepiece_model
+from llava_export.errors import ExportError
+from llava_export.gguf.tensors import GgufTensor, write_file
+from llava_export.gguf.text import text_tensors, write_text_metadata
+from llava_export.gguf.vision import LLAMA_CPP_GRID, check_vision, vision_tensors, write_vision_metadata
+from llava_export.stages import Stages
+from llava_export.staging import staged
+from llava_export.system import free_disk, readable_size
+
+NUM_STAGES = 3  # "open checkpoint" included
+
+
+def text_name(quantization: str) -> str:
+    """Return the file name of a language model."""
+    return f"ggml-model-{quantization}.gguf"
+
+
+def mmproj_name(mmproj_type: str) -> str:
+    """Return the file name of a vision tower and projector."""
+    return f"mmproj-model-{mmproj_type}.gguf"
+
+
+def planned_tensors(
+    checkpoint: Checkpoint, *, quantization: str, mmproj_type: str
+) -> tuple[list[GgufTensor], list[GgufTensor]]:
+    """Return the tensors of the language model's file and of the mmproj.
+
+    Raises ``ExportError`` for a model that llama.cpp cannot compute.
+    """
+    check_vision(checkpoint.config)
+    sources = checkpoint.weights.tensors(checkpoint.build_model(max_context_len=1))
+    return (
+        text_tensors(sources, config=checkpoint.config, quantization=quantization),
+        vision_tensors(sources, config=checkpoint.config, quantization=mmproj_type),
+    )
+
+
+def export_gguf(
+    checkpoint: Checkpoint, *, quantization: str, mmproj_type: str, output_dir: Path, force: bool, stages: Stages
+) -> Mapping[str, int]:
+    """Write both files to ``output_dir``. Return their names with their sizes in bytes.
+
+    Raises a ``UserError`` for the user's mistakes. Then nothing is left behind.
+    """
+    text, vision = planned_tensors(checkpoint, quantization=quantization, mmproj_type=mmproj_type)
+    _check_disk(text + vision, output_dir=output_dir, force=force)
+    config = checkpoint.config
+    if config.projector.halves_grid and (side := config.vision.grid_side) != LLAMA_CPP_GRID:
+        stages.note(
+            f"llama.cpp's {config.projector.type} is written for {LLAMA_CPP_GRID} by {LLAMA_CPP_GRID} patches, and "
+            f"this model has {side} by {side}: llama.cpp takes its language model, but no images"
+        )
+    names = text_name(quantization), mmproj_name(mmproj_type)
+    with staged(output_dir, name="gguf", last=names[1]) as folder:
+        tokenizer_model = sentencepiece_model(checkpoint.folder)
+        with stages.stage("write language model", steps=len(text)) as step:
+            write_file(
+                folder / names[0],
+                text,
+                checkpoint=checkpoint,
+                architecture="llama",
+                quantization=quantization,
+                write_metadata=partial(
+                    write_text_metadata,
+                    config=config,
+                    prompt=checkpoint.family.prompt,
+                    tokenizer_model=tokenizer_model,
+                ),
+                on_tensor=step,
+            )
+        with stages.stage("write mmproj", steps=len(vision)) as step:
+            write_file(
+                folder / names[1],
+                vision,
+                checkpoint=checkpoint,
+                architecture="clip",
+                quantization=mmproj_type,
+                write_metadata=partial(
+                    write_vision_metadata,
+                    config=config,
+                    image_mean=checkpoint.image_mean,
+                    image_std=checkpoint.image_std,
+                ),
+                on_tensor=step,
+            )
+        return {name: (folder / name).stat().st_size for name in names}
+
+
+def _check_disk(tensors: list[GgufTensor], *, output_dir: Path, force: bool) -> None:
+    """Raise ``ExportError`` if the disk is too small for the files, unless ``force``."""
+    wanted, free = sum(tensor.num_bytes for tensor in tensors), free_disk(output_dir)
+    if free is not None and wanted > free and not force:
+        raise ExportError(
+            f"the files take {readable_size(wanted)} of disk in {output_dir}, and {readable_size(free)} are free. "
+            "--force exports nevertheless"
+        )

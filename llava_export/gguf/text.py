@@ -1,0 +1,117 @@
+"""The language model's GGUF file: llama.cpp's architecture ``llama``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gguf import GGUFWriter, TokenType
+
+from llava_export.checkpoint.weights import CheckpointTensor
+from llava_export.config import LlavaConfig
+from llava_export.gguf.tensors import GgufTensor, gguf_name
+from llava_export.gguf.types import text_type
+from llava_export.models.names import VISION_ENCODER, is_in
+from llava_runner.contract import PromptTemplate
+
+NAMES = (
+    (r"^token_embedding\.", "token_embd."),
+    (r"^text_decoder\.norm\.", "output_norm."),
+    (r"^text_decoder\.lm_head\.", "output."),
+    *(
+        (rf"^text_decoder\.layers\.(\d+)\.{ours}\.", rf"blk.\1.{theirs}.")
+        for ours, theirs in (
+            ("input_layernorm", "attn_norm"),
+            (r"self_attn\.q_proj", "attn_q"),
+            (r"self_attn\.k_proj", "attn_k"),
+            (r"self_attn\.v_proj", "attn_v"),
+            (r"self_attn\.o_proj", "attn_output"),
+            ("post_attention_layernorm", "ffn_norm"),
+            (r"mlp\.gate_proj", "ffn_gate"),
+            (r"mlp\.up_proj", "ffn_up"),
+            (r"mlp\.down_proj", "ffn_down"),
+        )
+    ),
+)
+
+
+def text_tensors(sources: Sequence[CheckpointTensor], *, config: LlavaConfig, quantization: str) -> list[GgufTensor]:
+    """``sources`` are the checkpoint's tensors of the whole model; those of the decoder and the embedding are taken."""
+    text = config.text
+    heads = {"attn_q": text.num_attention_heads, "attn_k": text.num_key_value_heads}
+    tensors = []
+    for source in sources:
+        if not is_in(source.fqn, VISION_ENCODER):
+            name = gguf_name(source.fqn, NAMES)
+            part = name.split(".")[2] if name.startswith("blk.") else name
+            tensors.append(
+                GgufTensor(
+                    name=name,
+                    source=source,
+                    kind=text_type(name, source.shape, quantization=quantization, num_layers=text.num_hidden_layers),
+                    num_rotary_heads=heads.get(part, 0),
+                )
+            )
+    return tensors
+
+
+def write_text_metadata(
+    writer: GGUFWriter, *, config: LlavaConfig, prompt: PromptTemplate, tokenizer_model: bytes
+) -> None:
+    text = config.text
+    writer.add_vocab_size(text.vocab_size)
+    writer.add_context_length(text.max_position_embeddings)
+    writer.add_embedding_length(text.hidden_size)
+    writer.add_block_count(text.num_hidden_layers)
+    writer.add_feed_forward_length(text.intermediate_size)
+    writer.add_head_count(text.num_attention_heads)
+    writer.add_head_count_kv(text.num_key_value_heads)
+    writer.add_key_length(text.head_dim)
+    writer.add_value_length(text.head_dim)
+    writer.add_layer_norm_rms_eps(text.rms_norm_eps)
+    writer.add_rope_dimension_count(text.head_dim)
+    writer.add_rope_freq_base(text.rope_theta)
+    _write_tokenizer(writer, tokenizer_model, config=config)
+    writer.add_chat_template(chat_template(prompt))
+
+
+def chat_template(prompt: PromptTemplate) -> str:
+    """Jinja for the prompts that the model was trained with; a system message takes the place of the usual one."""
+    assistant = prompt.assistant.strip()
+    return (
+        "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + ' ' }}"
+        f"{{% else %}}{{{{ {prompt.system!r} }}}}{{% endif %}}"
+        "{% for message in messages %}"
+        f"{{% if message['role'] == 'user' %}}{{{{ {prompt.user!r} + message['content'] + ' ' }}}}"
+        f"{{% elif message['role'] == 'assistant' %}}{{{{ {(assistant + ' ')!r} + message['content'] + eos_token }}}}"
+        "{% endif %}{% endfor %}"
+        f"{{% if add_generation_prompt %}}{{{{ {assistant!r} }}}}{{% endif %}}"
+    )
+
+
+def _write_tokenizer(writer: GGUFWriter, tokenizer_model: bytes, *, config: LlavaConfig) -> None:
+    """SentencePiece's pieces; ids of a padded vocabulary that the tokenizer does not have are marked unused."""
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
+
+    proto = ModelProto.FromString(tokenizer_model)
+    kinds = {
+        ModelProto.SentencePiece.NORMAL: TokenType.NORMAL,
+        ModelProto.SentencePiece.UNKNOWN: TokenType.UNKNOWN,
+        ModelProto.SentencePiece.CONTROL: TokenType.CONTROL,
+        ModelProto.SentencePiece.USER_DEFINED: TokenType.USER_DEFINED,
+        ModelProto.SentencePiece.UNUSED: TokenType.UNUSED,
+        ModelProto.SentencePiece.BYTE: TokenType.BYTE,
+    }
+    tokens = [(piece.piece, piece.score, kinds[piece.type]) for piece in proto.pieces]
+    tokens += [(f"[PAD{i}]", -1000.0, TokenType.UNUSED) for i in range(len(tokens), config.text.vocab_size)]
+    texts, scores, types = zip(*tokens, strict=True)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(texts)
+    writer.add_token_scores(scores)
+    writer.add_token_types(types)
+    writer.add_bos_token_id(config.bos_id)
+    writer.add_eos_token_id(config.eos_ids[0])
+    writer.add_unk_token_id(next(i for i, kind in enumerate(types) if kind is TokenType.UNKNOWN))
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_add_space_prefix(True)

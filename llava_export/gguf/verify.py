@@ -1,0 +1,219 @@
+"""Verifies GGUF files: do they hold what their checkpoint holds?
+
+Both files are read back. Every key that llama.cpp needs, every name, shape and type is checked. Every tensor's values
+are compared with the checkpoint's, after the order of the rows of q and k is restored. Where llama-cpp-python is
+installed (extra ``llama``), llama.cpp loads the language model, and its next tokens are compared, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from gguf import GGUFReader
+from gguf.quants import dequantize
+from torch.nn.functional import kl_div, log_softmax
+
+from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llava_export.errors import ExportError
+from llava_export.gguf.export import planned_tensors
+from llava_export.gguf.tensors import SOURCE, GgufTensor
+from llava_export.gguf.types import FILE_TYPES
+from llava_export.reference import FloatReference
+
+# Largest relative error that a type may have: the root mean square of the difference, divided by that of the weights.
+# Rounding normally distributed weights gives about two thirds of it. F16 is an exception: small values may be denormal.
+LARGEST_ERROR = {
+    "F32": 0.0, "F16": 1e-3, "Q8_0": 0.01, "Q6_K": 0.03, "Q5_K": 0.05, "Q5_1": 0.06, "Q5_0": 0.07, "Q4_K": 0.1,
+    "Q4_0": 0.13,
+}  # fmt: skip
+# Largest divergence of llama.cpp's next token from the float model's, in nats. The flat logits of untrained models move
+# the most with 4 bits.
+LARGEST_KL = {"f16": 1e-3, "q8_0": 0.01, "q4_0": 0.5, "q4_k_s": 0.5, "q4_k_m": 0.5}
+TEXT_KEYS = (
+    "general.architecture", "general.file_type", "llama.vocab_size", "llama.context_length", "llama.embedding_length",
+    "llama.block_count", "llama.feed_forward_length", "llama.attention.head_count", "llama.attention.head_count_kv",
+    "llama.attention.layer_norm_rms_epsilon", "llama.rope.dimension_count", "llama.rope.freq_base",
+    "tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type",
+    "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id", "tokenizer.chat_template",
+)  # fmt: skip
+MMPROJ_KEYS = (
+    "general.architecture", "general.file_type", "clip.has_vision_encoder", "clip.projector_type", "clip.use_gelu",
+    "clip.use_silu", "clip.vision.image_size", "clip.vision.patch_size", "clip.vision.embedding_length",
+    "clip.vision.feed_forward_length", "clip.vision.block_count", "clip.vision.attention.head_count",
+    "clip.vision.attention.layer_norm_epsilon", "clip.vision.projection_dim", "clip.vision.feature_layer",
+    "clip.vision.image_mean", "clip.vision.image_std",
+)  # fmt: skip
+ROWS_AT_ONCE = 1024
+PROMPTS = (  # few: for each one the float model is read once from disk
+    "What is in the image?", "USER: Hello. ASSISTANT:", "A chat between a curious user and", "One, two, three,",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """llama.cpp's choice of the token after a prompt, compared with the float model's.
+
+    ``kl`` is the Kullback-Leibler divergence of the distributions, in nats.
+    """
+
+    prompt: str
+    top1: bool
+    kl: float
+
+
+@dataclass(frozen=True)
+class KindErrors:
+    """The relative errors of a file's tensors of one type, and the largest that is allowed."""
+
+    name: str
+    count: int
+    mean_error: float
+    largest_error: float
+    allowed: float
+
+
+@dataclass
+class FileComparison:
+    """What the comparison of one file found: errors by type, notes for the user, and what is wrong."""
+
+    name: str
+    kinds: list[KindErrors] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def fail(self, message: str) -> None:
+        """Add something that is wrong."""
+        self.failures.append(f"{self.name}: {message}")
+
+
+def check(folder: Path, *, model: str | None = None) -> Iterator[FileComparison]:
+    """Compare the files of a folder with their checkpoint, and yield a comparison for each.
+
+    ``model`` is the checkpoint; None stands for the one named in the files. Raises a ``UserError`` for what cannot be
+    read.
+    """
+    texts, mmprojs = _files(folder, "ggml-model-"), _files(folder, "mmproj-model-")
+    checkpoint = None
+    for path in (*texts, *mmprojs):
+        is_text = path in texts
+        keys = TEXT_KEYS if is_text else MMPROJ_KEYS
+        comparison = FileComparison(path.name)
+        reader = open_gguf(path)
+        lacking = [key for key in keys if key not in reader.fields]
+        if lacking:
+            comparison.fail(f"lacks {', '.join(lacking)}")
+            yield comparison
+            continue
+        checkpoint = checkpoint or open_checkpoint(model or value(reader, SOURCE))
+        quantization = next(name for name, kind in FILE_TYPES.items() if kind == value(reader, "general.file_type"))
+        text, vision = planned_tensors(
+            checkpoint,
+            quantization=quantization if is_text else "f16",
+            mmproj_type="f16" if is_text else quantization,
+        )
+        compare_values(comparison, reader, text if is_text else vision, checkpoint=checkpoint)
+        if is_text:
+            compare_next_tokens(comparison, path, checkpoint=checkpoint, quantization=quantization)
+        yield comparison
+
+
+def open_gguf(path: Path) -> GGUFReader:
+    """Open a file. Raises ``ExportError`` if it is not GGUF, or damaged."""
+    try:
+        return GGUFReader(path)
+    except (ValueError, IndexError, OverflowError) as error:
+        raise ExportError(f"{path} is no GGUF file, or damaged: {error}") from error
+
+
+def value(reader: GGUFReader, key: str) -> Any:
+    """Return the value of a key. Raises ``ExportError`` if the file does not have it."""
+    if key not in reader.fields:
+        raise ExportError(f"the GGUF file does not say {key}; name the checkpoint with --model")
+    return reader.fields[key].contents()
+
+
+def compare_values(
+    comparison: FileComparison, reader: GGUFReader, planned: list[GgufTensor], *, checkpoint: Checkpoint
+) -> None:
+    """Compare a file's tensors with the checkpoint's: names, shapes, types and values."""
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    if missing := [tensor.name for tensor in planned if tensor.name not in stored]:
+        comparison.fail(f"lacks {', '.join(missing[:4])} ({len(missing)} tensors)")
+    if extra := sorted(stored.keys() - {tensor.name for tensor in planned}):
+        comparison.fail(f"also has {', '.join(extra[:4])} ({len(extra)} tensors)")
+    errors: dict[str, list[float]] = {}
+    for tensor in planned:
+        if tensor.name not in stored:
+            continue
+        found = stored[tensor.name]
+        shape = tuple(int(size) for size in reversed(found.shape))
+        if (shape, found.tensor_type) != (tensor.source.shape, tensor.kind):
+            comparison.fail(f"{tensor.name} is {found.tensor_type.name} {list(shape)}")
+            continue
+        error = relative_error(found, tensor, checkpoint=checkpoint)
+        errors.setdefault(tensor.kind.name, []).append(error)
+        if not error <= LARGEST_ERROR[tensor.kind.name]:
+            comparison.fail(f"{tensor.name} has an error of {error:.2g}, too much for {tensor.kind.name}")
+    comparison.kinds += [
+        KindErrors(kind, len(found), sum(found) / len(found), max(found), LARGEST_ERROR[kind])
+        for kind, found in sorted(errors.items())
+    ]
+
+
+def relative_error(stored: Any, tensor: GgufTensor, *, checkpoint: Checkpoint) -> float:
+    """Return the relative error of a file's tensor, as ``LARGEST_ERROR`` defines it."""
+    expected = checkpoint.weights.read(tensor.source)
+    found = torch.from_numpy(dequantize(stored.data, tensor.kind).copy()).reshape(expected.shape)
+    found = tensor.in_checkpoint_order(found)
+    difference = size = 0.0
+    for ours, theirs in zip(found.split(ROWS_AT_ONCE), expected.split(ROWS_AT_ONCE), strict=True):
+        difference += float((ours - theirs.to(torch.float32)).square().sum())
+        size += float(theirs.to(torch.float32).square().sum())
+    return (difference / size) ** 0.5 if size else difference**0.5
+
+
+def compare_next_tokens(comparison: FileComparison, path: Path, *, checkpoint: Checkpoint, quantization: str) -> None:
+    """Compare llama.cpp's next tokens with the float model's. Only a note is added where it is not installed."""
+    if find_spec("llama_cpp") is None:
+        comparison.notes.append("llama-cpp-python is not installed: llama.cpp's answers are not compared")
+        return
+    found = list(next_tokens(path, checkpoint, prompts=PROMPTS))
+    kl = sum(token.kl for token in found) / len(found)
+    same = sum(token.top1 for token in found)
+    comparison.notes.append(f"next tokens by llama.cpp: {same} of {len(found)} the same, mean KL {kl:.2e}")
+    limit = LARGEST_KL[quantization]
+    if not kl <= limit:
+        comparison.fail(f"llama.cpp's mean KL {kl:.3g} is above {limit}")
+
+
+def next_tokens(path: Path, checkpoint: Checkpoint, *, prompts: Sequence[str]) -> Iterator[NextToken]:
+    """Yield both models' next token after each prompt, compared. The float model is run block by block."""
+    from llama_cpp import Llama
+
+    llama = Llama(str(path), n_ctx=512, logits_all=True, verbose=False)
+    try:
+        for prompt in prompts:
+            ids = llama.tokenize(prompt.encode(), add_bos=True, special=False)
+            model = checkpoint.build_model(max_context_len=len(ids))
+            reference = FloatReference(model, weights=checkpoint.weights)
+            expected = log_softmax(reference.decode(reference.embed(ids), position=0), -1)
+            llama.reset()
+            llama.eval(ids)
+            found = log_softmax(torch.tensor(llama.scores[len(ids) - 1]), -1)
+            kl = float(kl_div(found, expected, log_target=True, reduction="sum"))
+            yield NextToken(prompt, bool(found.argmax() == expected.argmax()), kl)
+    finally:
+        llama.close()
+
+
+def _files(folder: Path, prefix: str) -> list[Path]:
+    """Return the files of a folder that begin with ``prefix``. Raises ``ExportError`` if there are none."""
+    found = sorted(folder.glob(f"{prefix}*.gguf"))
+    if not found:
+        raise ExportError(f"{folder} has no {prefix}*.gguf")
+    return found

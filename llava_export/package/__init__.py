@@ -1,1 +1,0 @@
-"""The files of a package: golden record, tokenizer, sample image, manifest."""

@@ -1,0 +1,110 @@
+"""From a plan to a package: the stages in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava_export.builtin import SAMPLE_IMAGE
+from llava_export.config import LlavaConfig
+from llava_export.errors import CheckpointError
+from llava_export.pte.golden import float_answer, golden_question, num_steps
+from llava_export.pte.package.image import write_image
+from llava_export.pte.package.manifest import build_manifest, versions
+from llava_export.pte.package.tokenizer import write_tokenizer
+from llava_export.pte.plan import Plan
+from llava_export.stages import Stages
+from llava_export.staging import staged
+from llava_export.system import in_background
+from llava_runner import contract
+from llava_runner.contract import ModelCard
+from llava_runner.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llava_export.pte.report import MethodReport
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished export: the program's path, the package's files with their sizes in bytes, and what was delegated."""
+
+    program: Path
+    files: Mapping[str, int]
+    reports: list[MethodReport]
+
+
+def export(plan: Plan, *, output_dir: Path, pte_name: str, stages: Stages) -> Exported:
+    """Write the program ``pte_name``, its manifest, golden record and artifacts to ``output_dir``.
+
+    Raises a ``UserError`` for the user's mistakes. Then nothing is left behind.
+    """
+    checkpoint = plan.checkpoint
+    manifest_name = contract.manifest_path(Path(pte_name)).name
+    with staged(output_dir, name=Path(pte_name).stem, last=manifest_name) as folder:
+        with stages.stage("write tokenizer, image"):
+            write_tokenizer(checkpoint.folder, folder)
+            write_image(SAMPLE_IMAGE, folder, image_size=checkpoint.config.vision.image_size)
+            tokenizer = _tokenizer(folder / contract.TOKENIZER_MODEL, config=checkpoint.config)
+        card = _model_card(plan, tokenizer=tokenizer)
+        with ExitStack() as parallel:
+            if plan.options.golden:
+                question = golden_question(checkpoint, card=card, tokenizer=tokenizer)
+                wait_for_answer = parallel.enter_context(
+                    in_background(float_answer, str(checkpoint.folder), checkpoint.vision_tower, question)
+                )
+            # ExecuTorch's compiler takes seconds to import. The float model is already at work meanwhile, and a
+            # mistake was found before.
+            from llava_export.pte.build import build_program
+
+            reports = build_program(plan, card=card, stages=stages, path=folder / pte_name)
+            if plan.options.golden:
+                with stages.stage("record float answer", steps=num_steps(checkpoint.config)) as step:
+                    answer = wait_for_answer(step)
+                contract.golden_path(folder / pte_name).write_bytes(answer.golden)
+                stages.add_parallel("float answer, parallel", seconds=answer.seconds, peak_bytes=answer.peak_bytes)
+        with stages.stage("write package"):
+            if not plan.options.artifacts:
+                for name in contract.ARTIFACTS:
+                    (folder / name).unlink()
+            manifest = build_manifest(folder, program=pte_name, card=card)
+            (folder / manifest_name).write_text(manifest.to_json(), encoding="utf-8")
+    sizes = {name: file.bytes for name, file in manifest.files.items()}
+    return Exported(output_dir / pte_name, sizes, reports)
+
+
+def _tokenizer(path: Path, *, config: LlavaConfig) -> Tokenizer:
+    """Open the package's tokenizer. Raises ``CheckpointError`` if it has more pieces than the model's vocabulary."""
+    tokenizer = Tokenizer.open(path)
+    if tokenizer.vocab_size > config.text.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} pieces and the model's vocabulary {config.text.vocab_size}; "
+            "it belongs to another model"
+        )
+    return tokenizer
+
+
+def _model_card(plan: Plan, *, tokenizer: Tokenizer) -> ModelCard:
+    """Return what the runners must know of the model."""
+    checkpoint, config = plan.checkpoint, plan.checkpoint.config
+    return ModelCard(
+        family=checkpoint.family.name,
+        source=checkpoint.name,
+        image_size=config.vision.image_size,
+        num_image_tokens=config.num_image_tokens,
+        image_mean=checkpoint.image_mean,
+        image_std=checkpoint.image_std,
+        image_aspect_ratio=checkpoint.family.image_aspect_ratio,
+        prompt=checkpoint.family.prompt,
+        hidden_size=config.text.hidden_size,
+        vocab_size=config.text.vocab_size,
+        tokenizer_vocab_size=tokenizer.vocab_size,
+        bos_id=config.bos_id,
+        eos_ids=config.eos_ids,
+        max_seq_len=plan.max_seq_len,
+        max_context_len=plan.max_context_len,
+        recipe=plan.options.recipe.to_dict(),
+        executorch_version=versions()["executorch"],
+    )

@@ -1,0 +1,139 @@
+"""The golden record: what the float model saw and answered. It lets a program be verified without the checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from llava_export.builtin import SAMPLE_IMAGE
+from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llava_export.config import LlavaConfig
+from llava_export.errors import ExportError
+from llava_export.reference import FloatReference
+from llava_runner.contract import ModelCard
+from llava_runner.errors import PackageError
+from llava_runner.image import load_image, prepare_image
+from llava_runner.model import Model, greedy
+from llava_runner.prompt import prompt_chunks
+from llava_runner.timings import peak_memory
+from llava_runner.tokenizer import Tokenizer
+
+MAX_TOKENS = 8  # of the answer
+
+
+@dataclass(frozen=True)
+class GoldenRecord:
+    """One question about one image, and the float model's answer.
+
+    ``image`` is uint8 ``[3, H, W]``; ``ids_before`` and ``ids_after`` are int64, the prompt's tokens before and after
+    it; ``features`` float16 ``[num_image_tokens, hidden_size]``; ``tokens`` int64 ``[N]``, the greedy answer;
+    ``logits`` float32 ``[N, vocab_size]``: ``tokens[i]`` was chosen from row i.
+    """
+
+    image: Tensor
+    ids_before: Tensor
+    ids_after: Tensor
+    features: Tensor
+    tokens: Tensor
+    logits: Tensor
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the file, in the safetensors format."""
+        return save({field.name: getattr(self, field.name).contiguous() for field in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> GoldenRecord:
+        """Read a file. Raises ``PackageError`` if it is missing, damaged or something else."""
+        if not path.is_file():
+            raise PackageError(f"{path} is missing: without the golden record nothing can be compared")
+        try:
+            tensors = load_file(path)
+            return cls(**tensors)
+        except (SafetensorError, TypeError) as error:
+            raise PackageError(f"{path} is not a golden record, or damaged: {error}") from error
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question for the float model: ``image`` uint8 ``[3, H, W]``, and the prompt's tokens before and after it."""
+
+    image: np.ndarray
+    ids_before: list[int]
+    ids_after: list[int]
+
+    def num_positions(self, config: LlavaConfig) -> int:
+        """Return the positions that the question and the longest answer take."""
+        return len(self.ids_before) + config.num_image_tokens + len(self.ids_after) + MAX_TOKENS
+
+
+def golden_question(checkpoint: Checkpoint, *, card: ModelCard, tokenizer: Tokenizer) -> Question:
+    """Return the family's question about the sample image. Raises ``ExportError`` if the context cannot hold it."""
+    pixels = prepare_image(
+        load_image(SAMPLE_IMAGE),
+        image_size=card.image_size,
+        image_mean=card.image_mean,
+        image_aspect_ratio=card.image_aspect_ratio,
+    )
+    before, after = prompt_chunks(checkpoint.family.question, template=card.prompt, has_image=True)
+    question = Question(pixels, [card.bos_id, *tokenizer.encode(before)], tokenizer.encode(after))
+    length = question.num_positions(checkpoint.config)
+    if length > card.max_context_len:
+        raise ExportError(
+            f"a context of {card.max_context_len} positions is too short: one image, a question and a short answer "
+            f"take {length}"
+        )
+    return question
+
+
+def record(model: Model, question: Question, *, eos_ids: tuple[int, ...], max_tokens: int = MAX_TOKENS) -> GoldenRecord:
+    """Ask the model. It answers greedily with up to ``max_tokens`` tokens, or until one of ``eos_ids``."""
+    features = model.encode_image(question.image)
+    before, after = model.embed(question.ids_before), model.embed(question.ids_after)
+    rows = torch.cat([before, features, after], dim=1)
+    tokens, logits = zip(*greedy(model, rows, max_tokens=max_tokens, eos_ids=eos_ids), strict=True)
+    return GoldenRecord(
+        image=torch.from_numpy(question.image),
+        ids_before=torch.tensor(question.ids_before),
+        ids_after=torch.tensor(question.ids_after),
+        features=features[0].to(torch.float16),
+        tokens=torch.tensor(tokens),
+        logits=torch.stack(logits),
+    )
+
+
+@dataclass(frozen=True)
+class FloatAnswer:
+    """The content of the golden record's file, and what it took to make it.
+
+    These are bytes because tensors do not outlive the process that sends them.
+    """
+
+    golden: bytes
+    seconds: float
+    peak_bytes: int
+
+
+def float_answer(
+    folder: str, vision_tower: str | None, question: Question, *, on_step: Callable[[], None]
+) -> FloatAnswer:
+    """Ask the checkpoint in ``folder``. To be run in a process of its own: lowering keeps one processor busy."""
+    start = time.perf_counter()
+    checkpoint = open_checkpoint(folder, vision_tower=vision_tower)
+    model = checkpoint.build_model(max_context_len=question.num_positions(checkpoint.config))
+    reference = FloatReference(model, weights=checkpoint.weights, on_block=on_step)
+    golden = record(reference, question, eos_ids=checkpoint.config.eos_ids)
+    return FloatAnswer(golden.to_bytes(), time.perf_counter() - start, peak_memory() or 0)
+
+
+def num_steps(config: LlavaConfig) -> int:
+    """Return how often ``float_answer`` calls ``on_step`` when the answer has ``MAX_TOKENS`` tokens."""
+    per_token = config.text.num_hidden_layers + 3  # embedding, norm and head
+    return config.vision.num_used_layers + MAX_TOKENS * per_token

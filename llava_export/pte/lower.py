@@ -1,0 +1,166 @@
+"""A quantized ``LlavaModel`` to an ExecuTorch program: export each method, lower it to XNNPACK, serialize."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from executorch.backends.xnnpack.partition.config.gemm_configs import AddmmConfig, LinearConfig
+from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import (
+    EdgeCompileConfig,
+    EdgeProgramManager,
+    ExecutorchBackendConfig,
+    ExecutorchProgramManager,
+    to_edge_transform_and_lower,
+)
+from executorch.exir.passes import MemoryPlanningPass
+from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
+from torch._ops import OpOverload
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
+from torch.fx.passes.infra.pass_base import PassResult
+
+from llava_export.models.llava import LlavaModel
+from llava_export.pte.transposes import transposes_cancelled
+from llava_export.system import return_free_memory
+from llava_runner import contract
+from llava_runner.contract import ModelCard
+
+Lowered = EdgeProgramManager  # a program whose operators have been handed out, ready to be serialized
+
+EXAMPLE_LENGTH = 8  # tokens to trace with; any length within the bounds gives the same program
+
+
+def export_methods(
+    model: LlavaModel, *, max_seq_len: int, names: Collection[str] = contract.METHODS
+) -> dict[str, ExportedProgram]:
+    """Trace methods with the dynamic shapes of the contract: image sides, and T from 1 to ``max_seq_len``."""
+    image_size = model.vision_encoder.image_size
+    length = min(EXAMPLE_LENGTH, max_seq_len)
+    # Sizes that neither equal each other nor a bound, lest the tracer takes them for constants.
+    image = torch.zeros(3, image_size - 1, image_size - 2, dtype=torch.uint8)
+    token_ids = torch.zeros(1, length, dtype=torch.int64)
+    inputs_embeds = torch.zeros(1, length, model.token_embedding.embedding_dim)
+    input_pos = torch.zeros(1, dtype=torch.int64)
+    sides = {i: Dim(name, min=contract.MIN_IMAGE_SIDE, max=image_size) for i, name in ((1, "height"), (2, "width"))}
+    tokens = {1: Dim("tokens", min=1, max=max_seq_len)} if max_seq_len > 1 else {}
+    examples = {
+        contract.VISION_ENCODER: (model.vision_encoder, (image,), (sides,)),
+        contract.TOKEN_EMBEDDING: (model.token_embedding, (token_ids,), (tokens,)),
+        contract.TEXT_DECODER: (model.text_decoder, (inputs_embeds, input_pos), (tokens, None)),
+    }
+    with torch.no_grad():
+        return {
+            name: torch.export.export(module, args, dynamic_shapes=dynamic_shapes, strict=False)
+            for name, (module, args, dynamic_shapes) in examples.items()
+            if name in names
+        }
+
+
+def lower(methods: dict[str, ExportedProgram], *, card: ModelCard, partitioners: int) -> EdgeProgramManager:
+    """Hand to XNNPACK what it can run. ``partitioners`` is 1 for the quantized linears alone, 2 for everything."""
+    chosen = xnnpack_partitioners(
+        partitioners, quantized=card.recipe["text"] != "fp32" or card.recipe["vision"] != "fp32"
+    )
+    with collector_paused(), transposes_cancelled():
+        return to_edge_transform_and_lower(
+            methods,
+            transform_passes=[without_debug_handles],
+            # The token embedding is one lookup in a table: nothing for XNNPACK in it.
+            partitioner={name: [] if name == contract.TOKEN_EMBEDDING else chosen for name in methods},
+            compile_config=edge_config(),
+            constant_methods=constant_methods(card),
+        )
+
+
+def edge_config() -> EdgeCompileConfig:
+    """A new one each time: lowering changes it."""
+    # The llama operators are not ATen's, so the IR is not valid in its strict sense; and without dim order the reshapes
+    # stay view_copy, which memory planning turns into aliases.
+    return EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
+
+
+def without_debug_handles(graph_module: GraphModule) -> PassResult:
+    """They number the operations of a whole program, for debuggers; without them equal layers make equal delegates."""
+    for node in graph_module.graph.nodes:
+        node.meta.pop("debug_handle", None)
+    return PassResult(graph_module, True)
+
+
+def program_of(methods: dict[str, ExportedProgram], *, card: ModelCard) -> EdgeProgramManager:
+    """Methods that are lowered already, as one program."""
+    return EdgeProgramManager(methods, constant_methods(card), edge_config())
+
+
+def serialize(lowered: EdgeProgramManager) -> ExecutorchProgramManager:
+    """Plan memory and emit; the result is written with ``write``."""
+    config = ExecutorchBackendConfig(
+        # Callers bring their own inputs: planning room for the longest would double it.
+        memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
+        sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
+        # Fuses dequantize + embedding into ExecuTorch's quantized lookup.
+        do_quant_fusion_and_const_prop=True,
+    )
+    with collector_paused():
+        return lowered.to_executorch(config)
+
+
+def write(program: ExecutorchProgramManager, path: Path) -> None:
+    with open(path, "wb") as file:
+        program.write_to_file(file)
+
+
+def constant_methods(card: ModelCard) -> Mapping[str, object]:
+    """Metadata under the names that ExecuTorch's runners read."""
+    return {
+        contract.MAX_SEQ_LEN: card.max_seq_len,
+        contract.MAX_CONTEXT_LEN: card.max_context_len,
+        contract.BOS_ID: card.bos_id,
+        contract.EOS_IDS: list(card.eos_ids),
+        contract.VOCAB_SIZE: card.vocab_size,
+        contract.USE_KV_CACHE: True,
+        contract.USE_SDPA_WITH_KV_CACHE: True,
+        contract.ENABLE_DYNAMIC_SHAPE: True,
+        contract.MODEL_CARD: card.to_json(),
+    }
+
+
+class _Xnnpack(XnnpackPartitioner):
+    """Says what is not to be decomposed without a condition, and for all partitioners after it.
+
+    With a condition, ExecuTorch retraces the program twice for each partitioner, to try it on every operator. It checks
+    after lowering that the operators named were all taken.
+    """
+
+    def ops_to_not_decompose(self, ep: ExportedProgram) -> tuple[list[OpOverload], None]:
+        operators, _ = XnnpackPartitioner().ops_to_not_decompose(ep)
+        return operators, None
+
+
+def xnnpack_partitioners(count: int, *, quantized: bool) -> list[XnnpackPartitioner]:
+    # One delegate a linear: these read their weights by name, and the rest of the graph stays in few large delegates.
+    linears: dict[str, Any] = {"config_precisions": ConfigPrecisionType.DYNAMIC_QUANT, "per_op_mode": True}
+    if count == 1:
+        return [XnnpackPartitioner(**linears)]  # leaves float linears to be decomposed
+    # Of the rest, it would take float convolutions one by one, too, and all linears where nothing is quantized.
+    return [_Xnnpack(configs=[LinearConfig, AddmmConfig], **linears), _Xnnpack()] if quantized else [_Xnnpack()]
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Lowering makes millions of graph nodes; walking them all again and again is a quarter of its time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+        gc.collect()
+        return_free_memory()

@@ -1,0 +1,1 @@
+"""The files of a package beside its program: manifest, tokenizer, sample image."""

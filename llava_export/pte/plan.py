@@ -1,0 +1,60 @@
+"""The plan of an export: the checkpoint opened, every choice checked, and an estimate of what the export needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llava_export.config import LlavaConfig
+from llava_export.errors import ExportError
+from llava_export.pte.options import STAMPED, Options
+from llava_export.pte.preflight import Estimate, estimate
+
+DEFAULT_LENGTH = 768
+NUM_STAGES = 8  # of an export with a golden record, "open checkpoint" included; the same for either lowering
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An export that can be done as asked. The lengths are in positions, and no longer None."""
+
+    checkpoint: Checkpoint
+    options: Options
+    max_seq_len: int
+    max_context_len: int
+    estimate: Estimate
+
+
+def plan(model: str, options: Options, *, vision_tower: str | None = None) -> Plan:
+    """Open and check the checkpoint of ``model``. Write nothing. Raises a ``UserError`` for the user's mistakes."""
+    checkpoint = open_checkpoint(model, vision_tower=vision_tower)
+    max_seq_len, max_context_len = _lengths(checkpoint.config, options)
+    shapes = checkpoint.build_model(max_context_len=1)
+    options.recipe.check(shapes)
+    needed = estimate(
+        shapes,
+        config=checkpoint.config,
+        recipe=options.recipe,
+        max_context_len=max_context_len,
+        stamped=options.lowering == STAMPED,
+        golden=options.golden,
+    )
+    return Plan(checkpoint, options, max_seq_len, max_context_len, needed)
+
+
+def _lengths(config: LlavaConfig, options: Options) -> tuple[int, int]:
+    """Return ``max_seq_len`` and ``max_context_len``, checked.
+
+    A length that is not given is 768 positions, or what the model or the other length allows.
+    """
+    limit = config.text.max_position_embeddings
+    context_len = options.max_context_len or min(max(DEFAULT_LENGTH, options.max_seq_len or 0), limit)
+    seq_len = options.max_seq_len or min(DEFAULT_LENGTH, context_len)
+    if context_len > limit:
+        raise ExportError(f"a context of {context_len} is beyond the {limit} positions the model was trained for")
+    if not 1 <= seq_len <= context_len:
+        raise ExportError(f"--max-seq-len {seq_len} must be from 1 to --max-context-len, {context_len}")
+    num_image_tokens = config.num_image_tokens
+    if seq_len < num_image_tokens:
+        raise ExportError(f"--max-seq-len {seq_len} cannot hold an image, which takes {num_image_tokens} positions")
+    return seq_len, context_len

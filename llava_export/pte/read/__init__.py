@@ -1,0 +1,1 @@
+"""What is inside a program, read from its file alone."""

@@ -1,0 +1,119 @@
+"""What a program means: the roles of its decoder's linears, the signatures of its methods, all of it as JSON."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from llava_export.pte.read.program import Method, Part, PteFile, TensorType
+from llava_runner import contract
+from llava_runner.contract import ModelCard
+from llava_runner.errors import PackageError
+
+LAYER_LINEARS = ("q/k/v", "attention output", "gate/up", "down")  # of each layer of a decoder
+OUTPUT_HEAD = "output head"
+ROLES = (*LAYER_LINEARS, OUTPUT_HEAD)
+
+
+def card_of(found: PteFile) -> ModelCard | None:
+    """None where the program is not ours, or of another version."""
+    try:
+        return ModelCard.from_json(str(found.constants.get(contract.MODEL_CARD)))
+    except PackageError:
+        return None
+
+
+def linear_names(found: PteFile, card: ModelCard | None) -> dict[Part, str]:
+    """What the decoder's linears are, as far as shapes and numbers leave no doubt.
+
+    They are taken for those of a Llama decoder in every way that explains all of them. Mostly there is just one; of
+    several only that is believed in which they agree.
+    """
+    decoder = next((method for method in found.methods if method.name == contract.TEXT_DECODER), None)
+    parts = [part for part in found.parts if part.kind == "linear" and part.methods == (contract.TEXT_DECODER,)]
+    if card is None or decoder is None or len(parts) > len(ROLES):
+        return {}
+    ways = [way for way in product(parts, repeat=len(ROLES)) if _is_decoder(way, parts, decoder, card)]
+    named = [
+        {part: " and ".join(role for role, it in zip(ROLES, way, strict=True) if it == part) for part in parts}
+        for way in ways
+    ]
+    return {part: named[0][part] for part in parts if named and len({names[part] for names in named}) == 1}
+
+
+def signature(method: Method, card: ModelCard | None) -> str:
+    """Inputs and outputs with the most that a size may be; and the least, where the contract tells."""
+    inputs, outputs = (", ".join(map(type_text, values)) or "nothing" for values in (method.inputs, method.outputs))
+    text = f"{inputs} -> {outputs}"
+    promised = contract.signatures(card).get(method.name, "") if card else ""
+    return promised if re.sub(r"\d+\.\.", "", promised) == text.replace("<=", "") else text
+
+
+def to_dict(program: Path, found: PteFile, card: ModelCard | None, names: Mapping[Part, str]) -> dict[str, Any]:
+    """All of it, ready for JSON."""
+    return {
+        "program": str(program),
+        "bytes": found.bytes,
+        "identifier": found.identifier,
+        "version": found.version,
+        "card": asdict(card) if card else None,
+        "methods": {
+            method.name: {
+                "signature": signature(method, card),
+                "inputs": plain(method.inputs),
+                "outputs": plain(method.outputs),
+                "delegates": dict(method.delegates),
+                "outside": dict(method.outside.most_common()),
+                "xnnpack": dict(method.xnnpack.most_common()),
+                "planned_bytes": method.planned_bytes,
+                "state_bytes": total_bytes(method.state),
+                "kv_cache_bytes": total_bytes(method.kv_cache),
+            }
+            for method in found.methods
+        },
+        "metadata": {name: plain(value) for name, value in found.constants.items()},
+        "parts": [{**asdict(part), "name": names.get(part)} for part in found.parts],
+    }
+
+
+def _is_decoder(way: Sequence[Part], parts: Iterable[Part], decoder: Method, card: ModelCard) -> bool:
+    """Whether linears can be those of ``ROLES``, two roles perhaps being one part, and no other is left."""
+    caches, layers = {cache.sizes for cache in decoder.kv_cache}, len(decoder.kv_cache) // 2
+    times = Counter([*way[:-1]] * layers + [way[-1]])
+    if len(caches) != 1 or any(times[part] != part.times for part in parts):
+        return False
+    kv_width = math.prod(next(iter(caches))[2:])
+    qkv, attention, gate_up, down, head = (part.shape for part in way)
+    return (
+        qkv == (card.hidden_size, attention[0] + 2 * kv_width)
+        and gate_up == (card.hidden_size, 2 * down[0])
+        and attention[1] == down[1] == card.hidden_size
+        and head == (card.hidden_size, card.vocab_size)
+    )
+
+
+def type_text(value: TensorType | str) -> str:
+    if isinstance(value, str):
+        return value
+    sizes = ["?" if value.dynamism == "unbounded" else str(size) for size in value.sizes]
+    if value.dynamism == "bounded":
+        sizes = [f"<={size}" if size != "1" else size for size in sizes]
+    return f"{value.dtype} [{', '.join(sizes)}]"
+
+
+def total_bytes(tensors: Iterable[TensorType]) -> int:
+    return sum(tensor.bytes for tensor in tensors)
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such numbers
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

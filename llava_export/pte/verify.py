@@ -1,0 +1,148 @@
+"""Verifies a package: does its program still answer as its checkpoint did?
+
+The files are checked against the manifest. Then the image and the prompt of the golden record go through the program,
+and each stage is compared with the float model's: the image features, and the logits of every token of its greedy
+answer. The program reads the float model's tokens, not its own, so that one wrong token does not hide the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llava_export.pte.golden import GoldenRecord
+from llava_export.pte.package.manifest import file_record
+from llava_export.recipe import Recipe, Thresholds
+from llava_runner import contract
+from llava_runner.contract import Manifest, ModelCard
+from llava_runner.errors import PackageError
+from llava_runner.model import Model, greedy
+from llava_runner.program import Program
+
+# Where the float model gives a token this much probability, the program must choose the same one.
+CONFIDENT = 0.9
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One stage of the program, compared with the float model's.
+
+    ``kl`` is the Kullback-Leibler divergence in nats. The last four are None or False where there are no logits.
+    """
+
+    stage: str
+    cosine: float
+    max_error: float
+    top1: bool | None = None
+    top5: float | None = None
+    kl: float | None = None
+    is_confident: bool = False
+
+    def failures(self, thresholds: Thresholds) -> list[str]:
+        """Return what is worse than the thresholds allow, in words."""
+        found = []
+        if not self.cosine >= thresholds.cosine:
+            found.append(f"{self.stage}: cosine {self.cosine:.4f} is below {thresholds.cosine}")
+        if self.kl is not None and not self.kl <= thresholds.kl:
+            found.append(f"{self.stage}: KL {self.kl:.3f} is above {thresholds.kl}")
+        if self.is_confident and not self.top1:
+            found.append(f"{self.stage}: another token, where the float model was confident")
+        return found
+
+
+def read_manifest(program: Path) -> Manifest:
+    """Return the manifest of a program. Raises ``PackageError`` if either is missing or they do not fit together."""
+    if not program.is_file():
+        raise PackageError(f"{program} does not exist")
+    path = contract.manifest_path(program)
+    if not path.is_file():
+        raise PackageError(f"{path} is missing: only a package with its manifest can be verified")
+    manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
+    if manifest.program != program.name:
+        raise PackageError(f"{path} is the manifest of {manifest.program}, not of {program.name}")
+    return manifest
+
+
+def changed_files(program: Path, manifest: Manifest) -> list[str]:
+    """Return the files whose SHA-256 differs from the manifest's.
+
+    Raises ``PackageError`` for missing and truncated files, and for a package without a golden record.
+    """
+    if contract.golden_path(program).name not in manifest.files:
+        raise PackageError(f"{program} was exported with --no-golden, so there is nothing to compare it with")
+    for name, recorded in manifest.files.items():
+        path = program.parent / name
+        if not path.is_file():
+            raise PackageError(f"{path} is missing from the package")
+        if path.stat().st_size < recorded.bytes:
+            raise PackageError(f"{path} is truncated: {path.stat().st_size} of {recorded.bytes} bytes")
+    return [name for name, recorded in manifest.files.items() if file_record(program.parent / name) != recorded]
+
+
+def compare(program_path: Path) -> list[Comparison]:
+    """Run the golden record's question through the program. Return a comparison for each stage, in order.
+
+    Raises ``PackageError`` when record and program do not fit together.
+    """
+    golden = GoldenRecord.load(contract.golden_path(program_path))
+    program = Program.open(program_path)
+    _check_sizes(golden, program.card)
+    return list(_compare(program, golden))
+
+
+def judge(comparisons: list[Comparison], manifest: Manifest) -> list[str]:
+    """Return everything that fails the thresholds of the manifest's recipe, in words."""
+    thresholds = Recipe(**manifest.card.recipe).thresholds
+    return [failure for comparison in comparisons for failure in comparison.failures(thresholds)]
+
+
+def compare_features(found: Tensor, expected: Tensor) -> Comparison:
+    """Compare image features with the same number of elements, in any shape."""
+    found, expected = found.flatten().double(), expected.flatten().double()
+    return Comparison("image features", _cosine(found, expected), float((found - expected).abs().max()))
+
+
+def compare_logits(found: Tensor, expected: Tensor, *, stage: str) -> Comparison:
+    """Compare logits ``[vocab_size]``."""
+    found, expected = found.double(), expected.double()
+    expected_log, found_log = expected.log_softmax(0), found.log_softmax(0)
+    best_found, best_expected = set(found.topk(5).indices.tolist()), set(expected.topk(5).indices.tolist())
+    return Comparison(
+        stage,
+        cosine=_cosine(found, expected),
+        max_error=float((found - expected).abs().max()),
+        top1=bool(found.argmax() == expected.argmax()),
+        top5=len(best_found & best_expected) / 5,
+        kl=float((expected_log.exp() * (expected_log - found_log)).sum()),
+        is_confident=bool(expected_log.max().exp() >= CONFIDENT),
+    )
+
+
+def _compare(model: Model, golden: GoldenRecord) -> Iterator[Comparison]:
+    features = model.encode_image(golden.image.numpy())
+    yield compare_features(features, golden.features)
+    before, after = model.embed(golden.ids_before.tolist()), model.embed(golden.ids_after.tolist())
+    rows = torch.cat([before, features, after], dim=1)
+    tokens = iter(golden.tokens.tolist())
+    answer = greedy(model, rows, max_tokens=len(golden.tokens), choose=lambda _: next(tokens))
+    for i, ((_, found), expected) in enumerate(zip(answer, golden.logits, strict=True)):
+        yield compare_logits(found, expected, stage="prefill" if i == 0 else f"token {i + 1}")
+
+
+def _check_sizes(golden: GoldenRecord, card: ModelCard) -> None:
+    """Raise ``PackageError`` unless the record's tensors have the sizes of the program's model."""
+    expected = {"features": (card.num_image_tokens, card.hidden_size), "logits": (len(golden.tokens), card.vocab_size)}
+    for name, shape in expected.items():
+        if tuple(getattr(golden, name).shape) != shape:
+            raise PackageError(
+                f"the golden record is of another model: its {name} are {list(getattr(golden, name).shape)}, "
+                f"the program's {list(shape)}"
+            )
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    return float(a @ b / (a.norm() * b.norm()).clamp_min(1e-30))

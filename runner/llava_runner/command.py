@@ -1,0 +1,81 @@
+"""The console script ``llava``: finds the subcommand and runs it.
+
+``llava run`` is this package's own. The other subcommands belong to ``llava_export``, and are offered where that is
+installed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import NoReturn
+
+EPILOG = """
+llava COMMAND --help explains a command. Flags may be written with hyphens or underscores.
+
+example, without a download:
+  llava export --model tiny-llava --output-dir demo --with-artifacts
+  llava verify demo
+  llava run demo --image demo/image.png --prompt "What is in the image?"
+"""
+ALONE = """
+llava export and the other commands come with llava-export; here only llava-runner is installed.
+llava run --help explains the command. Flags may be written with hyphens or underscores.
+
+example:
+  llava run package --image photo.jpg --prompt "What is in the image?"
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: its name, the module whose ``main(argv, prog=...)`` runs it, and what it does in a few words."""
+
+    name: str
+    module: str
+    summary: str
+
+
+RUN = Command("run", "llava_runner.cli", "ask a package about an image")
+
+
+def installed_commands() -> tuple[Command, ...]:
+    """Return the subcommands of what is installed."""
+    if find_spec("llava_export") is None:
+        return (RUN,)
+    from llava_export.cli import COMMANDS
+
+    return COMMANDS
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run ``llava`` with ``argv``, or with the process's own arguments, and exit."""
+    name, *arguments = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+    commands = {command.name: command for command in installed_commands()}
+    if name in ("-h", "--help", "help"):
+        print(usage(tuple(commands.values())))
+        sys.exit(0)
+    if name == "--version":
+        from llava_runner.arguments import version_line
+
+        print(version_line())
+        sys.exit(0)
+    if name not in commands:
+        print(f"error: {name!r} is not a command; choose from {', '.join(commands)}", file=sys.stderr)
+        sys.exit(2)
+    import_module(commands[name].module).main(arguments, prog=f"llava {name}")
+    raise AssertionError("a command exits by itself")
+
+
+def usage(commands: Sequence[Command]) -> str:
+    """Return the help page of ``llava``."""
+    lines = ["usage: llava COMMAND [option ...]", "", "LLaVA vision-language models on a device.", "", "commands:"]
+    lines += [f"  {command.name:<10} {command.summary}" for command in commands]
+    return "\n".join(lines) + "\n" + (EPILOG if len(commands) > 1 else ALONE).rstrip()
+
+
+if __name__ == "__main__":
+    main()

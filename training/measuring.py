@@ -1,0 +1,96 @@
+"""How well a saved checkpoint answers, in float and quantized, through transformers' own `generate`."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections import Counter
+from pathlib import Path
+
+import torch
+import transformers
+from PIL import Image
+from torch import nn
+
+from training import questions, scenes
+from training.model import GROUP_SIZE, text_linears
+from training.pictures import normalize, preprocess
+from training.saving import load_mobilevlm
+from training.tokenizer import NUM_PIECES, Tokenizer
+
+log = logging.getLogger("train_tiny")
+
+NUM_HELD_OUT = 500
+
+
+def measure(model: transformers.LlavaForConditionalGeneration, *, tokenizer: Tokenizer) -> dict:
+    """Return the exact-match rate over the held-out scenes, in all and by question type."""
+    right, asked = Counter(), Counter()
+    for seed in range(questions.HELD_OUT_SEED, questions.HELD_OUT_SEED + NUM_HELD_OUT):
+        image, question, expected = questions.question_for(seed)
+        said = answer(model, image, question, tokenizer=tokenizer)
+        question_type = questions.question_type_for(seed)
+        asked[question_type] += 1
+        right[question_type] += said == expected
+        if said != expected:
+            log.info("  seed %d: %s | said %r | expected %r", seed, question, said, expected)
+    by_type = {name: round(right[name] / asked[name], 4) for name in questions.QUESTION_TYPES}
+    return {"exact_match": round(sum(right.values()) / NUM_HELD_OUT, 4), "by_question_type": by_type}
+
+
+@torch.no_grad()
+def answer(
+    model: transformers.LlavaForConditionalGeneration, image: Image.Image, question: str, *, tokenizer: Tokenizer
+) -> str:
+    """Answer greedily, through transformers' own `generate`."""
+    ids = tokenizer.prefix() + tokenizer.encode(f"\n{question} ASSISTANT:")
+    out = model.generate(
+        input_ids=torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        pixel_values=normalize(preprocess(image)[None]),
+        max_new_tokens=64,
+        do_sample=False,
+    )
+    return tokenizer.model.decode([i for i in out[0, len(ids) :].tolist() if i < NUM_PIECES])
+
+
+def load(folder: Path, *, recipe: str = "float") -> transformers.LlavaForConditionalGeneration:
+    """Load a checkpoint in float32; recipe `8da4w` quantizes its linears as the exported program's."""
+    if (folder / "pytorch_model.bin").exists():
+        model = load_mobilevlm(folder)
+    else:
+        model = transformers.LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    if recipe == "8da4w":
+        from torchao.quantization import Int8DynamicActivationIntxWeightConfig, PerAxis, PerGroup, quantize_
+
+        text = {id(linear) for linear in text_linears(model)}
+        int4 = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(GROUP_SIZE))
+        int8 = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0))
+        quantize_(model, int4, filter_fn=lambda module, fqn: id(module) in text)
+        quantize_(model, int8, filter_fn=lambda module, fqn: isinstance(module, nn.Linear) and id(module) not in text)
+    return model
+
+
+def pick_sample(folder: Path, *, tokenizer: Tokenizer) -> int:
+    """Return a held-out seed that shows the model well: three large unlike objects, little noise, all answers right."""
+    models = [load(folder, recipe=recipe) for recipe in ("float", "8da4w")]
+    for seed in range(questions.HELD_OUT_SEED + NUM_HELD_OUT, questions.HELD_OUT_SEED + 1_000_000):
+        layout = scenes.make_layout(seed)
+        colors, shapes = ({getattr(item, name) for item in layout.objects} for name in ("color", "shape"))
+        large = all(item.radius > 0.12 * layout.unit for item in layout.objects)
+        if not (
+            large and len(layout.objects) == len(colors) == len(shapes) == 3 and layout.width == layout.height >= 320
+        ):
+            continue
+        scene = questions.render_scene(seed)
+        png = io.BytesIO()
+        scene.image.save(png, "png", optimize=True)
+        if len(png.getvalue()) > 100_000:  # much noise: it does not compress
+            continue
+        if all(
+            answer(model, scene.image, question, tokenizer=tokenizer) == expected
+            for model in models
+            for question, expected in scene.questions
+        ):
+            return seed
+    raise RuntimeError("no scene shows the model well; train it for longer")
