@@ -15,7 +15,7 @@ from llava_export.cli import COMMANDS
 from llava_runner.command import usage
 
 CLI_PAGE = Path(__file__).parent / "reference" / "cli.md"
-COLUMNS = 88
+COLUMNS = 80
 HEAD = """# Command line
 
 Made from the parsers by `make docs`. Flags may be written with hyphens or underscores.

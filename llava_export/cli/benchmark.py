@@ -30,8 +30,8 @@ EPILOG = """examples:
       --gguf gguf/ggml-model-q4_0.gguf --mmproj gguf/mmproj-model-f16.gguf
   llava benchmark --ablation --model llava-hf/llava-1.5-7b-hf
 
-Every round is a process of its own: load, an image, a prompt, decoding. The figures are
-medians, and how far the rounds differ from them.
+Every round is a process of its own: load, an image, a prompt, decoding. The
+figures are medians, with how far the farthest round lay from them.
 """
 
 

@@ -15,8 +15,9 @@ EPILOG = """example, without a download:
   llava verify gguf
 
 Then, in llama.cpp:
-  llama-mtmd-cli -m gguf/ggml-model-q4_k_m.gguf --mmproj gguf/mmproj-model-f16.gguf \\
-      --jinja --image photo.jpg -p "<__media__>\\nWhat is in the image?"
+  llama-mtmd-cli -m gguf/ggml-model-q4_k_m.gguf \\
+      --mmproj gguf/mmproj-model-f16.gguf --jinja \\
+      --image photo.jpg -p "<__media__>\\nWhat is in the image?"
 """
 
 
@@ -29,7 +30,8 @@ def build_parser(prog: str = "llava gguf") -> ArgumentParser:
     """Return the parser of the command."""
     parser = ArgumentParser(
         prog=prog,
-        description="Turn a LLaVA-family checkpoint into two GGUF files for llama.cpp: language model and mmproj.",
+        description="Turn a LLaVA-family checkpoint into two GGUF files for llama.cpp:\n"
+        "the language model, and vision tower with projector (mmproj).",
         epilog=EPILOG,
     )
     add_checkpoint_flags(parser)

@@ -37,7 +37,8 @@ def build_parser(prog: str = "llava inspect") -> ArgumentParser:
     """Return the parser of the command."""
     parser = ArgumentParser(
         prog=prog,
-        description="Show what is inside an ExecuTorch program: methods, operators, memory, and what its bytes are.",
+        description="Show what is inside an ExecuTorch program: methods, operators, memory, and\n"
+        "what each byte of the file is for.",
         epilog="exit code: 0, or 2 where the file cannot be read",
     )
     parser.add_argument(

@@ -41,7 +41,8 @@ def print_files(console: Console, files: Mapping[str, int], *, folder: Path) -> 
     """Print the paths of files and their sizes, which are given in bytes."""
     console.print()
     for name, size in files.items():
-        console.print(f"  {folder / name}  [dim]{size / 1e6:,.1f} MB[/]", soft_wrap=True)
+        console.print(f"  {folder / name}", end="", markup=False, soft_wrap=True)
+        console.print(f"  {f'{size / 1e6:,.1f} MB' if size >= 1e5 else f'{size / 1e3:,.1f} kB'}", style="dim")
 
 
 class ProgressStages(Stages):

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from llava_runner.contract import Manifest
 
 DEFAULT_PROMPT = "What is in the image?"
-EPILOG = """A package is compared with the float model by its golden record; the checkpoint is not
-needed. GGUF files are compared with the checkpoint, tensor by tensor.
+EPILOG = """A package is compared with its golden record: what the float model saw and
+answered. The checkpoint is not needed. GGUF files are compared with the
+checkpoint, tensor by tensor.
 
-exit code: 0 the same within what the recipe or type allows, 1 different, 2 cannot be run
+exit code: 0 the same within what the recipe or type allows, 1 different,
+2 cannot be compared
 """
 
 
@@ -47,7 +49,7 @@ def build_parser(prog: str = "llava verify") -> ArgumentParser:
     """Return the parser of the command."""
     parser = ArgumentParser(
         prog=prog,
-        description="Check that a package, or GGUF files, still answer as the checkpoint they were made of.",
+        description="Check that a package, or GGUF files, answer as their checkpoint does.",
         epilog=EPILOG,
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="a .pte, or the folder of a package or of GGUF files")

@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 EPILOG = """
-llava COMMAND --help explains a command. Flags may be written with hyphens or underscores.
+llava COMMAND --help explains a command. Flags may be written with hyphens or
+underscores.
 
 example, without a download:
   llava export --model tiny-llava --output-dir demo --with-artifacts
@@ -22,8 +23,8 @@ example, without a download:
   llava run demo --image demo/image.png --prompt "What is in the image?"
 """
 ALONE = """
-llava export and the other commands come with llava-export; here only llava-runner is installed.
-llava run --help explains the command. Flags may be written with hyphens or underscores.
+Here only llava-runner is installed. The other commands, such as llava export,
+come with llava-export. Flags may be written with hyphens or underscores.
 
 example:
   llava run package --image photo.jpg --prompt "What is in the image?"
