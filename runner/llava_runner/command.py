@@ -1,7 +1,7 @@
 """The console script ``llava``: finds the subcommand and runs it.
 
-``llava run`` is this package's own. The other subcommands belong to ``llava_export``, and are offered where that is
-installed.
+``llava run`` is this package's own. Another distribution adds subcommands by the entry point ``commands`` of the group
+``llava``: a sequence of ``Command``. ``llava_export`` does. So the runner needs to know nothing of the exporter.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.metadata import entry_points
 from typing import NoReturn
 
 EPILOG = """
@@ -44,12 +44,11 @@ RUN = Command("run", "llava_runner.cli", "ask a package about an image")
 
 
 def installed_commands() -> tuple[Command, ...]:
-    """Return the subcommands of what is installed."""
-    if find_spec("llava_export") is None:
-        return (RUN,)
-    from llava_export.cli import COMMANDS
-
-    return COMMANDS
+    """Return the subcommands of what is installed, in the order of the help page."""
+    found = [RUN]
+    for point in entry_points(group="llava", name="commands"):
+        found = list(point.load())  # with `run` where it belongs among them
+    return tuple(found)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

@@ -13,8 +13,6 @@ ROOT = Path(__file__).parents[2]
 EXPORTER = ROOT / "llava_export"
 RUNNER = ROOT / "runner" / "llava_runner"
 RUNTIME_PACKAGES = {"executorch", "torch", "numpy", "PIL", "sentencepiece", "llava_runner"}
-# The one place where the runner looks for the exporter: the command `llava` offers its subcommands where it is there.
-COMMAND = RUNNER / "command.py"
 
 # The rooms of the exporter from top to bottom. A room may import those below it; rooms on one floor do not know each
 # other. A name with a slash is a room within pte/.
@@ -116,7 +114,7 @@ def test_nothing_needs_transformers_to_export():
 @pytest.mark.parametrize("path", sources(RUNNER), ids=lambda path: str(path.relative_to(ROOT)))
 def test_runner_needs_only_its_own_packages(path):
     foreign = {module.split(".")[0] for module in imports(path)} - set(sys.stdlib_module_names) - {"__future__"}
-    assert foreign - ({"llava_export"} if path == COMMAND else set()) <= RUNTIME_PACKAGES
+    assert foreign <= RUNTIME_PACKAGES
 
 
 def test_benchmarks_and_training_are_imported_by_no_package():
