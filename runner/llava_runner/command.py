@@ -1,6 +1,6 @@
-"""The console script ``llava``: finds the subcommand and runs it.
+"""The console script ``llava``, which finds a subcommand and runs it.
 
-``llava run`` is this package's own. The other subcommands belong to ``llava_export``, and are offered where that is
+``llava run`` is part of this package. The other subcommands are part of ``llava_export``, and are there if that is
 installed.
 """
 
@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 EPILOG = """
-llava COMMAND --help explains a command. Flags may be written with hyphens or underscores.
+llava COMMAND --help explains a command.
+Flags may be written with hyphens or underscores.
 
 example, without a download:
   llava export --model tiny-llava --output-dir demo --with-artifacts
@@ -22,8 +23,9 @@ example, without a download:
   llava run demo --image demo/image.png --prompt "What is in the image?"
 """
 ALONE = """
-llava export and the other commands come with llava-export; here only llava-runner is installed.
-llava run --help explains the command. Flags may be written with hyphens or underscores.
+The other commands, like llava export, come with llava-export. Only llava-runner
+is installed here. llava run --help explains the command.
+Flags may be written with hyphens or underscores.
 
 example:
   llava run package --image photo.jpg --prompt "What is in the image?"
@@ -32,7 +34,7 @@ example:
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: its name, the module whose ``main(argv, prog=...)`` runs it, and what it does in a few words."""
+    """A subcommand: its name, the module whose ``main(argv, prog=...)`` runs it, and a summary for the help page."""
 
     name: str
     module: str
@@ -43,7 +45,7 @@ RUN = Command("run", "llava_runner.cli", "ask a package about an image")
 
 
 def installed_commands() -> tuple[Command, ...]:
-    """Return the subcommands of what is installed."""
+    """Return the subcommands of the packages that are installed."""
     if find_spec("llava_export") is None:
         return (RUN,)
     from llava_export.cli import COMMANDS
