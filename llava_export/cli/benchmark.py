@@ -211,12 +211,12 @@ def program_and_work(arguments: argparse.Namespace) -> tuple[Path, Work]:
     from llava_export.benchmark.rounds import Work
     from llava_export.builtin import SAMPLE_IMAGE
     from llava_export.pte.read.program import read_pte
-    from llava_runner.contract import IMAGE_PICTURE, MODEL_CARD, ModelCard
+    from llava_runner.contract import IMAGE_FILE, MODEL_CARD, ModelCard
     from llava_runner.program_file import find_program
 
     program = find_program(arguments.package).resolve()
     card = ModelCard.from_json(read_pte(program).constants[MODEL_CARD])
-    beside = program.parent / IMAGE_PICTURE
+    beside = program.parent / IMAGE_FILE
     image = arguments.image or (beside if beside.exists() else SAMPLE_IMAGE)
     work = Work.fitting(
         max_seq_len=card.max_seq_len,

@@ -12,7 +12,8 @@ __all__ = ["Program", "Session"]
 
 
 def __getattr__(name: str) -> Any:
-    # Looked up late: neither `llava-run --help` nor a reader of the contract should wait for torch.
+    """Return a class of ``__all__``. Raises ``AttributeError`` for any other name."""
+    # Imported at first use: neither `llava run --help` nor a program that reads the contract should wait for torch.
     if name == "Program":
         from llava_runner.program import Program
 

@@ -1,4 +1,4 @@
-"""``python -m llava_runner``: the same as ``llava-run``."""
+"""The command ``python -m llava_runner``, which is the same as ``llava run``."""
 
 from __future__ import annotations
 

@@ -6,15 +6,16 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, NoReturn
 
 from llava_runner.errors import exit_cleanly
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """A parser whose flags may be written with underscores or hyphens, but not abbreviated.
+    """A parser that takes flags with hyphens or underscores, but not abbreviated.
 
-    A mistake is one line on stderr and exit code 2.
+    A mistake is printed as one line on stderr, with exit code 2.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -23,7 +24,7 @@ class ArgumentParser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=version_line(), help="show the version and exit")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does, after underscores in the names of flags became hyphens."""
+        """Replace the underscores in the names of flags by hyphens, then parse as argparse does."""
         return super().parse_known_args(with_hyphens(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -34,7 +35,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def with_hyphens(arguments: Sequence[str]) -> list[str]:
-    """Return a command line with hyphens in the names of its flags: ``--image_path=a_b`` is ``--image-path=a_b``."""
+    """Return a command line with hyphens in the names of its flags.
+
+    Values keep their underscores: ``--image_path=a_b`` becomes ``--image-path=a_b``.
+    """
     found: list[str] = []
     for i, argument in enumerate(arguments):
         if argument == "--":
@@ -45,7 +49,7 @@ def with_hyphens(arguments: Sequence[str]) -> list[str]:
 
 
 def positive_int(text: str) -> int:
-    """Return an integer of at least 1. To be used as the ``type`` of an argument."""
+    """Return an integer of at least 1. For the ``type`` of an argument: raises ``ArgumentTypeError``."""
     try:
         value = int(text)
     except ValueError:
@@ -55,20 +59,32 @@ def positive_int(text: str) -> int:
     return value
 
 
+def add_image_and_threads(parser: argparse.ArgumentParser, *, image_help: str) -> None:
+    """Add ``--image`` and ``--threads``, each also by its older name."""
+    parser.add_argument("--image", "--image-path", type=Path, metavar="PATH", help=image_help)
+    parser.add_argument(
+        "--threads",
+        "--cpu-threads",
+        type=positive_int,
+        metavar="N",
+        help="threads to compute with (default: as many as there are fast cores)",
+    )
+
+
 def run_command(
     parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None
 ) -> NoReturn:
-    """Parse ``argv``, or the process's own arguments, then call ``run`` with them and exit with its code."""
+    """Parse ``argv``, or the process's own arguments if it is None. Call ``run`` with them and exit with its code."""
     arguments = parser.parse_args(argv)
     exit_cleanly(lambda: run(arguments))
 
 
 def version_line() -> str:
-    """Return the versions of what is installed of this project, and of ExecuTorch."""
+    """Return one line with the versions of ExecuTorch and of the packages of this project that are installed."""
     found = []
     for name in ("llava-export", "llava-runner", "executorch"):
         try:
             found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:  # the exporter on a device, or all of it in a checkout that is not installed
+        except PackageNotFoundError:  # a device has no exporter, and a checkout need not be installed
             continue
     return ", ".join(found)

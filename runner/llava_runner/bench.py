@@ -1,6 +1,6 @@
-"""``python -m llava_runner.bench``: the stages of an answer timed one by one, at lengths that are asked for.
+"""The command ``python -m llava_runner.bench``: time the stages of an answer, at lengths that the flags give.
 
-A line of JSON on stdout, the same that ``llava_bench``, its counterpart in C++, prints for the same flags.
+It prints one line of JSON. ``llava_bench``, its counterpart in C++, has the same flags and prints the same fields.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from llava_runner.arguments import ArgumentParser, positive_int, run_command
+from llava_runner.arguments import ArgumentParser, add_image_and_threads, run_command
 from llava_runner.errors import PromptError
 
 if TYPE_CHECKING:
@@ -28,33 +28,41 @@ def build_parser() -> ArgumentParser:
     """Return the parser of the command."""
     parser = ArgumentParser(
         prog="python -m llava_runner.bench",
-        description="Time an exported LLaVA model: load, image, prompt, and decoding behind so many positions.",
+        description="Time a package: load, image, prefill, and decode at several depths.\n"
+        "The result is one line of JSON.",
     )
     add = parser.add_argument
-    add("--model-path", required=True, type=Path, metavar="PATH", help="the .pte, or the folder with one .pte")
-    add("--image", "--image-path", type=Path, metavar="PATH", help="an image (default: none)")
-    add("--prompt-tokens", type=int, default=600, metavar="N", help="positions of the prompt, the image's among them")
-    add("--decode-tokens", type=int, default=32, metavar="N", help="tokens to decode at each depth")
+    add("--model-path", required=True, type=Path, metavar="PATH", help="a .pte, or the folder of a package")
+    add_image_and_threads(parser, image_help="an image file, or a .pt file with a tensor (default: no image)")
     add(
-        "--depth", type=depths, default=(0, 600), metavar="N,N,...", help="positions in the cache where decoding begins"
-    )
-    add(
-        "--threads",
-        "--cpu-threads",
-        type=positive_int,
+        "--prompt-tokens",
+        type=int,
+        default=600,
         metavar="N",
-        help="threads to compute with (default: the machine's fast cores)",
+        help="positions of the prompt and its image together (default: 600)",
     )
-    add("--etdump-path", type=Path, metavar="DIR", help="also trace every operator, to DIR/METHOD.etdump")
+    add("--decode-tokens", type=int, default=32, metavar="N", help="tokens to decode at each depth (default: 32)")
+    add(
+        "--depth",
+        type=depths,
+        default=(0, 600),
+        metavar="N,N,...",
+        help="positions in the KV cache when decoding begins (default: 0,600)",
+    )
+    add("--etdump-path", type=Path, metavar="DIR", help="also trace every operator, and write DIR/METHOD.etdump")
     return parser
 
 
 def depths(text: str) -> tuple[int, ...]:
-    return tuple(int(depth) for depth in text.split(","))
+    """Return the depths in a list like ``0,600``. For the ``type`` of an argument: raises ``ArgumentTypeError``."""
+    try:
+        return tuple(int(depth) for depth in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers like 0,600") from None
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Times in milliseconds, memory in bytes. Raises a ``UserError`` for lengths that do not fit."""
+    """Return what is printed. Raises a ``UserError`` for files that cannot be used and lengths that do not fit."""
     import torch
 
     from llava_runner.image import prepare_image
@@ -102,7 +110,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def measured(*, load: Stage, image: Stage, prompt: Stage, decodings: Mapping[int, Stage]) -> dict[str, Any]:
-    """What is printed; ``decodings`` by depth. Memory is that of this process."""
+    """Return what is printed: times in milliseconds, memory in bytes. ``decodings`` has a stage for each depth.
+
+    The peak memory is the VmHWM of this process, as in ``Timings.report``.
+    """
     from llava_runner.timings import anonymous_memory, peak_memory
 
     return {
@@ -117,6 +128,7 @@ def measured(*, load: Stage, image: Stage, prompt: Stage, decodings: Mapping[int
 
 
 def check_room(arguments: argparse.Namespace, card: ModelCard) -> None:
+    """Raise ``PromptError`` for lengths that do not fit into the context."""
     context, tokens = card.max_context_len, arguments.decode_tokens
     least = card.num_image_tokens + 1 if arguments.image else 1
     if not least <= arguments.prompt_tokens <= context:
@@ -129,7 +141,7 @@ def check_room(arguments: argparse.Namespace, card: ModelCard) -> None:
 
 
 def some_ids(count: int, card: ModelCard) -> list[int]:
-    """Any tokens: none of what is timed depends on which."""
+    """Return some token ids. Times do not depend on which tokens they are."""
     return [(i * 7919 + card.bos_id) % card.tokenizer_vocab_size for i in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""``llava run``, also known as ``llava-run``: one question about an image, the answer streamed, timings at the end."""
+"""The command ``llava run``, also ``llava-run``: ask a question about an image, and print the answer as it comes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from llava_runner.arguments import ArgumentParser, positive_int, run_command
+from llava_runner.arguments import ArgumentParser, add_image_and_threads, run_command
 from llava_runner.errors import PromptError
 
-EPILOG = """The prompt is a question. Or it has the assistant's cue in it, as in "What is this? ASSISTANT:",
-and follows the system sentence, "USER: " and the image literally. Or it has <image> in it
-and is the whole prompt, literally.
+EPILOG = """The prompt is one of three:
+  What is this?              a plain question; the model's template is added
+  What is this? ASSISTANT:   text with the cue for an answer; it goes unchanged
+                             after the system sentence, "USER: " and the image
+  USER: <image> ASSISTANT:   text with <image>; it is the whole prompt, and the
+                             image takes the place of <image>
 
 example:
   llava run package --image photo.jpg --prompt "What is in the image?"
@@ -33,38 +36,41 @@ def build_parser(prog: str = "llava run") -> ArgumentParser:
         epilog=EPILOG,
     )
     add = parser.add_argument
-    add("package", nargs="?", metavar="PACKAGE", help="a .pte, or the folder of a package with one .pte")
+    add("package", nargs="?", metavar="PACKAGE", help="a .pte, or the folder of a package")
     add("--model-path", metavar="PATH", help="the same as PACKAGE")
-    add("--tokenizer-path", metavar="PATH", help="tokenizer.model or tokenizer.bin (default: next to the .pte)")
     add(
-        "--image",
-        "--image-path",
-        metavar="PATH",
-        help="an image, or a .pt with a uint8 [3, H, W] tensor (default: no image)",
+        "--tokenizer-path", metavar="PATH", help="tokenizer.model or tokenizer.bin (default: in the folder of the .pte)"
     )
-    add("--prompt", required=True, metavar="TEXT", help=r"question or prompt, see below; \n in it is a new line")
-    add("--seq-len", type=int, metavar="N", help="limit of prompt and answer in positions (default: the context)")
-    add("--max-new-tokens", type=int, metavar="N", help="limit of the answer in tokens (default: what fits)")
-    add("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest token (default: 0)")
-    add("--top-p", type=float, default=1.0, metavar="P", help="sample from the likeliest tokens only (default: 1)")
-    add("--seed", type=int, metavar="N", help="makes sampling repeatable")
     add(
-        "--threads",
-        "--cpu-threads",
-        type=positive_int,
-        metavar="N",
-        help="threads to compute with (default: the machine's fast cores)",
+        "--prompt",
+        required=True,
+        metavar="TEXT",
+        help=r"a question or a longer text, see below; \n in it is a new line",
     )
+    add_image_and_threads(
+        parser, image_help="an image file, or a .pt file with a tensor uint8 [3, H, W] (default: no image)"
+    )
+    add("--seq-len", type=int, metavar="N", help="most positions of prompt and answer together (default: the context)")
+    add("--max-new-tokens", type=int, metavar="N", help="most tokens of the answer (default: as many as fit)")
+    add("--temperature", type=float, default=0.0, metavar="T", help="0 takes the most likely token (default: 0)")
+    add(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="sample only from the most likely tokens, which have probability P together (default: 1)",
+    )
+    add("--seed", type=int, metavar="N", help="make sampling repeatable")
     add(
         "--image-aspect-ratio",
         choices=("pad", "crop"),
-        help="make the image square by padding or by cropping (default: as the model was trained)",
+        help="make the image square by padding or cropping (default: as in the model's training)",
     )
     return parser
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Ask as the command line says. Raises a ``UserError`` for the user's mistakes."""
+    """Load the package, print the answer and then the timings. Raises a ``UserError`` for the user's mistakes."""
     from llava_runner.image import load_image
     from llava_runner.sampler import Sampler
     from llava_runner.session import Session
@@ -72,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     package = arguments.package or arguments.model_path
     if package is None or (arguments.package and arguments.model_path):
         raise PromptError("name one package: llava run PACKAGE, or --model-path PATH")
-    # Mistakes in the options or the image are found before gigabytes are loaded.
+    # Mistakes in the options and the image are found before gigabytes are loaded.
     sampling = {"temperature": arguments.temperature, "top_p": arguments.top_p, "seed": arguments.seed}
     Sampler(**sampling)
     image = load_image(arguments.image) if arguments.image else None
@@ -87,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
         image_aspect_ratio=arguments.image_aspect_ratio,
     )
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode shows "?" instead of failing
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode shows "?"; printing does not fail
     for text in pieces:
         print(text, end="", flush=True)
     print(flush=True)

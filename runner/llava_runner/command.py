@@ -1,4 +1,4 @@
-"""The console script ``llava``: finds the subcommand and runs it.
+"""The console script ``llava``, which finds a subcommand and runs it.
 
 ``llava run`` is this package's own. Another distribution adds subcommands by the entry point ``commands`` of the group
 ``llava``: a sequence of ``Command``. ``llava_export`` does. So the runner needs to know nothing of the exporter.
@@ -14,8 +14,8 @@ from importlib.metadata import entry_points
 from typing import NoReturn
 
 EPILOG = """
-llava COMMAND --help explains a command. Flags may be written with hyphens or
-underscores.
+llava COMMAND --help explains a command.
+Flags may be written with hyphens or underscores.
 
 example, without a download:
   llava export --model tiny-llava --output-dir demo --with-artifacts
@@ -23,8 +23,9 @@ example, without a download:
   llava run demo --image demo/image.png --prompt "What is in the image?"
 """
 ALONE = """
-Here only llava-runner is installed. The other commands, such as llava export,
-come with llava-export. Flags may be written with hyphens or underscores.
+The other commands, like llava export, come with llava-export. Only llava-runner
+is installed here. llava run --help explains the command.
+Flags may be written with hyphens or underscores.
 
 example:
   llava run package --image photo.jpg --prompt "What is in the image?"
@@ -33,7 +34,7 @@ example:
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: its name, the module whose ``main(argv, prog=...)`` runs it, and what it does in a few words."""
+    """A subcommand: its name, the module whose ``main(argv, prog=...)`` runs it, and a summary for the help page."""
 
     name: str
     module: str

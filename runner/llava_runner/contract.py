@@ -1,10 +1,11 @@
-"""What an exported program and whatever runs it agree on: methods, metadata, manifest, files of a package.
+"""The contract between the exporter and the runners: methods, metadata, manifest, and the files of a package.
 
-The exporter writes by these names and the runners read by them. The methods take their arguments in the order that
+The exporter writes these names and the runners read them. The methods take their arguments in the order that
 ExecuTorch's ``MultimodalRunner`` passes them:
 
 - ``vision_encoder(uint8 [3, H, W])`` -> ``float32 [1, num_image_tokens, hidden_size]``; RGB, H and W from
-  ``MIN_IMAGE_SIDE`` to ``image_size``. Scaling, normalizing and padding to a square happen inside.
+  ``MIN_IMAGE_SIDE`` to ``image_size``. The method scales and normalizes the pixels and pads them to a square. Which
+  images reach it as squares already is said in ``llava_runner.image``.
 - ``token_embedding(int64 [1, T])`` -> ``float32 [1, T, hidden_size]``.
 - ``text_decoder(float32 [1, T, hidden_size], int64 [1])`` -> ``float32 [1, 1, vocab_size]``: the logits of the last
   position. The second argument is the position of the first row in the context.
@@ -25,38 +26,41 @@ TOKEN_EMBEDDING = "token_embedding"
 TEXT_DECODER = "text_decoder"
 METHODS = (VISION_ENCODER, TOKEN_EMBEDDING, TEXT_DECODER)
 
-# Constant methods of the program, by the names ExecuTorch's own runners look for.
-MAX_SEQ_LEN = "get_max_seq_len"  # int: the longest T one call takes
-MAX_CONTEXT_LEN = "get_max_context_len"  # int: positions the KV cache holds
+# Constant methods of the program. ExecuTorch's own runners look for these names.
+MAX_SEQ_LEN = "get_max_seq_len"  # int: the largest T that one call takes
+MAX_CONTEXT_LEN = "get_max_context_len"  # int: the positions of the KV cache
 BOS_ID = "get_bos_id"  # int
 EOS_IDS = "get_eos_ids"  # list of int
-VOCAB_SIZE = "get_vocab_size"  # int: width of the logits
+VOCAB_SIZE = "get_vocab_size"  # int: the width of the logits
 USE_KV_CACHE = "use_kv_cache"  # bool
 USE_SDPA_WITH_KV_CACHE = "use_sdpa_with_kv_cache"  # bool
 ENABLE_DYNAMIC_SHAPE = "enable_dynamic_shape"  # bool
-# And one of our own: a ModelCard as JSON, so that a program can be run with nothing but its tokenizer beside it.
+# This one is our own: a ModelCard as JSON. With it, a program needs no other file than its tokenizer.
 MODEL_CARD = "get_model_card"  # str
 
 MIN_IMAGE_SIDE = 2
 IMAGE_PLACEHOLDER = "<image>"
 SCHEMA = 1
 
-# Files of a package. Manifest and golden record are named after the program: llava.pte, llava.json, llava.golden.
+# The files of a package. The manifest and the golden record are named after the program: llava.pte, llava.json,
+# llava.golden.
 MANIFEST_SUFFIX = ".json"
 GOLDEN_SUFFIX = ".golden"
 TOKENIZER_BIN = "tokenizer.bin"
 TOKENIZER_MODEL = "tokenizer.model"
 IMAGE_TENSOR = "image.pt"
-IMAGE_PICTURE = "image.png"
-ARTIFACTS = (TOKENIZER_BIN, TOKENIZER_MODEL, IMAGE_TENSOR, IMAGE_PICTURE)
+IMAGE_FILE = "image.png"
+ARTIFACTS = (TOKENIZER_BIN, TOKENIZER_MODEL, IMAGE_TENSOR, IMAGE_FILE)
 
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """How a conversation is spelled: ``{system}{user}<image>{image_suffix}{question}{assistant}{answer}{eos}...``
+    """The text around images, questions and answers.
 
-    For LLaVA-1.5: system ``"A chat between ... questions. "``, user ``"USER: "``, image_suffix ``"\\n"``, assistant
-    ``" ASSISTANT:"``. After an answer and the end-of-sequence token the next turn begins with ``user`` again.
+    A conversation is ``{system}{user}<image>{image_suffix}{question}{assistant}{answer}{eos}...``
+
+    In LLaVA-1.5, system is ``"A chat between ... questions. "``, user ``"USER: "``, image_suffix ``"\\n"`` and
+    assistant ``" ASSISTANT:"``. Each later turn begins with ``user``, after the end-of-sequence token.
     """
 
     system: str
@@ -67,10 +71,10 @@ class PromptTemplate:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a runner must know of a model; travels inside the program as the constant method ``get_model_card``.
+    """Everything that a runner must know of a model. The program holds it as the constant method ``get_model_card``.
 
-    ``image_aspect_ratio`` is ``"pad"`` (to a square with the mean color) or ``"crop"`` (the center square);
-    ``tokenizer_vocab_size`` may be smaller than ``vocab_size``, the width of the logits, in a padded vocabulary.
+    ``image_aspect_ratio`` is ``"pad"`` (to a square, with the mean color) or ``"crop"`` (to the center square).
+    ``tokenizer_vocab_size`` is smaller than ``vocab_size``, the width of the logits, if the vocabulary is padded.
     """
 
     family: str
@@ -93,11 +97,12 @@ class ModelCard:
     schema: int = SCHEMA
 
     def to_json(self) -> str:
+        """Return the card as one line of JSON."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
-        """Raises ``PackageError`` when the text is not a card of this schema."""
+        """Return the card that ``to_json`` wrote. Raises ``PackageError`` if the text is not a card of this schema."""
         fields = _read_object(text, cls, "model card")
         try:
             for name in ("image_mean", "image_std", "eos_ids"):
@@ -117,9 +122,9 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The JSON file beside a program: its card, what made it, and the checksum of every file of the package.
+    """The JSON file of a package: the card, the versions that made it, and the checksum of every file.
 
-    ``methods`` tells people the signatures; programs go by the card.
+    ``methods`` holds the signatures for people to read. Runners use the card.
     """
 
     program: str
@@ -130,11 +135,12 @@ class Manifest:
     schema: int = SCHEMA
 
     def to_json(self) -> str:
+        """Return the content of the file."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Raises ``PackageError`` when the text is not a manifest of this schema."""
+        """Return the manifest that ``to_json`` wrote. Raises ``PackageError`` if the text is not one of this schema."""
         fields = _read_object(text, cls, "manifest")
         try:
             fields["card"] = ModelCard.from_json(json.dumps(fields["card"]))
@@ -145,7 +151,7 @@ class Manifest:
 
 
 def signatures(card: ModelCard) -> dict[str, str]:
-    """Inputs and outputs of the methods with the sizes of one model."""
+    """Return the inputs and outputs of each method as text, with the sizes of one model."""
     side, hidden_size = f"{MIN_IMAGE_SIDE}..{card.image_size}", card.hidden_size
     tokens = f"1..{card.max_seq_len}"
     return {
@@ -156,14 +162,17 @@ def signatures(card: ModelCard) -> dict[str, str]:
 
 
 def manifest_path(program: Path) -> Path:
+    """Return where the manifest of a program lies."""
     return program.with_suffix(MANIFEST_SUFFIX)
 
 
 def golden_path(program: Path) -> Path:
+    """Return where the golden record of a program lies."""
     return program.with_suffix(GOLDEN_SUFFIX)
 
 
 def _read_object(text: str, cls: type, what: str) -> dict[str, Any]:
+    """Return the fields of the dataclass ``cls`` from JSON. Raises ``PackageError``, which calls the text ``what``."""
     try:
         fields = json.loads(text)
     except ValueError as error:

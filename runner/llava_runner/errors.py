@@ -1,4 +1,4 @@
-"""Mistakes a user can make. Command lines turn them into one line and exit code 2; everything else is our bug."""
+"""Mistakes that a user can make. A command prints them as one line and exits with code 2; other errors are our bugs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """Base class: the message says what is wrong, where, and what to do next."""
+    """The base class of all such mistakes. The message says what is wrong, where, and what to do next."""
 
 
 class PackageError(UserError):
-    """A program, tokenizer or manifest that is missing, damaged or does not belong together."""
+    """A program, tokenizer or manifest that is missing or damaged, or that does not belong to the others."""
 
 
 class ImageError(UserError):
-    """A file that is not a picture, or one whose size no model can see."""
+    """A file that is not an image, or an image of a size that the model cannot take."""
 
 
 class PromptError(UserError):
@@ -24,13 +24,16 @@ class PromptError(UserError):
 
 
 def exit_cleanly(main: Callable[[], int | None]) -> NoReturn:
-    """Run ``main`` and exit with its code; a user's mistake or a failing disk becomes one line and code 2."""
+    """Run ``main`` and exit with the code it returns.
+
+    A ``UserError`` or an ``OSError`` becomes one line on stderr and exit code 2, Ctrl-C exit code 130.
+    """
     try:
         code = main()
     except UserError as error:
         message = " ".join(str(error).split())
     except OSError as error:
-        # Disk full, no permission, no such folder: the machine's state, not a bug of ours.
+        # The disk is full, a permission is missing, a folder does not exist: not a bug of ours.
         message = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,8 @@
-"""Pictures for the vision encoder: reading any file, and the two ways LLaVA models make a square of it."""
+"""Images for the vision encoder: read from a file, and made square.
+
+The runner pads or crops files and Pillow images to a square (``preprocess``). Tensors and arrays, and the ``image.pt``
+of a package, go to the vision encoder as they are, and are padded to a square inside it.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,14 @@ if TYPE_CHECKING:
     import torch
 
 IMAGE_ASPECT_RATIOS = ("pad", "crop")
-BACKGROUND = (255, 255, 255)  # what shows through transparent pixels, as in a browser
+BACKGROUND = (255, 255, 255)  # behind transparent pixels, as in a browser
 
 
 def load_image(path: str | Path) -> Image.Image | np.ndarray:
-    """Read a picture as RGB, or a ``.pt`` file as uint8 ``[3, H, W]``.
+    """Return the RGB image in a file, or the tensor ``uint8 [3, H, W]`` in a ``.pt`` file.
 
-    Raises ``ImageError`` when the file is missing, damaged, larger than Pillow's limit, or less than 2 pixels wide
-    or high.
+    Raises ``ImageError`` if the file is missing, damaged, larger than Pillow's limit, or less than ``MIN_IMAGE_SIDE``
+    pixels wide or high.
     """
     path = Path(path)
     if not path.exists():
@@ -40,22 +44,23 @@ def load_image(path: str | Path) -> Image.Image | np.ndarray:
         raise ImageError(f"{path} is too large: {error}") from error
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
-    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes their parsers trip over
-        raise ImageError(f"{path} is not a picture that can be read: {error}") from error
+    except Exception as error:  # Pillow's decoders raise all kinds of exceptions for damaged files
+        raise ImageError(f"{path} is not an image that can be read: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn any Pillow image upright and into 8-bit RGB.
+    """Return any Pillow image upright and in 8-bit RGB.
 
-    EXIF orientation is applied, transparency is laid on white, 16-bit gray is scaled down, and of an animation the
-    current frame counts. Raises ``ImageError`` for sides below ``MIN_IMAGE_SIDE`` and for floating-point pixels.
+    EXIF orientation is applied, transparent pixels are laid on white, and 16-bit gray is scaled to 8 bits. Of an
+    animation, the current frame is taken. Raises ``ImageError`` for sides below ``MIN_IMAGE_SIDE`` and for
+    floating-point pixels.
     """
     _check_sides(image.width, image.height)
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
-        raise ImageError("floating-point pixels have no set range; save the picture with 8 bits a channel")
+        raise ImageError("floating-point pixels have no set range; save the image with 8 bits a channel")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow would clip at 255 instead of scaling; both modes hold 16-bit gray.
+        # Both modes hold 16-bit gray. Pillow's own conversion clips at 255 instead of scaling.
         samples = np.asarray(image).clip(0, 65535)
         image = Image.fromarray((samples // 257).astype(np.uint8))
     if image.has_transparency_data:
@@ -72,10 +77,11 @@ def prepare_image(
     image_mean: Sequence[float],
     image_aspect_ratio: str,
 ) -> np.ndarray:
-    """Whatever a caller has -> uint8 ``[3, H, W]`` for the vision encoder.
+    """Return any kind of image as ``uint8 [3, H, W]`` for the vision encoder.
 
-    Files and pictures go through ``preprocess``. Tensors and arrays (and ``.pt`` files) must be uint8 ``[3, H, W]``
-    with sides from ``MIN_IMAGE_SIDE`` to ``image_size``; they are taken as they are. Raises ``ImageError``.
+    Files and Pillow images become squares, by ``preprocess``. Tensors, arrays and ``.pt`` files must be
+    ``uint8 [3, H, W]`` with sides from ``MIN_IMAGE_SIDE`` to ``image_size``, and are returned as they are: the vision
+    encoder pads them (see the top of this file). Raises ``ImageError``.
     """
     if isinstance(image, (str, Path)):
         image = load_image(image)
@@ -88,7 +94,7 @@ def prepare_image(
     if max(height, width) > image_size:
         raise ImageError(
             f"the image tensor has {width}x{height} pixels and the model sees {image_size}x{image_size}; "
-            "give the picture itself, or a tensor resized to fit"
+            "give the image itself, or a tensor resized to fit"
         )
     return pixels
 
@@ -96,11 +102,11 @@ def prepare_image(
 def preprocess(
     image: Image.Image, *, image_size: int, image_mean: Sequence[float], image_aspect_ratio: str
 ) -> np.ndarray:
-    """RGB picture -> uint8 ``[3, image_size, image_size]``, exactly as the model's training did it.
+    """Return an RGB image as ``uint8 [3, image_size, image_size]``, exactly as it was done when the model was trained.
 
-    ``"pad"``: to a square with the mean color, then bicubic to size (the original LLaVA, MobileVLM). ``"crop"``: the
-    shorter edge to size, bicubic, then the center square (Hugging Face's ``CLIPImageProcessor``). Raises
-    ``ImageError`` when the picture is so thin that it would vanish.
+    ``"pad"``: pad to a square with the mean color, then resize (original LLaVA, MobileVLM). ``"crop"``: resize the
+    shorter side to ``image_size``, then crop to the center square (Hugging Face's ``CLIPImageProcessor``). Both resize
+    bicubically. Raises ``ImageError`` if the shorter side would become less than ``MIN_IMAGE_SIDE`` pixels.
     """
     _check_aspect(image, image_size)
     if image_aspect_ratio == "pad":
@@ -114,9 +120,9 @@ def preprocess(
 
 
 def fit(image: Image.Image, *, image_size: int) -> np.ndarray:
-    """Resize so that the longer side is ``image_size``, the aspect kept -> uint8 ``[3, H, W]``.
+    """Return an image as ``uint8 [3, H, W]``, resized so that its longer side is ``image_size``.
 
-    Padding is left to the vision encoder. Raises ``ImageError`` as ``preprocess`` does.
+    The aspect ratio is kept, and the vision encoder pads the rest. Raises ``ImageError`` as ``preprocess`` does.
     """
     image = to_rgb(image)
     _check_aspect(image, image_size)
@@ -126,6 +132,7 @@ def fit(image: Image.Image, *, image_size: int) -> np.ndarray:
 
 
 def _pad_to_square(image: Image.Image, *, color: tuple[int, ...]) -> Image.Image:
+    """Return the image in the center of a square whose side is the longer side of the image."""
     side = max(image.size)
     square = Image.new("RGB", (side, side), color)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -133,8 +140,9 @@ def _pad_to_square(image: Image.Image, *, color: tuple[int, ...]) -> Image.Image
 
 
 def _crop_to_square(image: Image.Image, image_size: int) -> Image.Image:
+    """Resize the shorter side to ``image_size`` and return the center square."""
     shorter = min(image.size)
-    # Truncated, not rounded, and the offsets floored: CLIPImageProcessor's arithmetic.
+    # CLIPImageProcessor truncates the sides instead of rounding them, and rounds the offsets down.
     width, height = (int(image_size * side / shorter) for side in image.size)
     image = _resize(image, width, height)
     left, top = (width - image_size) // 2, (height - image_size) // 2
@@ -142,23 +150,28 @@ def _crop_to_square(image: Image.Image, image_size: int) -> Image.Image:
 
 
 def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Bicubic, the width first: Pillow before 13 always did so; now it begins with the axis that makes less work, and
-    what is rounded in between differs."""
+    """Resize bicubically, first the width, then the height.
+
+    Pillow before version 13 always did so. Newer versions begin with the side that makes less work, and as the pixels
+    are rounded in between, the result differs.
+    """
     return image.resize((width, image.height), Image.Resampling.BICUBIC).resize(
         (width, height), Image.Resampling.BICUBIC
     )
 
 
 def _to_pixels(image: Image.Image) -> np.ndarray:
+    """Return an RGB image as ``uint8 [3, H, W]``."""
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def _load_tensor(path: Path) -> np.ndarray:
+    """Return the tensor ``uint8 [3, H, W]`` in a ``.pt`` file. Raises ``ImageError``."""
     import torch
 
     try:
         tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and storage errors alike: no tensor in there
+    except Exception as error:  # of zip, pickle or torch: the file holds no tensor
         raise ImageError(f"{path} is not a tensor written by torch.save") from error
     if not isinstance(tensor, torch.Tensor):
         raise ImageError(f"{path} holds a {type(tensor).__name__}, not an image tensor")
@@ -169,6 +182,7 @@ def _load_tensor(path: Path) -> np.ndarray:
 
 
 def _check_pixels(pixels: np.ndarray) -> np.ndarray:
+    """Return the pixels. Raises ``ImageError`` unless they are ``uint8 [3, H, W]`` and not too small."""
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3:
         shape = ", ".join(map(str, pixels.shape))
         raise ImageError(f"an image tensor is uint8 [3, H, W]; this one is {pixels.dtype} [{shape}]")
@@ -177,11 +191,13 @@ def _check_pixels(pixels: np.ndarray) -> np.ndarray:
 
 
 def _check_sides(width: int, height: int) -> None:
+    """Raise ``ImageError`` for a side below ``MIN_IMAGE_SIDE``."""
     if min(width, height) < MIN_IMAGE_SIDE:
         raise ImageError(f"{width}x{height} pixels is too small; each side needs at least {MIN_IMAGE_SIDE}")
 
 
 def _check_aspect(image: Image.Image, image_size: int) -> None:
+    """Raise ``ImageError`` if the shorter side is below ``MIN_IMAGE_SIDE`` when the longer is ``image_size``."""
     if min(image.size) * image_size < MIN_IMAGE_SIDE * max(image.size):
         raise ImageError(
             f"{image.width}x{image.height} pixels is too thin: scaled to {image_size} pixels its shorter side "

@@ -1,4 +1,4 @@
-"""What the float model and an exported program have in common, and the greedy loop over either."""
+"""The three calls that the float model and an exported program have in common, and the greedy loop over either."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
+
+from llava_runner.contract import ModelCard
 
 
 class Model(Protocol):
@@ -25,6 +27,15 @@ class Model(Protocol):
 
     def decode(self, inputs_embeds: torch.Tensor, *, position: int) -> torch.Tensor:
         """Read rows ``float32 [1, T, D]`` from ``position`` on. Return the last row's logits ``float32 [V]``."""
+        ...
+
+
+class ModelWithCard(Model, Protocol):
+    """A model that also says what a runner must know of it."""
+
+    @property
+    def card(self) -> ModelCard:
+        """Return the model's card."""
         ...
 
 

@@ -18,7 +18,7 @@ from llava_runner.program_file import check_file
 
 
 class Program:
-    """A loaded ``.pte``; its text decoder holds one KV cache, so one conversation runs on it at a time."""
+    """A loaded ``.pte``. It has one KV cache, so it serves one conversation at a time."""
 
     def __init__(self, methods: dict[str, Any], *, card: ModelCard, traced: dict[str, Any] | None = None) -> None:
         self._methods = methods
@@ -27,23 +27,23 @@ class Program:
 
     @classmethod
     def open(cls, path: str | Path, *, cpu_threads: int | None = None, trace: bool = False) -> Program:
-        """Load the program and its three methods, weights packed and ready to run.
+        """Load a program and its three methods, with their weights packed and ready to run.
 
-        ``cpu_threads`` to compute with, otherwise as many as ExecuTorch finds fit; it holds for the whole process.
-        ``trace`` records what each operator takes, for ``write_traces``.
+        ``cpu_threads`` is the number of threads to compute with, for the whole process. None stands for as many as
+        ExecuTorch chooses. ``trace`` records the time of each operator, for ``write_traces``.
 
-        Raises ``PackageError`` when the file is missing, damaged, or not a program of this contract.
+        Raises ``PackageError`` if the file is missing, damaged, or not a program of this contract.
         """
         path = Path(path)
         check_file(path)
         runtime = _import_runtime()
         log = io.StringIO()
         try:
-            # The runtime reports to Python's stderr: on most machines that files of Arm phones are not there, and
-            # what it stumbles over, which belongs into our one line.
+            # The runtime writes to Python's stderr. On most machines it reports missing files that only Arm phones
+            # have, which helps nobody. If it fails, its last line is the reason, and becomes part of our message.
             with contextlib.redirect_stderr(log):
-                runtime._threadpool_get_thread_count()  # starts the pool
-                if cpu_threads:  # before anything is loaded, since XNNPACK's delegates keep the pool they find
+                runtime._threadpool_get_thread_count()  # this starts the pool
+                if cpu_threads:  # before loading: XNNPACK's delegates keep the pool that is there
                     runtime._unsafe_reset_threadpool(cpu_threads)
                 program = runtime._load_program(
                     str(path), program_verification=runtime.Verification.InternalConsistency
@@ -51,7 +51,7 @@ class Program:
                 names = {program.get_method_name(index) for index in range(program.num_methods())}
                 _check_methods(names)
                 card = ModelCard.from_json(program.load_method(MODEL_CARD).call(())[0])
-                # A program has one tracer: three of it keep the methods apart.
+                # A loaded program has one trace for all its methods. It is loaded once per method to keep them apart.
                 traced = {name: runtime._load_program(str(path), enable_etdump=True) for name in METHODS if trace}
                 methods = {name: traced.get(name, program).load_method(name) for name in METHODS}
         except PackageError as error:
@@ -62,24 +62,27 @@ class Program:
         return cls(methods, card=card, traced=traced)
 
     def write_traces(self, folder: Path) -> None:
-        """``METHOD.etdump`` for each method, with all its calls, for ExecuTorch's Inspector to read."""
+        """Write ``METHOD.etdump`` for each method, with its calls so far. ExecuTorch's Inspector reads the files."""
         for name, program in self._traced.items():
             program.write_etdump_result_to_file(str(folder / f"{name}.etdump"))
 
     def encode_image(self, pixels: np.ndarray) -> torch.Tensor:
-        """RGB uint8 ``[3, H, W]``, sides up to ``image_size`` -> float32 ``[1, num_image_tokens, hidden_size]``."""
+        """Return the features ``float32 [1, num_image_tokens, hidden_size]`` of an RGB image ``uint8 [3, H, W]``.
+
+        H and W are at most ``card.image_size``.
+        """
         return self._run(VISION_ENCODER, torch.from_numpy(np.ascontiguousarray(pixels)))
 
     def embed(self, input_ids: list[int]) -> torch.Tensor:
-        """``T`` token ids -> float32 ``[1, T, hidden_size]``."""
+        """Return the rows ``float32 [1, T, hidden_size]`` of T token ids. T may exceed ``card.max_seq_len``."""
         pieces = torch.tensor([input_ids], dtype=torch.int64).split(self.card.max_seq_len, dim=1)
         return torch.cat([self._run(TOKEN_EMBEDDING, piece.contiguous()) for piece in pieces], dim=1)
 
     def decode(self, inputs_embeds: torch.Tensor, *, position: int) -> torch.Tensor:
-        """Append to the context at ``position`` and return the logits of the last row.
+        """Read rows ``float32 [1, T, hidden_size]`` from ``position`` on.
 
-        float32 ``[1, T, hidden_size]`` -> float32 ``[vocab_size]``. More rows than ``card.max_seq_len`` go in as
-        several calls. Rows cached at ``position`` and after it by earlier calls are forgotten.
+        Returns the last row's logits ``float32 [vocab_size]``. The KV cache keeps these rows, and forgets what it held
+        from ``position`` on. More than ``card.max_seq_len`` rows are read by several calls of the method.
         """
         for piece in inputs_embeds.split(self.card.max_seq_len, dim=1):
             logits = self._run(TEXT_DECODER, piece.contiguous(), torch.tensor([position], dtype=torch.int64))
@@ -87,11 +90,13 @@ class Program:
         return logits.reshape(-1)
 
     def _run(self, method: str, *inputs: torch.Tensor) -> torch.Tensor:
-        # The runtime writes every result to the same planned memory: clone_outputs gives the caller a copy to keep.
+        """Return the one output of a method."""
+        # The runtime writes every result to the same memory. With clone_outputs, the caller gets a copy to keep.
         return self._methods[method].call(inputs, clone_outputs=True)[0]
 
 
 def _check_methods(names: set[str]) -> None:
+    """Raise ``PackageError`` unless all methods of the contract are among the names."""
     if missing := sorted({*METHODS, MODEL_CARD} - names):
         raise PackageError(
             f"it is a program of another kind: it lacks {', '.join(missing)} "
@@ -100,10 +105,10 @@ def _check_methods(names: set[str]) -> None:
 
 
 def _import_runtime() -> ModuleType:
-    """The runtime's bindings with every kernel a program may need.
+    """Return the bindings of ExecuTorch's runtime, with all kernels that a program may need.
 
-    ``portable_lib`` and ``custom_ops.py``, the documented entrances, import the whole of exir, inductor and torchao
-    on the way: 5 seconds and 200 MB that running a program does not need. What they load is loaded here directly.
+    The documented modules ``portable_lib`` and ``custom_ops.py`` also import exir, inductor and torchao. That takes 5
+    seconds and 200 MB, and running a program does not need them. So we load directly what those modules load.
     """
     from executorch.extension.pybindings import _C as runtime
 
@@ -113,6 +118,7 @@ def _import_runtime() -> ModuleType:
 
 
 def _shared_library(package: str, name: str) -> Path:
+    """Return the path of a shared library in an installed package. Raises ``ImportError`` if it is not there."""
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations if spec else None) or ():
         for library in Path(folder).glob(f"{name}.*"):

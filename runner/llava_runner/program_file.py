@@ -1,4 +1,4 @@
-"""The file of a program, before it is loaded: found in its package, and checked to be complete."""
+"""The file of a program before it is loaded: find it in its package, and check that it is complete."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from pathlib import Path
 
 from llava_runner.errors import PackageError
 
-# The head of a .pte: flatbuffer root offset (skipped), file identifier, then ExecuTorch's extended header with its
-# magic, its length, the size of the flatbuffer, the offset of the segments and their size. Little-endian.
+# A .pte begins with the flatbuffer's root offset (skipped here) and the file identifier. ExecuTorch's extended header
+# follows: its magic, its length, the size of the flatbuffer, and the offset and the size of the segments. All numbers
+# are little-endian.
 PTE_HEAD = struct.Struct("<4x4s4sIQQQ")
 PTE_IDENTIFIER_PREFIX = b"ET"
 EXTENDED_HEADER_MAGIC = b"eh00"
 
 
 def find_program(package: Path) -> Path:
-    """Return the one ``.pte`` in a package's folder, or the path itself if it is no folder. Raises ``PackageError``."""
+    """Return the one ``.pte`` in a package's folder. Return ``package`` itself if it is not a folder.
+
+    Raises ``PackageError`` if the path does not exist, or if the folder has no program or several.
+    """
     if not package.exists():
         raise PackageError(f"{package} does not exist")
     if not package.is_dir():
@@ -31,7 +35,7 @@ def find_program(package: Path) -> Path:
 def check_file(path: Path) -> None:
     """Raise ``PackageError`` unless the file is a complete ``.pte``.
 
-    The runtime maps the file into memory, and reading a map beyond the end of its file kills the process.
+    The runtime maps the file into memory. Reading a map beyond the end of its file kills the process.
     """
     if not path.exists():
         raise PackageError(f"{path} does not exist")

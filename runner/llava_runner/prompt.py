@@ -1,4 +1,4 @@
-"""How a turn of a conversation is spelled around its image."""
+"""The text of one turn of a conversation, before and after its image."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from llava_runner.errors import PromptError
 def prompt_chunks(
     prompt: str, *, template: PromptTemplate, has_image: bool, first_turn: bool = True
 ) -> tuple[str, ...]:
-    """Spell one turn: ``(text,)`` without an image, ``(before, after)`` the image with one.
+    """Return the text of one turn: ``(before, after)`` the image, or ``(text,)`` if there is no image.
 
-    Three kinds of prompt: one with ``<image>`` in it spells the whole turn itself and is only split there; one with
-    the assistant's cue (``ASSISTANT:``) in it is what follows the image, literally; any other is a plain question,
-    which gets the template around it. Each chunk is to be tokenized on its own, as the models were trained.
+    A prompt with ``<image>`` in it is the whole turn, and is only split there. A prompt with the assistant's cue
+    (``ASSISTANT:``) in it is used unchanged, after the system sentence, ``USER: `` and the image. Any other prompt is a
+    plain question, and the template is put around it.
 
-    Raises ``PromptError`` for an empty prompt, and for placeholders that do not match the image given.
+    Tokenize each part on its own, as in the models' training. Raises ``PromptError`` for an empty prompt, and for
+    placeholders that do not match the image.
     """
     if not prompt.strip():
         raise PromptError("the prompt is empty")

@@ -1,4 +1,4 @@
-"""Choosing the next token: greedy, or by temperature and nucleus sampling."""
+"""The choice of the next token: the most likely one, or a sample by temperature and top-p."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ SEEDS = range(2**64)
 
 
 class Sampler:
-    """Temperature 0 takes the most likely token; otherwise one is drawn, from the nucleus if ``top_p`` is below 1.
+    """A way to choose tokens. Temperature 0 takes the most likely token; any other draws one at random.
 
-    Raises ``PromptError`` for a temperature that is negative or not finite, ``top_p`` outside (0, 1], or a seed
-    that is not an unsigned 64-bit number. Without a seed every run differs.
+    If ``top_p`` is below 1, only the most likely tokens are drawn from. Without a ``seed`` every run differs.
+
+    Raises ``PromptError`` for a temperature that is negative or not finite, for ``top_p`` outside (0, 1], and for a
+    seed that is not an unsigned 64-bit number.
     """
 
     def __init__(self, *, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None) -> None:
@@ -34,23 +36,24 @@ class Sampler:
             self._generator.manual_seed(seed)
 
     def sample(self, logits: torch.Tensor) -> int:
-        """Logits ``[vocab_size]`` -> a token id."""
+        """Return the id of a token chosen by the logits ``[vocab_size]``."""
         if self._temperature == 0:
             return int(logits.argmax())
         return int(torch.multinomial(self.probabilities(logits), 1, generator=self._generator))
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """The distribution ``sample`` draws from at a temperature above 0: float64 ``[vocab_size]``, sums to 1.
+        """Return the probabilities ``float64 [vocab_size]`` that ``sample`` draws from. Temperature must be above 0.
 
-        Nucleus sampling as in Holtzman et al. (2020): the unlikely tail whose total is at most ``1 - top_p`` goes.
+        This is nucleus sampling (Holtzman et al., 2020): the least likely tokens get probability 0, as many as have at
+        most ``1 - top_p`` together.
         """
-        # Relative to the maximum and in double precision, so that no temperature, however small, overflows.
+        # Relative to the maximum and in double precision: then even the smallest temperature does not overflow.
         scores = (logits.double() - logits.max()) / self._temperature
         probabilities = scores.softmax(-1)
         if self._top_p < 1:
             ascending, order = probabilities.sort()
             in_tail = ascending.cumsum(-1) <= 1 - self._top_p
-            in_tail[-1] = False  # the likeliest token stays, however small top_p is
+            in_tail[-1] = False  # keep the most likely token, however small top_p is
             probabilities[order[in_tail]] = 0
             probabilities /= probabilities.sum()
         return probabilities

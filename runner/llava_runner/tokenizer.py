@@ -13,20 +13,21 @@ from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
 from llava_runner.errors import PackageError, PromptError
 
-SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece spells a space inside a piece
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece writes a space in a piece this way
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
-# tokenizer.bin: vocabulary size, BOS id, EOS id, longest piece in bytes; then for each piece score, length and bytes.
+# A tokenizer.bin has the vocabulary size, the BOS id, the EOS id and the length of the longest piece in bytes. Then it
+# has the score, the length and the bytes of each piece.
 BIN_HEADER = struct.Struct("<IIII")
 BIN_PIECE = struct.Struct("<fI")
 
-schema: Any = sentencepiece_model_pb2  # its classes are made when it is imported: type checkers cannot see them
+schema: Any = sentencepiece_model_pb2  # its classes are made at import, where type checkers do not see them
 Piece = schema.ModelProto.SentencePiece
 
 
 class Tokenizer:
-    """SentencePiece's BPE behind the few calls a session needs."""
+    """A SentencePiece tokenizer (BPE), with the calls that a session needs."""
 
     def __init__(self, processor: SentencePieceProcessor) -> None:
         self._processor = processor
@@ -36,9 +37,9 @@ class Tokenizer:
 
     @classmethod
     def open(cls, path: str | Path) -> Tokenizer:
-        """Read ``*.bin`` as llama2c's layout and any other file as a SentencePiece model.
+        """Read a tokenizer: ``*.bin`` in llama2c's layout, any other file as a SentencePiece model.
 
-        Raises ``PackageError`` when the file is missing, damaged or of another kind.
+        Raises ``PackageError`` if the file is missing, damaged or of another kind.
         """
         path = Path(path)
         if not path.is_file():
@@ -56,9 +57,9 @@ class Tokenizer:
         return cls(processor)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text, without BOS; a space is put before its first word, as in training.
+        """Return the token ids of a text, without BOS. A space is put before the first word, as in training.
 
-        Raises ``PromptError`` for text that is not Unicode, such as bytes of another encoding on a command line.
+        Raises ``PromptError`` for text that is not Unicode, such as a command line in another encoding.
         """
         try:
             text.encode()
@@ -67,9 +68,9 @@ class Tokenizer:
         return self._processor.encode(text)
 
     def decode_piece(self, token_id: int) -> bytes:
-        """The UTF-8 bytes a token stands for, one byte for byte pieces.
+        """Return the UTF-8 bytes of a token. A byte piece is one byte, which may be part of a character.
 
-        Control tokens, and ids beyond the vocabulary (the padding of a padded one), stand for nothing.
+        Control tokens have no bytes, and neither have ids beyond the vocabulary, which a padded vocabulary has.
         """
         if token_id >= self.vocab_size or self._processor.is_control(token_id):
             return b""
@@ -81,26 +82,28 @@ class Tokenizer:
         return piece.replace(SPACE, " ").encode()
 
     def is_byte(self, token_id: int) -> bool:
+        """Return True if the token is a byte piece."""
         return token_id < self.vocab_size and self._processor.is_byte(token_id)
 
     def is_unknown(self, token_id: int) -> bool:
+        """Return True if the token is the one for unknown text."""
         return token_id < self.vocab_size and self._processor.is_unknown(token_id)
 
 
 class TextStream:
-    """Turns ids into whole characters as they come; all it returns, joined, is SentencePiece's ``decode(ids)``.
+    """A decoder that turns tokens into text as they come, in whole characters.
 
-    Like SentencePiece it drops the one space that begins a text, and shows every byte that is part of no character
-    as U+FFFD.
+    All that it returns, joined, equals SentencePiece's ``decode(ids)``. Like SentencePiece it drops one space at the
+    beginning of the text, and shows each byte that is part of no character as U+FFFD.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._bytes = b""  # the beginning of a character whose other bytes have not come yet
+        self._bytes = b""  # the first bytes of a character that is not complete yet
         self._at_start = True
 
     def push(self, token_id: int) -> str:
-        """The characters this token completes, often none."""
+        """Return the characters that a token completes, which are often none."""
         piece = self._tokenizer.decode_piece(token_id)
         if self._tokenizer.is_byte(token_id):
             self._at_start = False
@@ -109,21 +112,22 @@ class TextStream:
         text = self.flush()
         if self._at_start and piece:
             self._at_start = False
-            if not self._tokenizer.is_unknown(token_id):  # the sign for an unknown token has spaces of its own
+            if not self._tokenizer.is_unknown(token_id):  # the text of the unknown token begins with a space of its own
                 piece = piece.removeprefix(b" ")
         return text + piece.decode()
 
     def flush(self) -> str:
-        """What is left at the end: the bytes of a character that was never completed."""
+        """Return what is left at the end: U+FFFD for each byte of an incomplete character."""
         return self._take_characters(final=True)
 
     def _take_characters(self, *, final: bool) -> str:
+        """Remove the complete characters from the bytes and return them. If ``final``, remove all bytes."""
         text = ""
         while self._bytes:
             try:
                 characters, used = codecs.utf_8_decode(self._bytes, "strict", final)
             except UnicodeDecodeError as error:
-                # One U+FFFD for each byte; Python's own "replace" would give one for several.
+                # Each byte becomes one U+FFFD. Python's own "replace" would make one of several bytes.
                 characters, used = self._bytes[: error.start].decode() + REPLACEMENT, error.start + 1
             if not used:
                 break
@@ -133,10 +137,10 @@ class TextStream:
 
 
 def _model_from_bin(content: bytes) -> bytes:
-    """Rebuild the SentencePiece model that a ``tokenizer.bin`` was written from, as serialized protobuf.
+    """Return the SentencePiece model that a ``tokenizer.bin`` was written from, as a serialized protobuf.
 
-    The layout keeps pieces and scores and drops their types and the normalization. The types are inferred, and the
-    normalization is that of the Llama tokenizers: none, with a space before the text. Raises ``ValueError``.
+    The layout has the pieces and their scores, but not their types and not the normalization. The types are inferred.
+    The normalization is that of Llama's tokenizers: none, but a space before the text. Raises ``ValueError``.
     """
     pieces, bos_id, eos_id = _read_bin(content)
     texts = [text for text, _ in pieces]
@@ -160,7 +164,7 @@ def _model_from_bin(content: bytes) -> bytes:
 
 
 def _read_bin(content: bytes) -> tuple[list[tuple[str, float]], int, int]:
-    """``(pieces with their scores, bos_id, eos_id)``; raises ``ValueError`` when the bytes do not add up."""
+    """Return ``(pieces with their scores, bos_id, eos_id)``. Raises ``ValueError`` if the content is damaged."""
     try:
         vocab_size, bos_id, eos_id, _ = BIN_HEADER.unpack_from(content)
         offset = BIN_HEADER.size
@@ -179,13 +183,16 @@ def _read_bin(content: bytes) -> tuple[list[tuple[str, float]], int, int]:
 
 
 def _infer_types(pieces: list[tuple[str, float]], *, unk_id: int, bos_id: int, eos_id: int) -> list[int]:
-    """Types of the pieces, from what SentencePiece's trainer does.
+    """Return the types of the pieces, inferred from how SentencePiece's trainer writes scores.
 
-    Ordinary pieces have the scores -0.0, -1, -2, ... after the byte pieces; added ones have +0.0. Whether an added
-    piece is matched in text (user-defined) or not (control) cannot be seen; only ``<pad>`` is taken for control.
+    Ordinary pieces follow the byte pieces, with the scores -0.0, -1, -2 and so on. Added pieces have the score +0.0.
+    An added piece may be matched in text (user-defined) or not (control), and the file does not tell which. We take all
+    of them for user-defined, except ``<pad>``.
     """
     byte_ids = [index for index, (text, _) in enumerate(pieces) if BYTE_PIECE.fullmatch(text)]
-    first_ordinary = byte_ids[-1] + 1 if byte_ids else None  # in case a tool has lost the sign of its zero
+    first_ordinary = (
+        byte_ids[-1] + 1 if byte_ids else None
+    )  # in case a tool has written its score -0.0 without the sign
     types = []
     for index, (text, score) in enumerate(pieces):
         if index == unk_id:

@@ -175,7 +175,7 @@ def test_beside_llama_cpp(tiny_package, native_build, tmp_path):
         (["nowhere"], "nowhere does not exist"),
         (["{folder}/tokenizer.bin"], "is not an ExecuTorch program"),
         (["{folder}", "--image", "nowhere.png"], "nowhere.png does not exist"),
-        (["{folder}", "--image", "{folder}/llava.json"], "is not a picture"),
+        (["{folder}", "--image", "{folder}/llava.json"], "is not an image"),
         (["{folder}", "--runs", "0"], "--runs: 0 must be at least 1"),
         (["{folder}", "--threads", "-1"], "--threads: -1 must be at least 1"),
         (["{folder}", "--prompt-tokens", "20"], "prompt_tokens 20: it must be from 65 to the context, 768"),

@@ -18,7 +18,7 @@ SENTENCES = [
 
 
 def train_tokenizer(output: Path, **options) -> Path:
-    """A small SentencePiece model with the trainer options of Llama's tokenizer."""
+    """Write a small SentencePiece model, trained with the options of Llama's tokenizer, and return its path."""
     buffer = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES * 20),
@@ -43,7 +43,7 @@ def tokenizer_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_pte(tmp_path_factory) -> Path:
-    """A program for the tokenizer of ``tokenizer_model``; one call takes 8 positions, the context 128."""
+    """Return a program for the tokenizer of ``tokenizer_model``. A call takes 8 positions, the context holds 128."""
     from tests.runner.tiny_program import build_pte
 
     path = tmp_path_factory.mktemp("program") / "llava.pte"

@@ -1,4 +1,4 @@
-"""A program without a runtime: the same three calls, its whole context a visible tensor."""
+"""A model without a runtime: it has the three calls of a program, and its whole context is one tensor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from llava_runner.contract import ModelCard, PromptTemplate
-from llava_runner.program import Program
 
 TEMPLATE = PromptTemplate(system="Be kind. ", user="USER: ", assistant=" ASSISTANT:", image_suffix="\n")
 
@@ -35,14 +34,14 @@ def make_card(
     )
 
 
-class FakeProgram(Program):
-    """Its logits depend on every row of the context and on the row's position: one misplaced row changes them.
+class FakeProgram:
+    """A model whose logits depend on each row of the context and its position, so that one misplaced row changes them.
 
     It never chooses token 2, so no answer ends by itself.
     """
 
     def __init__(self, card: ModelCard) -> None:
-        super().__init__({}, card=card)
+        self.card = card
         generator = torch.Generator().manual_seed(0)
         self.embedding = torch.randn(card.vocab_size, card.hidden_size, generator=generator)
         self.head = torch.randn(card.hidden_size, card.vocab_size, generator=generator)

@@ -14,7 +14,7 @@ QUESTION = "What is in the image?"
 
 @pytest.fixture
 def package(tiny_pte, tokenizer_model, tmp_path):
-    """A folder with a program, its tokenizer and an image."""
+    """Return a folder with a program, its tokenizer and an image."""
     folder = tmp_path / "package"
     folder.mkdir()
     (folder / "llava.pte").write_bytes(tiny_pte.read_bytes())
@@ -25,7 +25,10 @@ def package(tiny_pte, tokenizer_model, tmp_path):
 
 @pytest.fixture
 def run(package, capsys):
-    """Run the command in this process -> (exit code, stdout, stderr); options given here replace the defaults."""
+    """Return a function that runs the command here and returns exit code, stdout and stderr.
+
+    The options given to it replace the defaults.
+    """
 
     def run(**options):
         defaults = {
@@ -96,7 +99,7 @@ def test_full_context_is_mentioned(run):
         ({"model_path": "nowhere.pte"}, "nowhere.pte"),
         ({"tokenizer_path": "nowhere.bin"}, "nowhere.bin does not exist"),
         ({"image_path": "nowhere.png"}, "nowhere.png does not exist"),
-        ({"image_path": __file__}, "is not a picture"),
+        ({"image_path": __file__}, "is not an image"),
         ({"prompt": ""}, "the prompt is empty"),
         ({"prompt": "circle " * 10_000}, "positions"),
         ({"temperature": -1}, "temperature -1.0"),

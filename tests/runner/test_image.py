@@ -71,10 +71,15 @@ def saved(image, tmp_path, name, **options):
     return path
 
 
-def first_pixel(path):
+def loaded(path):
+    """Return the image in a file that is no tensor file."""
     image = load_image(path)
-    assert image.mode == "RGB"
-    return image.getpixel((0, 0))
+    assert isinstance(image, Image.Image) and image.mode == "RGB"
+    return image
+
+
+def first_pixel(path):
+    return loaded(path).getpixel((0, 0))
 
 
 def test_exif_orientation_is_applied(tmp_path):
@@ -82,9 +87,9 @@ def test_exif_orientation_is_applied(tmp_path):
     image.putpixel((0, 3), BLUE)
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: the left column is to be the top row
-    loaded = load_image(saved(image, tmp_path, "turned.png", exif=exif))
-    assert loaded.size == (4, 8)
-    assert loaded.getpixel((0, 0)) == BLUE
+    upright = loaded(saved(image, tmp_path, "turned.png", exif=exif))
+    assert upright.size == (4, 8)
+    assert upright.getpixel((0, 0)) == BLUE
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -104,7 +109,7 @@ def test_palette_with_a_transparent_color(tmp_path):
     image.putpixel((1, 0), 1)
     path = saved(image, tmp_path, "palette.png", transparency=0)
     assert first_pixel(path) == WHITE
-    assert load_image(path).getpixel((1, 0)) == GREEN
+    assert loaded(path).getpixel((1, 0)) == GREEN
 
 
 def test_rgb_with_a_transparent_color(tmp_path):
@@ -143,25 +148,25 @@ def test_missing_file(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"just some text", b"\x89PNG\r\n\x1a\n"])
-def test_files_that_are_no_pictures(tmp_path, content):
+def test_files_that_are_no_images(tmp_path, content):
     path = tmp_path / "text.jpg"
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"text\.jpg is not a picture"):
+    with pytest.raises(ImageError, match=r"text\.jpg is not an image"):
         load_image(path)
 
 
-def test_a_folder_is_no_picture(tmp_path):
-    with pytest.raises(ImageError, match="not a picture"):
+def test_a_folder_is_no_image(tmp_path):
+    with pytest.raises(ImageError, match="not an image"):
         load_image(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP"])
-def test_truncated_pictures(tmp_path, kind):
+def test_truncated_images(tmp_path, kind):
     buffer = io.BytesIO()
     noise(64, 64).save(buffer, kind)
     path = tmp_path / "cut"
     path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
-    with pytest.raises(ImageError, match="not a picture that can be read"):
+    with pytest.raises(ImageError, match="not an image that can be read"):
         load_image(path)
 
 
@@ -171,7 +176,7 @@ def test_one_pixel_is_too_small(tmp_path):
 
 
 @pytest.mark.parametrize("image_aspect_ratio", ["pad", "crop"])
-def test_thin_pictures_are_refused(image_aspect_ratio):
+def test_thin_images_are_refused(image_aspect_ratio):
     with pytest.raises(ImageError, match="20000x10 pixels is too thin"):
         preprocess(
             Image.new("RGB", (20000, 10)), image_size=336, image_mean=MEAN, image_aspect_ratio=image_aspect_ratio
@@ -200,7 +205,7 @@ def test_tensors_are_taken_as_they_are(tmp_path):
         np.testing.assert_array_equal(prepare(source), tensor.numpy())
 
 
-def test_pictures_and_their_files_are_preprocessed(tmp_path):
+def test_images_and_their_files_are_preprocessed(tmp_path):
     image = noise(50, 40)
     expected = preprocess(image, image_size=28, image_mean=MEAN, image_aspect_ratio="pad")
     np.testing.assert_array_equal(prepare(image), expected)

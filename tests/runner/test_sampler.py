@@ -20,7 +20,7 @@ def test_probabilities_equal_transformers_warpers(temperature, top_p):
     sampler = Sampler(temperature=temperature, top_p=top_p)
     for seed in range(20):
         logits = random_logits(seed)
-        expected = warpers(None, logits.double().unsqueeze(0)).softmax(-1)[0]
+        expected = warpers(torch.LongTensor(), logits.double().unsqueeze(0)).softmax(-1)[0]
         actual = sampler.probabilities(logits)
         assert torch.equal(actual > 0, expected > 0)
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=0)

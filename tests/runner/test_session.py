@@ -27,7 +27,7 @@ def make_session(tokenizer):
 
 
 def reference_ids(session, *chunks, count):
-    """Greedy ids after ``chunks`` (lists of ids, or images), all of it decoded anew for every token."""
+    """Return greedy ids after ``chunks``, which are lists of ids or images. Every token decodes the whole context."""
     program = FakeProgram(session.card)
     rows = []
     for chunk in chunks:
@@ -37,7 +37,7 @@ def reference_ids(session, *chunks, count):
             rows.append(program.encode_image(pixels))
         else:
             rows.append(program.embed(chunk))
-    ids = []
+    ids: list[int] = []
     for _ in range(count):
         context = torch.cat([*rows, program.embed(ids)], dim=1) if ids else torch.cat(rows, dim=1)
         ids.append(int(program.decode(context, position=0).argmax()))
@@ -75,7 +75,7 @@ def test_every_call_of_generate_starts_afresh(make_session):
     assert answers[0] == answers[1]
 
 
-def test_image_as_picture_file_tensor_and_array(make_session, tmp_path):
+def test_image_as_object_file_tensor_and_array(make_session, tmp_path):
     session = make_session()
     IMAGE.save(tmp_path / "image.png")
     pixels = preprocess(IMAGE, image_size=28, image_mean=session.card.image_mean, image_aspect_ratio="pad")
@@ -125,7 +125,7 @@ def test_prompt_that_does_not_fit_gives_the_numbers_before_anything_runs(make_se
         session.generate(IMAGE, QUESTION, seq_len=prompt_len)
     with pytest.raises(PromptError, match=r"takes \d{5,} positions .* limit is 128"):
         session.generate(IMAGE, "circle " * 10_000)
-    assert session._program.calls == 0
+    assert session._model.calls == 0
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_mistakes_are_raised_by_the_call_itself(make_session, options, error, me
     arguments = {"image": IMAGE, "prompt": QUESTION, **options}
     with pytest.raises(error, match=message):
         session.generate(**arguments)
-    assert session._program.calls == 0
+    assert session._model.calls == 0
 
 
 def test_a_seed_repeats_an_answer(make_session):
@@ -212,7 +212,7 @@ def test_a_turn_interrupted_while_it_is_read_has_not_happened(make_session):
     disturbed, calm = make_session(), make_session()
     for session in (disturbed, calm):
         list(session.chat(QUESTION, image=IMAGE, max_new_tokens=4))
-    disturbed._program.interrupt_next = True
+    disturbed._model.interrupt_next = True
     with pytest.raises(KeyboardInterrupt):
         disturbed.chat("How many shapes are there?")
     for session in (disturbed, calm):
@@ -223,7 +223,7 @@ def test_a_turn_interrupted_while_it_is_read_has_not_happened(make_session):
 def test_a_token_interrupted_while_it_is_decoded_is_decoded_again(make_session):
     disturbed, calm = make_session(), make_session()
     pieces = disturbed.chat(QUESTION, image=IMAGE, max_new_tokens=4)
-    disturbed._program.interrupt_next = True
+    disturbed._model.interrupt_next = True
     with pytest.raises(KeyboardInterrupt):
         list(pieces)
     list(calm.chat(QUESTION, image=IMAGE, max_new_tokens=1))

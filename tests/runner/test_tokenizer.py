@@ -1,5 +1,6 @@
 import random
 import struct
+from typing import Any
 
 import pytest
 from pytorch_tokenizers.llama2c import Llama2cTokenizer
@@ -9,7 +10,7 @@ from llava_runner.errors import PackageError, PromptError
 from llava_runner.tokenizer import TextStream, Tokenizer
 from tests.runner.conftest import train_tokenizer
 
-TOKENIZERS = {
+TOKENIZERS: dict[str, dict[str, Any]] = {
     "llama": {},
     "pad": {"pad_id": 3},
     "added": {"user_defined_symbols": ["<sep>", "▁▁▁", "[/x]"]},
@@ -30,7 +31,7 @@ ALPHABETS = [
 
 @pytest.fixture(scope="module", params=TOKENIZERS, ids=str)
 def pair(request, tmp_path_factory):
-    """``(processor of the model, tokenizer read from the .bin that was written of it)``."""
+    """Return the processor of a model, and the tokenizer read from the ``.bin`` that was written from it."""
     folder = tmp_path_factory.mktemp("tokenizers")
     model = train_tokenizer(folder / "tokenizer.model", **TOKENIZERS[request.param])
     Llama2cTokenizer(str(model)).export(str(folder / "tokenizer.bin"))

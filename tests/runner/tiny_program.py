@@ -1,4 +1,4 @@
-"""A real ``.pte`` of a few kilobytes with the contract's methods, on portable kernels."""
+"""A real ``.pte`` of a few kilobytes: the methods of the contract, on portable kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llava_runner.contract import MODEL_CARD, TEXT_DECODER, TOKEN_EMBEDDING, VIS
 
 
 class TinyVisionEncoder(nn.Module):
-    """The mean of each channel, through one matrix."""
+    """A vision encoder that multiplies the mean of each channel by one matrix."""
 
     def __init__(self, card: ModelCard) -> None:
         super().__init__()
@@ -22,7 +22,9 @@ class TinyVisionEncoder(nn.Module):
 
 
 class TinyTextDecoder(nn.Module):
-    """Its cache is the sum of the rows so far; position 0 begins anew."""
+    """A decoder whose cache is the sum of the rows so far. Position 0 begins a new sum."""
+
+    total: torch.Tensor
 
     def __init__(self, card: ModelCard) -> None:
         super().__init__()
@@ -44,7 +46,7 @@ def build_modules(card: ModelCard) -> dict[str, nn.Module]:
 
 
 def build_pte(card: ModelCard, *, card_json: str | None = None, leave_out: str | None = None) -> bytes:
-    """The program as bytes; ``card_json`` stands in for the card, ``leave_out`` names a method to drop."""
+    """Return the program. ``card_json`` replaces its card; the method named ``leave_out`` is missing from it."""
     from executorch.exir import ExecutorchBackendConfig, to_edge
     from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 

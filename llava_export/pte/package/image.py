@@ -21,4 +21,4 @@ def write_image(source: Path, folder: Path, *, image_size: int) -> None:
     content = io.BytesIO()  # torch.save's own errors about the disk are not OSErrors
     torch.save(tensor, content)
     (folder / contract.IMAGE_TENSOR).write_bytes(content.getvalue())
-    shutil.copyfile(source, folder / contract.IMAGE_PICTURE)
+    shutil.copyfile(source, folder / contract.IMAGE_FILE)

@@ -1,0 +1,91 @@
+"""All subcommands of ``llava``: help that fits a terminal, one spelling of what several have, mistakes in one line."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+from llava_export.cli import COMMANDS
+from llava_runner.command import main, usage
+
+NAMES = [command.name for command in COMMANDS]
+
+
+def parser_of(name: str):
+    """Return the parser of a subcommand."""
+    (command,) = (command for command in COMMANDS if command.name == name)
+    return import_module(command.module).build_parser(f"llava {name}")
+
+
+def flags_of(name: str) -> dict[str, str]:
+    """Return the long flags of a subcommand, each with where argparse stores its value."""
+    actions = parser_of(name)._actions
+    return {flag: action.dest for action in actions for flag in action.option_strings if flag.startswith("--")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_fits_80_columns(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = parser_of(name).format_help()
+    assert text.startswith(f"usage: llava {name} ")
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+
+
+def test_the_page_of_commands_fits_80_columns_and_names_each():
+    lines = usage(COMMANDS).splitlines()
+    assert max(map(len, lines)) <= 80 and len(lines) <= 30
+    assert all(any(line.startswith(f"  {name} ") for line in lines) for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_flags_are_spelled_with_hyphens(name):
+    flags = flags_of(name)
+    assert {"--help", "--version"} <= flags.keys()
+    assert not any("_" in flag for flag in flags)
+
+
+def test_the_same_thing_has_the_same_flag():
+    """No command has a second name for what another one has under the first."""
+    synonyms = {"--checkpoint": "--model", "--out": "--output-dir", "--output": "--output-dir", "--picture": "--image"}
+    for name in NAMES:
+        assert not flags_of(name).keys() & synonyms.keys()
+    for flag, commands in {
+        "--model": ("export", "gguf", "split", "benchmark", "verify"),
+        "--vision-tower": ("export", "gguf", "split"),
+        "--output-dir": ("export", "gguf", "split"),
+        "--image": ("run", "verify", "benchmark"),
+        "--threads": ("run", "benchmark"),
+        "--json": ("inspect", "benchmark"),
+        "--force": ("export", "gguf"),
+    }.items():
+        for name in commands:
+            assert flag in flags_of(name), (name, flag)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["exprot"], "'exprot' is not a command; choose from export, gguf, verify, run, inspect, benchmark, split"),
+        (["export", "--pte-name", "dir/x.pte"], "--pte-name: 'dir/x.pte' must be a file name that ends in .pte"),
+        (["export", "--max_context_len=-3"], "--max-context-len: -3 must be at least 1"),
+        (["export", "--max-context-len", "many"], "--max-context-len: 'many' is not a whole number"),
+        (["export", "--mod", "tiny-llava"], "unrecognized arguments: --mod tiny-llava"),
+        (["gguf", "--output-dir", __file__], f"--output-dir: {__file__} is a file"),
+        (["gguf", "--quantization", "q3_k"], "--quantization: invalid choice: 'q3_k'"),
+        (["inspect", "x.pte", "--json", "/nowhere/x.json"], "--json: the folder of /nowhere/x.json does not exist"),
+        (["benchmark", "x", "--gguf", "nothing.gguf"], "--gguf: nothing.gguf does not exist"),
+        (["verify", "nowhere.pte"], "nowhere.pte does not exist"),
+        (["verify", "nowhere.pte", "--model", "tiny-llava"], "--model is for GGUF files, and nowhere.pte has none"),
+        (["verify", "nowhere.pte", "--prompt", "Why?"], "--prompt is the question about --image, which is missing"),
+        (["run", "x.pte"], "the following arguments are required: --prompt"),
+        (["split", "--output-dir", "."], "the following arguments are required: -m/--model"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    printed = capsys.readouterr()
+    assert stop.value.code == 2 and printed.out == ""
+    assert printed.err.startswith(f"error: {message}") and printed.err.count("\n") == 1
