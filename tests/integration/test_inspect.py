@@ -22,7 +22,8 @@ from llava_export.checkpoint.locate import locate
 from llava_export.cli.inspect import main
 from llava_export.pte.lower import constant_methods
 from llava_export.pte.read.describe import ROLES, card_of, linear_names, signature, to_dict
-from llava_export.pte.read.program import Method, Part, PteFile, TensorType, read_pte
+from llava_export.pte.read.program import read_pte
+from llava_export.pte.read.types import Method, Part, PteFile, TensorType
 from llava_export.pte.verify import read_manifest
 from llava_runner import contract
 from llava_runner.errors import PackageError
