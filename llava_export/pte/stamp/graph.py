@@ -63,7 +63,7 @@ class StampedGraph:
         for node in list(self._template.program.graph.nodes):
             stamping.fill(node, original=node, by=self._extra if node in self._after else 0)
         carried = self._repeat.carried
-        latest = dict(carried)  # by the value that enters the body: the same as it leaves the last copy so far
+        latest = dict(carried)  # value that enters the body -> what the last copy made of it
         for by in range(1, self._extra + 1):
             copies = stamping.copy(self._repeat.body, inputs=latest, by=by)
             latest = {entering: copies[carried[entering]] for entering in latest}
