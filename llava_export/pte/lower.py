@@ -78,7 +78,7 @@ def lower(methods: dict[str, ExportedProgram], *, card: ModelCard, partitioners:
         return to_edge_transform_and_lower(
             methods,
             transform_passes=[without_debug_handles],
-            # The token embedding is one lookup in a table. XNNPACK has no operator for it.
+            # The token embedding is one lookup in a table. There is nothing in it for XNNPACK to run.
             partitioner={name: [] if name == contract.TOKEN_EMBEDDING else chosen for name in methods},
             compile_config=edge_config(),
             constant_methods=constant_methods(card),
@@ -144,8 +144,8 @@ def constant_methods(card: ModelCard) -> Mapping[str, object]:
 class _Xnnpack(XnnpackPartitioner):
     """A partitioner that names the operators not to decompose, for itself and all partitioners after it.
 
-    The base class adds a condition for each operator. To try a condition, ExecuTorch retraces the program twice for
-    each partitioner. Without one it need not, and checks after lowering that all operators named were delegated.
+    The base class also returns a condition. To try it on every operator, ExecuTorch retraces the program twice for each
+    partitioner. Without a condition it need not. It checks after lowering that all operators named were delegated.
     """
 
     def ops_to_not_decompose(self, ep: ExportedProgram) -> tuple[list[OpOverload], None]:
@@ -160,8 +160,8 @@ def xnnpack_partitioners(count: int, *, quantized: bool) -> list[XnnpackPartitio
     linears: dict[str, Any] = {"config_precisions": ConfigPrecisionType.DYNAMIC_QUANT, "per_op_mode": True}
     if count == 1:
         return [XnnpackPartitioner(**linears)]  # float linears are decomposed, and stay outside
-    # Restricted to linears: else the first partitioner would also make a delegate of each float convolution. Left out
-    # where nothing is quantized: else it would make one of each float linear.
+    # The first partitioner gets linears alone. Otherwise it would also make a delegate of each float convolution. It is
+    # left out where nothing is quantized. Otherwise it would make one of each float linear.
     return [_Xnnpack(configs=[LinearConfig, AddmmConfig], **linears), _Xnnpack()] if quantized else [_Xnnpack()]
 
 

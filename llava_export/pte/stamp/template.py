@@ -81,7 +81,7 @@ class Delegate:
     def payload(self, blob_of: Callable[[Slot], Blob]) -> bytes:
         """Return the payload with the keys of new weights, as bytes.
 
-        All keys have the same length, so nothing else in the payload changes.
+        A new key is as long as the one that it replaces, so nothing else in the payload changes.
         """
         if not self.slots:
             return self.module.processed_bytes
