@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.padding import Padding
     from rich.table import Table
 
-    from llava_export.pte.read.program import Method, Part, PteFile
+    from llava_export.pte.read.types import Method, Part, PteFile
     from llava_runner.contract import ModelCard
 
 MAX_VALUE_LENGTH = 60  # characters of metadata that are shown
@@ -156,7 +156,7 @@ def _what(part: Part, names: Mapping[Part, str]) -> str:
 
 def _shown(value: Any) -> str:
     from llava_export.pte.read.describe import plain, type_text
-    from llava_export.pte.read.program import TensorType
+    from llava_export.pte.read.types import TensorType
 
     text = type_text(value) if isinstance(value, TensorType) else json.dumps(plain(value))
     return text if len(text) <= MAX_VALUE_LENGTH else f"{text[:MAX_VALUE_LENGTH]}... ({len(text):,} characters)"

@@ -94,7 +94,7 @@ def golden_question(checkpoint: Checkpoint, *, card: ModelCard, tokenizer: Token
 
 
 def record(model: Model, question: Question, *, eos_ids: tuple[int, ...], max_tokens: int = MAX_TOKENS) -> GoldenRecord:
-    """Ask the model. It answers greedily with up to ``max_tokens`` tokens, or until one of ``eos_ids``."""
+    """Ask the model. Return the question with its greedy answer: up to ``max_tokens``, or until one of ``eos_ids``."""
     features = model.encode_image(question.image)
     before, after = model.embed(question.ids_before), model.embed(question.ids_after)
     rows = torch.cat([before, features, after], dim=1)
@@ -124,7 +124,11 @@ class FloatAnswer:
 def float_answer(
     folder: str, vision_tower: str | None, question: Question, *, on_step: Callable[[], None]
 ) -> FloatAnswer:
-    """Ask the checkpoint in ``folder``. To be run in a process of its own: lowering keeps one processor busy."""
+    """Ask the float model of the checkpoint in ``folder``. Return its answer, with the time and memory that it took.
+
+    To be run in a process of its own, because lowering keeps one processor busy. ``on_step`` is called ``num_steps``
+    times, if the answer is not shorter than ``MAX_TOKENS``.
+    """
     start = time.perf_counter()
     checkpoint = open_checkpoint(folder, vision_tower=vision_tower)
     model = checkpoint.build_model(max_context_len=question.num_positions(checkpoint.config))

@@ -1,4 +1,7 @@
-"""The decoder's attention on ExecuTorch's two llama operators: in-place cache update, and attention over the cache."""
+"""The decoder's attention, made of ExecuTorch's two llama operators.
+
+``update_cache`` writes to the KV cache in place, and ``custom_sdpa`` is attention over the cache.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,14 @@ def cache_dtype(kv_cache: str) -> torch.dtype:
 
 
 class LlamaOpsAttention(CachedAttention):
-    """Same inputs and outputs as the plain form. Grouped queries and the causal mask are the operator's business.
+    """Attention with the same inputs and outputs as the plain form in ``models.llama``.
 
-    Both operators want all they are given in the cache's type.
+    ``custom_sdpa`` applies the causal mask, and knows grouped queries. Both operators take all tensors in the cache's
+    type.
     """
 
     def forward(self, q_1THE: Tensor, k_1TKE: Tensor, v_1TKE: Tensor, start: int) -> Tensor:
+        """Write keys and values to the caches at ``start``. Return the attention's output, shaped like ``q_1THE``."""
         dtype = self.k_cache.dtype
         torch.ops.llama.update_cache(k_1TKE.to(dtype), self.k_cache, start)
         torch.ops.llama.update_cache(v_1TKE.to(dtype), self.v_cache, start)

@@ -1,4 +1,4 @@
-"""A quantized ``LlavaModel`` to an ExecuTorch program: export each method, lower it to XNNPACK, serialize."""
+"""The ordinary way from a quantized ``LlavaModel`` to a program: export each method, lower it to XNNPACK, serialize."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from llava_export.system import return_free_memory
 from llava_runner import contract
 from llava_runner.contract import ModelCard
 
-Lowered = EdgeProgramManager  # a program whose operators have been handed out, ready to be serialized
+Lowered = EdgeProgramManager  # a program with its delegates, ready to be serialized
 
 EXAMPLE_LENGTH = 8  # tokens to trace with; any length within the bounds gives the same program
 
@@ -40,10 +40,13 @@ EXAMPLE_LENGTH = 8  # tokens to trace with; any length within the bounds gives t
 def export_methods(
     model: LlavaModel, *, max_seq_len: int, names: Collection[str] = contract.METHODS
 ) -> dict[str, ExportedProgram]:
-    """Trace methods with the dynamic shapes of the contract: image sides, and T from 1 to ``max_seq_len``."""
+    """Return traced methods of a model, by name.
+
+    Their shapes are dynamic as the contract says: the sides of an image, and T, which is 1 to ``max_seq_len`` tokens.
+    """
     image_size = model.vision_encoder.image_size
     length = min(EXAMPLE_LENGTH, max_seq_len)
-    # Sizes that neither equal each other nor a bound, lest the tracer takes them for constants.
+    # The tracer takes sizes for constants if they equal each other or a bound. These do not.
     image = torch.zeros(3, image_size - 1, image_size - 2, dtype=torch.uint8)
     token_ids = torch.zeros(1, length, dtype=torch.int64)
     inputs_embeds = torch.zeros(1, length, model.token_embedding.embedding_dim)
@@ -64,7 +67,10 @@ def export_methods(
 
 
 def lower(methods: dict[str, ExportedProgram], *, card: ModelCard, partitioners: int) -> EdgeProgramManager:
-    """Hand to XNNPACK what it can run. ``partitioners`` is 1 for the quantized linears alone, 2 for everything."""
+    """Return a program of some traced methods in which XNNPACK's delegates hold what XNNPACK can run.
+
+    ``partitioners`` is 1 to delegate the quantized linears alone, and 2 to delegate everything.
+    """
     chosen = xnnpack_partitioners(
         partitioners, quantized=card.recipe["text"] != "fp32" or card.recipe["vision"] != "fp32"
     )
@@ -72,7 +78,7 @@ def lower(methods: dict[str, ExportedProgram], *, card: ModelCard, partitioners:
         return to_edge_transform_and_lower(
             methods,
             transform_passes=[without_debug_handles],
-            # The token embedding is one lookup in a table: nothing for XNNPACK in it.
+            # The token embedding is one lookup in a table. There is nothing in it for XNNPACK to run.
             partitioner={name: [] if name == contract.TOKEN_EMBEDDING else chosen for name in methods},
             compile_config=edge_config(),
             constant_methods=constant_methods(card),
@@ -80,28 +86,31 @@ def lower(methods: dict[str, ExportedProgram], *, card: ModelCard, partitioners:
 
 
 def edge_config() -> EdgeCompileConfig:
-    """A new one each time: lowering changes it."""
-    # The llama operators are not ATen's, so the IR is not valid in its strict sense; and without dim order the reshapes
-    # stay view_copy, which memory planning turns into aliases.
+    """Return the options of lowering. Lowering changes them, so each call returns a new object."""
+    # The llama operators are not ATen's, so the strict check of the IR would fail. Without dim order, reshapes stay
+    # view_copy, which memory planning turns into aliases.
     return EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
 
 
 def without_debug_handles(graph_module: GraphModule) -> PassResult:
-    """They number the operations of a whole program, for debuggers; without them equal layers make equal delegates."""
+    """Remove the debug handles of a graph, in place. Return it as the result of a pass.
+
+    They number the operations of a whole program for debuggers. Without them, equal layers make equal delegates.
+    """
     for node in graph_module.graph.nodes:
         node.meta.pop("debug_handle", None)
     return PassResult(graph_module, True)
 
 
 def program_of(methods: dict[str, ExportedProgram], *, card: ModelCard) -> EdgeProgramManager:
-    """Methods that are lowered already, as one program."""
+    """Return one program of methods that are lowered already."""
     return EdgeProgramManager(methods, constant_methods(card), edge_config())
 
 
 def serialize(lowered: EdgeProgramManager) -> ExecutorchProgramManager:
-    """Plan memory and emit; the result is written with ``write``."""
+    """Plan the memory of a lowered program. Return it in the form that ``write`` takes."""
     config = ExecutorchBackendConfig(
-        # Callers bring their own inputs: planning room for the longest would double it.
+        # Callers bring memory for their inputs. Room planned for the longest input would come on top of that.
         memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False),
         sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass(),
         # Fuses dequantize + embedding into ExecuTorch's quantized lookup.
@@ -112,12 +121,13 @@ def serialize(lowered: EdgeProgramManager) -> ExecutorchProgramManager:
 
 
 def write(program: ExecutorchProgramManager, path: Path) -> None:
+    """Write a serialized program to a file."""
     with open(path, "wb") as file:
         program.write_to_file(file)
 
 
 def constant_methods(card: ModelCard) -> Mapping[str, object]:
-    """Metadata under the names that ExecuTorch's runners read."""
+    """Return the program's metadata, by the names that ExecuTorch's runners read."""
     return {
         contract.MAX_SEQ_LEN: card.max_seq_len,
         contract.MAX_CONTEXT_LEN: card.max_context_len,
@@ -132,29 +142,35 @@ def constant_methods(card: ModelCard) -> Mapping[str, object]:
 
 
 class _Xnnpack(XnnpackPartitioner):
-    """Says what is not to be decomposed without a condition, and for all partitioners after it.
+    """A partitioner that names the operators not to decompose, for itself and all partitioners after it.
 
-    With a condition, ExecuTorch retraces the program twice for each partitioner, to try it on every operator. It checks
-    after lowering that the operators named were all taken.
+    The base class also returns a condition. To try it on every operator, ExecuTorch retraces the program twice for each
+    partitioner. Without a condition it need not. It checks after lowering that all operators named were delegated.
     """
 
     def ops_to_not_decompose(self, ep: ExportedProgram) -> tuple[list[OpOverload], None]:
+        """Return the operators that the base class names, and no condition."""
         operators, _ = XnnpackPartitioner().ops_to_not_decompose(ep)
         return operators, None
 
 
 def xnnpack_partitioners(count: int, *, quantized: bool) -> list[XnnpackPartitioner]:
-    # One delegate a linear: these read their weights by name, and the rest of the graph stays in few large delegates.
+    """Return the partitioners for ``count`` of ``lower``. ``quantized`` says whether any linear of the model is."""
+    # One delegate for each linear, which reads its weights by name. The rest of the graph stays in few large delegates.
     linears: dict[str, Any] = {"config_precisions": ConfigPrecisionType.DYNAMIC_QUANT, "per_op_mode": True}
     if count == 1:
-        return [XnnpackPartitioner(**linears)]  # leaves float linears to be decomposed
-    # Of the rest, it would take float convolutions one by one, too, and all linears where nothing is quantized.
+        return [XnnpackPartitioner(**linears)]  # float linears are decomposed, and stay outside
+    # The first partitioner gets linears alone. Otherwise it would also make a delegate of each float convolution. It is
+    # left out where nothing is quantized. Otherwise it would make one of each float linear.
     return [_Xnnpack(configs=[LinearConfig, AddmmConfig], **linears), _Xnnpack()] if quantized else [_Xnnpack()]
 
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Lowering makes millions of graph nodes; walking them all again and again is a quarter of its time."""
+    """Stop Python's garbage collector inside a ``with`` block, and collect once at its end.
+
+    Lowering makes millions of graph nodes. The collector would walk them again and again, for a quarter of the time.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,6 +1,7 @@
-"""What an export will take and what it will make, known from the sizes alone, before any weight is read.
+"""An estimate of what an export needs and makes. The model's sizes are enough for it: no weight is read.
 
-Sizes of files are counted. Memory is fitted to measured exports and runs; ``ci/full_size.sh`` prints both side by side.
+The sizes of files are counted. Memory is a formula fitted to measured exports and runs. ``ci/full_size.sh`` prints the
+estimate next to what is measured.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ from llava_export.recipe import Recipe
 from llava_export.system import available_memory, free_disk, readable_size
 
 MEBIBYTE = 1 << 20
-PROMPT_TOKENS = 70  # of the golden question, beside its picture
-LAYER_GRAPH = 40_000  # bytes of a program that say how a layer is computed
-# Resident memory. Of a process before any weight counts:
+PROMPT_TOKENS = 70  # of the golden question, without its image
+LAYER_GRAPH = 40_000  # bytes of a program that describe how a layer is computed, without its weights
+# Resident memory of a process before it reads a weight, in bytes.
 LOWERING, FLOAT_MODEL, RUNNER = 580 * MEBIBYTE, 320 * MEBIBYTE, 250 * MEBIBYTE
-# And for each parameter: of the decoder as it is lowered; afterwards of what is left of the vision encoder's lowering,
-# and of the embedding as it is quantized; of the layer that the float model is at.
+# Bytes of resident memory for each parameter: of the decoder while it is lowered; of the vision encoder after it was
+# lowered; of the token embedding while it is quantized; of the layer that the float model runs.
 PER_LOWERED, PER_VISION, PER_EMBEDDED, PER_RUN = 3.1, 4.6, 13.7, 4.5
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes: of the program, of the disk and the resident memory its export takes, and of the runner's memory."""
+    """The needs of an export, in bytes.
+
+    ``program`` is the size of the program, ``disk`` and ``memory`` (resident) are what its export takes, and
+    ``device_memory`` is what a runner takes.
+    """
 
     program: int
     disk: int
@@ -38,7 +43,10 @@ class Estimate:
 def estimate(
     model: nn.Module, *, config: LlavaConfig, recipe: Recipe, max_context_len: int, stamped: bool, golden: bool
 ) -> Estimate:
-    """For a ``LlavaModel`` on the meta device."""
+    """Return the estimate for ``model``, a ``LlavaModel`` on the meta device.
+
+    ``max_context_len`` is in positions. ``stamped`` and ``golden`` are choices of the export: see ``options.Options``.
+    """
     text, vision = config.text, config.vision
     stored = recipe.stored_bytes(model)
     program = sum(stored.values()) + LAYER_GRAPH * (text.num_hidden_layers + vision.num_used_layers)
@@ -49,23 +57,23 @@ def estimate(
     layer, head = parameters(names.decoder_layer(0)), parameters(names.LM_HEAD)
     lowered_layers = min(TEMPLATE_LAYERS, text.num_hidden_layers) if stamped else text.num_hidden_layers
     memory = LOWERING + PER_LOWERED * (lowered_layers * layer + head)
-    if stamped:  # the embedding's turn comes later, and of a small decoder it is the largest part
+    if stamped:  # the embedding is quantized later, and next to a small decoder it is the largest part
         tower = parameters(names.tower_layer(0)) * min(TEMPLATE_LAYERS, vision.num_used_layers)
         lowered_vision = tower + parameters(names.PROJECTOR)
         memory = max(memory, LOWERING + PER_VISION * lowered_vision + PER_EMBEDDED * parameters(names.TOKEN_EMBEDDING))
-    if golden:  # by another process at the same time, with a cache in float32
+    if golden:  # the float model runs in another process at the same time, with a KV cache in float32
         cached = replace(recipe, kv_cache="fp32").cache_bytes(text) * (config.num_image_tokens + PROMPT_TOKENS)
         memory += FLOAT_MODEL + PER_RUN * max(layer, head) + cached
     return Estimate(
         program=program,
-        disk=2 * program if stamped else program,  # packed weights wait in files of their own
+        disk=2 * program if stamped else program,  # packed weights wait in files until the program is written
         memory=round(memory),
         device_memory=RUNNER + program + recipe.cache_bytes(text) * max_context_len,
     )
 
 
 def shortages(needed: Estimate, *, output_dir: Path) -> list[str]:
-    """What this machine lacks, in words with the numbers."""
+    """Return what this machine has too little of, one sentence each, with both numbers."""
     return [
         f"the export needs {readable_size(wanted)} of {what}, and {readable_size(there)} are free"
         for what, wanted, there in (

@@ -1,4 +1,4 @@
-"""After lowering: what XNNPACK took, what it left, and why it was left."""
+"""The delegation report: which operators XNNPACK runs, which stay outside, and why."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 
 from executorch.exir import EdgeProgramManager
+from torch.fx import Node
 
-# Every operator that may stay outside XNNPACK, with the reason. One that is not listed is a regression: see
-# DelegationReport.unexplained.
+# Every operator that may stay outside XNNPACK, with the reason. An operator that is not listed is a regression: see
+# MethodReport.unexplained.
 REASONS = {
     "llama.update_cache": "writes the KV cache in place; XNNPACK has no mutable state",
     "llama.custom_sdpa": "attention over the cache up to the current position, which only the operator knows",
@@ -16,7 +17,7 @@ REASONS = {
     "aten.view_copy": "becomes an alias when memory is planned: no copy, no cost",
     "aten.slice_copy": "rows of the rotary tables for T positions, and the last position: sizes are dynamic",
     "aten._to_copy": "uint8 pixels to float, rows to the KV cache's type and back; XNNPACK converts neither",
-    "aten.constant_pad_nd": "padding to a square depends on the picture's size",
+    "aten.constant_pad_nd": "padding to a square depends on the image's size",
     "aten.embedding": "one lookup of T rows",
     "torchao.dequantize_affine": "fused into the embedding's quantized lookup when serialized",
     "aten._local_scalar_dense": "reads the start position",
@@ -28,7 +29,7 @@ SCALAR_MODULES = ("_operator", "math")  # arithmetic on sizes, done once a call
 
 @dataclass(frozen=True)
 class MethodReport:
-    """Delegates and leftover operators of one method, with how often each occurs."""
+    """How often each operator of one method occurs: in its delegates, and outside of them."""
 
     method: str
     delegates: int
@@ -37,11 +38,15 @@ class MethodReport:
 
     @property
     def unexplained(self) -> list[str]:
+        """Return the operators outside of delegates for which ``REASONS`` has no reason, sorted."""
         return sorted(name for name in self.outside if name not in REASONS)
 
 
 def delegation_report(lowered: EdgeProgramManager) -> list[MethodReport]:
-    """Call before ``to_executorch``, on what ``lower`` returned."""
+    """Return a report for each method, in alphabetical order.
+
+    ``lowered`` is what ``lower`` returned, before ``serialize``, which changes the graphs.
+    """
     reports = []
     for method in sorted(lowered.methods):
         graph_module = lowered.exported_program(method).graph_module
@@ -61,12 +66,12 @@ def delegation_report(lowered: EdgeProgramManager) -> list[MethodReport]:
     return reports
 
 
-def _is_scalar(node) -> bool:
+def _is_scalar(node: Node) -> bool:
     return getattr(node.target, "__module__", None) in SCALAR_MODULES
 
 
-def _name(node) -> str:
-    """``namespace.operator``, without the overload; a functionalized call counts as the operator inside."""
+def _name(node: Node) -> str:
+    """Return ``namespace.operator`` without the overload. Of a functionalized call it is the operator inside."""
     target = node.args[0] if getattr(node.target, "__name__", "") == "auto_functionalized_v2" else node.target
     schema = getattr(target, "_schema", None)
     if schema is None:

@@ -1,8 +1,9 @@
-"""Takes transposes that undo each other out of XNNPACK's graphs.
+"""Removes pairs of transposes that undo each other from XNNPACK's graphs.
 
-XNNPACK's convolutions work channels last. A module that keeps its values so writes a permutation before a convolution,
-since torch calls it channels first, and ExecuTorch adds the opposite one for XNNPACK; likewise after it. Each copies
-the whole value, and the bytes are the same in the end.
+torch's convolutions take values with channels first, XNNPACK's with channels last. A module that keeps its values with
+channels last must permute them before it calls a convolution. ExecuTorch then adds the opposite permutation for
+XNNPACK. The same happens behind the convolution. Each permutation copies the whole value, and after both of them its
+bytes are what they were.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 from executorch.backends.xnnpack import xnnpack_preprocess
 from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNGraph, XNNStaticTranspose
@@ -18,26 +18,31 @@ from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNGr
 
 @contextmanager
 def transposes_cancelled() -> Iterator[None]:
-    """Inside it, ExecuTorch lowers to XNNPACK without pairs of transposes that undo each other.
-
-    It offers no place for a pass over XNNPACK's own graph, so this one comes before the function that serializes it.
-    """
+    """Let ExecuTorch lower to XNNPACK without pairs of transposes that undo each other, inside a ``with`` block."""
     serialize = xnnpack_preprocess.serialize_xnnpack_binary
 
     def cancel_and_serialize(graph: XNNGraph, constants: bytearray) -> bytes:
         cancel_transposes(graph)
         return serialize(graph, constants)
 
-    with patch.object(xnnpack_preprocess, "serialize_xnnpack_binary", cancel_and_serialize):
+    # ExecuTorch has no hook for a pass over XNNPACK's own graph. The last point at which the graph can be changed is
+    # the function that serializes it, so that function is replaced for a while.
+    xnnpack_preprocess.serialize_xnnpack_binary = cancel_and_serialize
+    try:
         yield
+    finally:
+        xnnpack_preprocess.serialize_xnnpack_binary = serialize
 
 
 def cancel_transposes(graph: XNNGraph) -> None:
-    """In place. What read the second of a pair then reads what the first one read."""
+    """Remove pairs of transposes that undo each other from ``graph``, in place.
+
+    What read the output of a pair's second transpose reads the input of the first one instead.
+    """
     transposes: dict[int, XNNStaticTranspose] = {}  # by the value they write
-    same: dict[int, int] = {}  # what the second of a pair writes -> what the first one reads
+    same: dict[int, int] = {}  # the output of a pair's second transpose -> the input of its first one
     read = set(graph.output_ids)
-    for node in graph.xnodes:  # each comes after those whose values it reads
+    for node in graph.xnodes:  # sorted: each comes after those whose values it reads
         operation = node.xnode_union
         for name in _inputs(operation):
             value = getattr(operation, name)
@@ -57,7 +62,7 @@ def cancel_transposes(graph: XNNGraph) -> None:
 
 
 def _inputs(operation: Any) -> list[str]:
-    """The fields of an operation that name values it reads."""
+    """Return the names of those fields of an operation that hold the values it reads."""
     return [name for name in vars(operation) if name.endswith("_id") and not name.startswith("output")]
 
 

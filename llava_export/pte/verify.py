@@ -101,13 +101,13 @@ def judge(comparisons: list[Comparison], manifest: Manifest) -> list[str]:
 
 
 def compare_features(found: Tensor, expected: Tensor) -> Comparison:
-    """Compare image features with the same number of elements, in any shape."""
+    """Return the comparison of image features. Both must have the same number of elements, in any shape."""
     found, expected = found.flatten().double(), expected.flatten().double()
     return Comparison("image features", _cosine(found, expected), float((found - expected).abs().max()))
 
 
 def compare_logits(found: Tensor, expected: Tensor, *, stage: str) -> Comparison:
-    """Compare logits ``[vocab_size]``."""
+    """Return the comparison of logits ``[vocab_size]`` in stage ``stage``."""
     found, expected = found.double(), expected.double()
     expected_log, found_log = expected.log_softmax(0), found.log_softmax(0)
     best_found, best_expected = set(found.topk(5).indices.tolist()), set(expected.topk(5).indices.tolist())

@@ -1,4 +1,4 @@
-"""Packages to test with, each exported once a session."""
+"""Packages and builds of the C++ runner to test with. Each is made once a session."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def lacking(what: str, how: str) -> NoReturn:
-    """Skips the test, saying why; where everything is meant to be tested (``LLAVA_TEST_ALL=1``) it fails instead."""
+    """Skip the test, and say why. Fail instead where everything is meant to be tested (``LLAVA_TEST_ALL=1``)."""
     message = f"{what} cannot be built here: {how}"
     if os.environ.get("LLAVA_TEST_ALL"):
         pytest.fail(message)
@@ -31,6 +31,7 @@ def lacking(what: str, how: str) -> NoReturn:
 
 
 def build_runner(target: str) -> Path:
+    """Build the C++ runner for a target of ``runner/build.sh``. Return the folder with its programs."""
     done = subprocess.run([ROOT / "runner/build.sh", target], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return ROOT / "cmake-out" / target
@@ -38,7 +39,7 @@ def build_runner(target: str) -> Path:
 
 @pytest.fixture(scope="session")
 def native_build() -> Path:
-    """The folder of ``runner/build.sh native``."""
+    """Build the C++ runner for this machine. Return the folder with its programs."""
     headers = ("nlohmann/json.hpp", "jpeglib.h", "png.h")
     if not shutil.which("g++") or not all((Path("/usr/include") / name).exists() for name in headers):
         lacking("the C++ runner", "apt-get install g++ libjpeg-dev libpng-dev nlohmann-json3-dev")
@@ -47,12 +48,13 @@ def native_build() -> Path:
 
 @pytest.fixture(scope="session")
 def llava_main(native_build) -> Path:
+    """Return the C++ runner for this machine."""
     return native_build / "llava_main"
 
 
 @pytest.fixture(scope="session")
 def aarch64_build() -> Path:
-    """The folder of ``runner/build.sh aarch64``, where it can be run, too."""
+    """Build the C++ runner for 64-bit ARM, if it can also be run here. Return the folder with its programs."""
     libraries = Path("/usr/lib/aarch64-linux-gnu")
     if not shutil.which("aarch64-linux-gnu-g++") or not (libraries / "libjpeg.a").exists():
         lacking(
@@ -67,7 +69,7 @@ def aarch64_build() -> Path:
 
 @dataclass(frozen=True)
 class Package:
-    """An export and the checkpoint it came from."""
+    """An exported package, the checkpoint it came from, and the stages of the export."""
 
     model: str
     exported: Exported
@@ -75,16 +77,21 @@ class Package:
 
     @property
     def program(self) -> Path:
+        """Return the path of the program."""
         return self.exported.program
 
     @property
     def folder(self) -> Path:
+        """Return the folder of the package."""
         return self.program.parent
 
 
 @pytest.fixture(scope="session")
 def package_of(checkpoint_of, tmp_path_factory) -> Callable[..., Package]:
-    """``package_of(shape, recipe, **options)`` exports a random checkpoint, or a built-in one by its name."""
+    """Return a function that exports a random checkpoint by its shape, or a built-in one by its name.
+
+    Further arguments are the options of the export. The same call again returns the same package.
+    """
     packages: dict[str, Package] = {}
 
     def make(
@@ -112,5 +119,5 @@ def package_of(checkpoint_of, tmp_path_factory) -> Callable[..., Package]:
 
 @pytest.fixture(scope="session")
 def tiny_package(package_of) -> Package:
-    """The built-in model with the default recipe: what ``make demo`` makes."""
+    """Return the built-in model with the default recipe, as ``make demo`` exports it."""
     return package_of("tiny-llava")

@@ -1,4 +1,4 @@
-"""The C++ runner's answers against the Python runner's."""
+"""Compares the C++ runner's answers with the Python runner's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from training import questions
 
 
 def assert_same_answers(llava_main: Sequence[str | Path], program: Path, *, scenes: int, folder: Path) -> None:
-    """Both are asked about ``scenes`` held-out scenes; ``llava_main`` is the C++ runner's command."""
+    """Ask both runners about ``scenes`` held-out scenes. Fail unless each answer is the same.
+
+    ``llava_main`` is the command of the C++ runner. Images are written to ``folder``.
+    """
     session = Session.load(program)
     for seed in range(questions.HELD_OUT_SEED, questions.HELD_OUT_SEED + scenes):
         image, question, _ = questions.question_for(seed)

@@ -1,4 +1,4 @@
-"""The three commands as a user types them, on a checkpoint that nothing here has seen: saved by transformers alone."""
+"""Export, verify and run as a user types them, on a checkpoint that transformers saved and no other test uses."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.commands import script
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
+    """Return the folder of a random checkpoint in several shards, with a tokenizer and image statistics of its own."""
     folder = tmp_path_factory.mktemp("unseen") / "checkpoint"
     random_llava(SHAPES["plain"], seed=7).half().save_pretrained(folder, max_shard_size="1MB")
     tokenizer = LlamaTokenizer.from_pretrained(TINY_LLAVA)
@@ -32,11 +33,12 @@ def checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
-def run(folder: Path, *command: str | Path) -> subprocess.CompletedProcess:
+def run(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m`` with a module and its arguments in a folder. Return its exit code and what it printed."""
     return subprocess.run([sys.executable, "-m", *map(str, command)], cwd=folder, capture_output=True, text=True)
 
 
-def test_export_then_verify_then_ask(checkpoint, tmp_path):
+def test_exported_package_is_verified_and_answers(checkpoint, tmp_path):
     (tmp_path / "tokenizer.bin").write_text("an older package's")
     done = run(
         tmp_path,
@@ -74,7 +76,7 @@ def test_export_then_verify_then_ask(checkpoint, tmp_path):
     assert done.stdout.strip() and "prompt eval time" in done.stderr
 
 
-def test_without_a_golden_record_nothing_can_be_proved(checkpoint, tmp_path):
+def test_without_a_golden_record_nothing_can_be_verified(checkpoint, tmp_path):
     done = run(tmp_path, "llava_export.export", "--recipe", "fp32", "--model", checkpoint, "--no-golden")
     assert done.returncode == 0, done.stderr
     assert "float answer" not in done.stdout and "verify it" not in done.stdout

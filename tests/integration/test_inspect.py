@@ -1,4 +1,4 @@
-"""``llava inspect`` says of a program what the config it came from, the exporter and the runtime say of it."""
+"""What ``llava inspect`` finds in a program agrees with the checkpoint's config, the exporter and ExecuTorch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from llava_export.checkpoint.locate import locate
 from llava_export.cli.inspect import main
 from llava_export.pte.lower import constant_methods
 from llava_export.pte.read.describe import ROLES, card_of, linear_names, signature, to_dict
-from llava_export.pte.read.program import Method, Part, PteFile, TensorType, read_pte
+from llava_export.pte.read.program import read_pte
+from llava_export.pte.read.types import Method, Part, PteFile, TensorType
 from llava_export.pte.verify import read_manifest
 from llava_runner import contract
 from llava_runner.errors import PackageError
@@ -31,7 +32,7 @@ from tests.runner.fake_program import make_card
 
 GROUP = 128
 INT4, INT8 = "int4, groups of 128", "int8 per channel"
-# The exporter's report is of the graph before it is serialized, where some operators have other names or several.
+# The exporter reports on the graph before it is serialized. There, some operators have other names, or are several.
 SERIALIZED = {
     "executorch_prim::et_view.default": ["aten.view_copy"],
     "quantized_decomposed::embedding_byte.out": ["aten.embedding", "torchao.dequantize_affine"],
@@ -40,15 +41,19 @@ SERIALIZED = {
 
 @pytest.fixture(scope="module")
 def found(tiny_package) -> PteFile:
+    """Return what is in the built-in model's program."""
     return read_pte(tiny_package.program)
 
 
 @pytest.fixture(scope="module")
 def config(tiny_package) -> dict:
+    """Return the ``config.json`` of the built-in model."""
     return json.loads((locate(tiny_package.model) / "config.json").read_text())
 
 
 class Network(nn.Module):
+    """A convolution in groups and a linear, and an operator that XNNPACK lacks."""
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(6, 8, 3, groups=2)
@@ -59,6 +64,10 @@ class Network(nn.Module):
 
 
 class Counts(nn.Module):
+    """A module with state: it adds up its inputs."""
+
+    total: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("total", torch.zeros(3, 5))
@@ -69,7 +78,7 @@ class Counts(nn.Module):
 
 @pytest.fixture(scope="module")
 def other_program(tmp_path_factory) -> Path:
-    """No program of ours: two methods with one linear, for XNNPACK."""
+    """Return a program of another project: two methods for XNNPACK that share a linear."""
     linear = nn.Linear(8, 4)
     with torch.no_grad():
         methods = {
@@ -86,15 +95,18 @@ def other_program(tmp_path_factory) -> Path:
     return path
 
 
-def command(monkeypatch, *arguments: object, columns: int = 80) -> int:
-    """The exit code."""
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object, columns: int = 80) -> int:
+    """Run ``llava inspect`` in a terminal of this width. Return its exit code."""
     monkeypatch.setenv("COLUMNS", str(columns))
     with pytest.raises(SystemExit) as stopped:
         main([*map(str, arguments)])
-    return stopped.value.code or 0
+    code = stopped.value.code or 0
+    assert isinstance(code, int)
+    return code
 
 
 def sizes_of(parts: list[Part]) -> dict:
+    """Return times and bytes of parts, by what they are."""
     return {(*part.methods, *part.shape, part.stored_as): (part.times, part.bytes) for part in parts}
 
 
@@ -131,7 +143,7 @@ def test_embedding_and_convolution_are_those_of_the_config(found, config):
 
 
 @pytest.mark.parametrize("which", ["ours", "other"])
-def test_parts_are_the_file_as_executorch_takes_it_apart(which, tiny_package, other_program):
+def test_parts_have_the_sizes_that_executorch_reads(which, tiny_package, other_program):
     path = tiny_package.program if which == "ours" else other_program
     content = path.read_bytes()
     parts = read_pte(path).parts
@@ -178,7 +190,7 @@ def test_inputs_and_memory_are_as_executorch_reads_them(tiny_package, found):
         assert method.planned_bytes == planned[method.name] > 0
 
 
-def test_kv_cache_is_the_configs(found, config):
+def test_kv_cache_has_the_size_that_the_config_gives(found, config):
     text = config["text_config"]
     expected = 2 * text["num_hidden_layers"] * 768 * text["num_key_value_heads"] * text["head_dim"] * 2
     for method in found.methods:
@@ -186,7 +198,7 @@ def test_kv_cache_is_the_configs(found, config):
         assert sum(cache.bytes for cache in method.kv_cache) == expected * (method.name == contract.TEXT_DECODER)
 
 
-def test_metadata_and_signatures_are_the_exporters(tiny_package, found):
+def test_metadata_and_signatures_are_those_of_the_exporter(tiny_package, found):
     card = read_manifest(tiny_package.program).card
     assert found.constants == constant_methods(card)
     assert card_of(found) == card
@@ -197,7 +209,7 @@ def test_metadata_and_signatures_are_the_exporters(tiny_package, found):
     assert signature(decoder, other) == signature(decoder, None)
 
 
-def test_a_program_that_is_not_ours(other_program):
+def test_program_of_another_project_is_read(other_program):
     found = read_pte(other_program)
     assert found.constants["labels"] == ["cat", "x" * 100] and found.constants["scale"] == 0.5
     assert found.constants["table"] == TensorType("float32", (2, 3), "static", 24)
@@ -216,7 +228,7 @@ def test_a_program_that_is_not_ours(other_program):
     assert linear_names(found, None) == {} and card_of(found) is None
 
 
-def test_state_of_any_model_and_a_program_without_segments(tmp_path):
+def test_state_is_found_in_a_program_without_segments(tmp_path):
     edge = to_edge(export(Counts(), (torch.ones(3, 5),)))
     path = tmp_path / "counts.pte"
     path.write_bytes(edge.to_executorch().buffer)
@@ -229,6 +241,7 @@ QKV, ATTENTION, GATE_UP, DOWN, HEAD = ROLES
 
 
 def linear(rows: int, columns: int, times: int, stored_as: str = INT4) -> Part:
+    """Return the part of some linears of a decoder."""
     return Part((contract.TEXT_DECODER,), "linear", (rows, columns), stored_as, "", times, 0)
 
 
@@ -250,7 +263,7 @@ LLAMA = {linear(64, 192, 4): QKV, linear(64, 64, 4): ATTENTION, linear(64, 352, 
                 linear(250, 64, 4): DOWN,
             },
         ),
-        # Two linears of a layer are alike ...
+        # Two linears of a layer have the same shape ...
         (
             64,
             {
@@ -260,7 +273,7 @@ LLAMA = {linear(64, 192, 4): QKV, linear(64, 64, 4): ATTENTION, linear(64, 352, 
                 linear(64, 500, 1): HEAD,
             },
         ),
-        # ... but are stored otherwise: which is which?
+        # ... but are stored differently, so nobody can tell which is which.
         (
             64,
             {
@@ -271,7 +284,7 @@ LLAMA = {linear(64, 192, 4): QKV, linear(64, 64, 4): ATTENTION, linear(64, 352, 
                 linear(64, 500, 1): HEAD,
             },
         ),
-        # Something is left, or lacking, or does not fit.
+        # A linear is left over, or missing, or has another shape or number.
         (64, dict.fromkeys([*LLAMA, linear(64, 500, 1), linear(64, 7, 1)])),
         (64, dict.fromkeys(LLAMA)),
         (64, dict.fromkeys([*LLAMA, linear(64, 501, 1)])),
@@ -299,7 +312,7 @@ def test_linears_of_the_built_in_model_are_named(found):
 
 
 @pytest.mark.parametrize("columns", [80, 60])
-def test_tables_have_every_number_whole(columns, tiny_package, found, monkeypatch, capsys):
+def test_tables_show_every_number_in_full(columns, tiny_package, found, monkeypatch, capsys):
     assert command(monkeypatch, tiny_package.program, columns=columns) == 0
     printed = capsys.readouterr().out
     lines = [line for line in printed.splitlines() if str(tiny_package.program) not in line]
@@ -313,11 +326,12 @@ def test_tables_have_every_number_whole(columns, tiny_package, found, monkeypatc
             assert any(re.search(rf"(^|\s){re.escape(name)} +{count}(\s|$)", line) for line in lines), name
 
 
-def test_json_says_the_same(tiny_package, found, tmp_path, monkeypatch):
+def test_json_has_everything_that_was_found(tiny_package, found, tmp_path, monkeypatch):
     file = tmp_path / "program.json"
     assert command(monkeypatch, tiny_package.program, "--json", file) == 0
     read = json.loads(file.read_text())
     card = card_of(found)
+    assert card is not None
     assert read == json.loads(json.dumps(to_dict(tiny_package.program, found, card, linear_names(found, card))))
     assert read["card"]["source"] == "tiny-llava"
     assert sum(part["bytes"] for part in read["parts"]) == read["bytes"] == tiny_package.program.stat().st_size
@@ -331,7 +345,7 @@ def test_json_says_the_same(tiny_package, found, tmp_path, monkeypatch):
     ).items()
 
 
-def test_mistakes_of_a_user_are_one_line_and_exit_code_2(tiny_package, tmp_path, monkeypatch, capsys):
+def test_files_that_cannot_be_read_give_one_line_and_exit_code_2(tiny_package, tmp_path, monkeypatch, capsys):
     content = tiny_package.program.read_bytes()
     cut, text, old, broken = (tmp_path / name for name in ("cut.pte", "text.pte", "old.pte", "broken.pte"))
     cut.write_bytes(content[:-5])
@@ -354,7 +368,7 @@ def test_mistakes_of_a_user_are_one_line_and_exit_code_2(tiny_package, tmp_path,
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_wherever_a_flatbuffer_is_damaged_it_is_read_or_refused(tiny_package, tmp_path):
+def test_damaged_flatbuffer_is_read_or_refused(tiny_package, tmp_path):
     content, path = tiny_package.program.read_bytes(), tmp_path / "damaged.pte"
     refused = 0
     for where in range(8, 53_000, 1511):
@@ -366,7 +380,7 @@ def test_wherever_a_flatbuffer_is_damaged_it_is_read_or_refused(tiny_package, tm
     assert refused > 5
 
 
-def test_as_a_command(other_program):
+def test_llava_inspect_runs_as_a_command(other_program):
     done = llava("inspect", other_program, env={**os.environ, "COLUMNS": "80"})
     assert done.returncode == 0 and done.stderr == ""
     assert "linear 8 -> 4" in done.stdout and "convolution 6 -> 8, 3x3, 2 groups" in done.stdout

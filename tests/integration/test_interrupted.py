@@ -1,4 +1,4 @@
-"""An export that is killed leaves one named folder, and the next one a whole package."""
+"""An export that is killed leaves one partial folder. The next export removes it and writes a whole package."""
 
 from __future__ import annotations
 
@@ -15,18 +15,23 @@ from tests.commands import script
 PACKAGE = {"llava.pte", "llava.json", "llava.golden"}
 
 
-def start(checkpoint: Path, folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-u", "-m", "llava_export.export", "--model", checkpoint, "--output-dir", folder]
-    return subprocess.Popen([*command, "--recipe", "fp32"], stdout=subprocess.PIPE, text=True)
+def start(checkpoint: Path, folder: Path) -> subprocess.Popen[str]:
+    """Start an export of ``checkpoint`` to ``folder``. Return its process."""
+    flags: list[str | Path] = ["--model", checkpoint, "--output-dir", folder, "--recipe", "fp32"]
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "llava_export.export", *flags], stdout=subprocess.PIPE, text=True
+    )
 
 
 def names(folder: Path) -> set[str]:
+    """Return the names of what is in a folder."""
     return {path.name for path in folder.iterdir()}
 
 
 def kill_after(stage: str, checkpoint: Path, folder: Path, *, by: signal.Signals) -> None:
-    """Let an export finish ``stage`` and no more."""
+    """Start an export, and send it the signal ``by`` as soon as it has finished ``stage``."""
     with start(checkpoint, folder) as process:
+        assert process.stdout is not None
         for line in process.stdout:
             if line.startswith(stage):
                 process.send_signal(by)
@@ -36,19 +41,20 @@ def kill_after(stage: str, checkpoint: Path, folder: Path, *, by: signal.Signals
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
+    """Return the folder that all exports of this file write to, one after the other."""
     return tmp_path_factory.mktemp("interrupted")
 
 
 @pytest.mark.parametrize(
     "stage", ["write tokenizer", "lower template", "record float answer", "quantize and pack", "stamp layers"]
 )
-def test_killed(stage, folder, checkpoint_of):
-    """One after the other in one folder: each finds what the one before it left."""
+def test_killed_export_leaves_only_the_partial_folder(stage, folder, checkpoint_of):
+    """Each export finds what the one before it left."""
     kill_after(stage, checkpoint_of("plain"), folder, by=signal.SIGKILL)
     assert names(folder) == {".llava.partial"}
 
 
-def test_then_run_again(folder, checkpoint_of):
+def test_next_export_writes_a_whole_package(folder, checkpoint_of):
     with start(checkpoint_of("plain"), folder) as process:
         process.communicate()
     assert process.returncode == 0
@@ -56,14 +62,14 @@ def test_then_run_again(folder, checkpoint_of):
     assert script("test_pte", folder / "llava.pte").returncode == 0
 
 
-def test_an_older_package_outlives_one_that_is_killed(folder, checkpoint_of):
+def test_killed_export_leaves_an_older_package_as_it_was(folder, checkpoint_of):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     kill_after("record float answer", checkpoint_of("plain_twin"), folder, by=signal.SIGINT)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_killed_between_two_files(folder):
-    """Files are moved with the manifest gone, so whoever runs half of each package is told."""
+def test_package_without_its_manifest_is_refused(folder):
+    """An export that is killed while it moves files leaves no manifest, so a mixture of two packages is refused."""
     contract.manifest_path(folder / "llava.pte").unlink()
     done = script("test_pte", folder / "llava.pte")
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""MobileVLM's programs: equal to the eager model where nothing is quantized, and answering like it where they are."""
+"""MobileVLM's programs: float ones equal the eager model, and quantized ones answer like it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_float_program_equals_the_eager_model(name, package_of):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_four_bit_programs_pass(name, package_of):
+def test_four_bit_programs_are_verified(name, package_of):
     package = package_of(name)
     manifest = read_manifest(package.program)
     assert (manifest.card.family, manifest.card.num_image_tokens) == ("mobilevlm", 16)
@@ -66,12 +66,13 @@ def test_both_runners_give_the_same_answers(name, llava_main, package_of, tmp_pa
 @pytest.mark.parametrize("kind", ["ldp", "ldpv2"])
 @torch.no_grad()
 def test_projectors_stay_within_xnnpack_and_copy_nothing(kind, scheme, monkeypatch):
-    """No operation outside, and within no transpose beside the convolutions."""
+    """XNNPACK runs every operation, and no transpose is left around the convolutions."""
     torch.manual_seed(0)
     config = ProjectorConfig(type=kind, in_features=64, out_features=128, hidden_act="gelu", bias=True, grid_side=8)
     projector = build_projector(config).eval().requires_grad_(False)
     RECIPES[scheme].quantize(projector, fqn="vision_encoder.projector")
-    serialize, operations = xnnpack_preprocess.serialize_xnnpack_binary, []
+    serialize = xnnpack_preprocess.serialize_xnnpack_binary
+    operations: list[type] = []
 
     def record(graph, constants):
         operations.extend(type(node.xnode_union) for node in graph.xnodes)
@@ -88,7 +89,7 @@ def test_projectors_stay_within_xnnpack_and_copy_nothing(kind, scheme, monkeypat
 
     monkeypatch.setattr(xnnpack_preprocess, "serialize_xnnpack_binary", record)
     lower()
-    assert operations.count(XNNStaticTranspose) >= 4  # as ExecuTorch has it
+    assert operations.count(XNNStaticTranspose) >= 4  # what ExecuTorch alone does
     with transposes_cancelled():
         lowered = lower()
     assert XNNStaticTranspose not in operations

@@ -1,4 +1,4 @@
-"""ExecuTorch's own runner takes our package and says what ours says."""
+"""ExecuTorch's own runner reads our packages, and gives the same answers as ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEW_TOKENS = 24
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_multimodal_runner_gives_the_text_our_runner_gives(question, name, package_of, capfd):
+def test_executorchs_runner_gives_the_same_answer_as_ours(question, name, package_of, capfd):
     from executorch.extension.llm.runner import GenerationConfig, MultimodalRunner, make_image_input, make_text_input
 
     package = package_of(name)

@@ -1,4 +1,4 @@
-"""Stamped programs answer as ordinarily lowered ones do, to the last bit."""
+"""Stamped programs give the same outputs as ordinarily lowered ones, to the last bit."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from llava_export.recipe import RECIPES
 from llava_export.stages import Stages
 from llava_runner import contract
 from llava_runner.program import Program
+from tests.integration.conftest import Package
 
 LENGTHS = (9, 1, 3)  # a prefill, a token, and a few more
 
 
-def outputs(package) -> list[torch.Tensor]:
-    """Image features, embedded tokens, and the logits of some calls that build on each other's cache."""
+def outputs(package: Package) -> list[torch.Tensor]:
+    """Return image features, embedded tokens, and the logits of calls that read what earlier ones cached."""
     program = Program.open(package.program)
     golden = GoldenRecord.load(contract.golden_path(package.program))
     small = np.random.default_rng(0).integers(0, 256, (3, 31, 44), dtype=np.uint8)
@@ -46,14 +47,14 @@ def outputs(package) -> list[torch.Tensor]:
     ],
     ids=str,
 )
-def test_stamped_equals_ordinary(shape, options, package_of):
+def test_stamped_program_equals_the_ordinary_one(shape, options, package_of):
     stamped, ordinary = (package_of(shape, lowering=lowering, **options) for lowering in ("stamped", "ordinary"))
     for ours, theirs in zip(outputs(stamped), outputs(ordinary), strict=True):
         assert torch.equal(ours, theirs)
     assert stamped.exported.reports == ordinary.exported.reports
 
 
-def test_an_executorch_that_packs_otherwise_is_noticed(checkpoint_of, tmp_path, monkeypatch):
+def test_export_lowers_every_layer_if_executorch_packs_otherwise(checkpoint_of, tmp_path, monkeypatch):
     monkeypatch.setattr(template, "pack", lambda parameter: (Blob("0" * 64, b"another form"),))
     stages = Stages()
     planned = plan(str(checkpoint_of("plain")), Options(recipe=RECIPES["fp32"]))

@@ -1,10 +1,11 @@
-"""``test_pte`` passes what was exported and notices whatever was changed since."""
+"""``llava verify`` passes a package as it was exported, and fails one that was changed since."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,25 +19,26 @@ from tests.commands import script
 
 
 def verify(program: Path, image: Path | None = None) -> int:
+    """Return the exit code of ``llava verify``."""
     flags = ["--image", str(image)] if image else []
     return cli.run(cli.build_parser().parse_args([str(program), *flags]))
 
 
 @pytest.fixture
 def copy(tiny_package, tmp_path) -> Path:
-    """The program of a package to change."""
+    """Return the program of a package that the test may change."""
     return shutil.copytree(tiny_package.folder, tmp_path / "copy") / "llava.pte"
 
 
-def rewrite_manifest(program: Path, **changes) -> None:
-    """Forge the checksums, as somebody who swaps files would."""
+def rewrite_manifest(program: Path, **changes: Any) -> None:
+    """Write a manifest with the checksums of the files as they are now, as somebody who swaps files would."""
     manifest = read_manifest(program)
     files = {name: file_record(program.parent / name) for name in manifest.files}
     forged = dataclasses.replace(manifest, files=files, **changes)
     contract.manifest_path(program).write_text(forged.to_json())
 
 
-def test_a_fresh_package_passes_and_answers(tiny_package, capsys):
+def test_fresh_package_passes_and_answers(tiny_package, capsys):
     assert verify(tiny_package.program, SAMPLE_IMAGE) == 0
     printed = capsys.readouterr().out
     assert "PASS" in printed and "image features" in printed and "token 2" in printed
@@ -52,8 +54,8 @@ def test_one_changed_byte_fails(where, copy, capsys):
     assert "llava.pte is not the file that was exported" in capsys.readouterr().out
 
 
-def test_a_program_of_another_checkpoint_fails(package_of, tmp_path, capsys):
-    """By its checksum, and where that was forged, by its answers alone."""
+def test_program_of_another_checkpoint_fails(package_of, tmp_path, capsys):
+    """It fails by its checksum. With a forged checksum, it fails by its answers."""
     plain, twin = (package_of(name, "8da4w", partitioners=1) for name in ("plain", "plain_twin"))
     copy = shutil.copytree(plain.folder, tmp_path / "copy") / "llava.pte"
     assert verify(copy) == 0
@@ -67,14 +69,14 @@ def test_a_program_of_another_checkpoint_fails(package_of, tmp_path, capsys):
     assert "image features: cosine" in printed and "prefill: cosine" in printed and "FAIL" in printed
 
 
-def test_a_golden_record_of_other_sizes_is_refused(copy, package_of):
+def test_golden_record_of_other_sizes_is_refused(copy, package_of):
     shutil.copy(contract.golden_path(package_of("plain", "8da4w", partitioners=1).program), contract.golden_path(copy))
     rewrite_manifest(copy)
     with pytest.raises(PackageError, match="golden record is of another model"):
         verify(copy)
 
 
-def test_truncated_and_missing_files_cannot_be_run(copy):
+def test_truncated_and_missing_files_are_refused(copy):
     content = copy.read_bytes()
     copy.write_bytes(content[:-5])
     with pytest.raises(PackageError, match="truncated"):
@@ -94,7 +96,7 @@ def test_truncated_and_missing_files_cannot_be_run(copy):
         verify(copy)
 
 
-def test_a_manifest_of_another_program_is_refused(copy):
+def test_manifest_of_another_program_is_refused(copy):
     other = copy.rename(copy.with_name("other.pte"))
     shutil.copy(other.with_name("llava.json"), other.with_name("other.json"))
     with pytest.raises(PackageError, match=r"manifest of llava.pte, not of other.pte"):

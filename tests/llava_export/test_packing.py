@@ -1,4 +1,4 @@
-"""Packed parameters against the bytes that XNNPACK's delegates hold once ExecuTorch has lowered them."""
+"""Packed parameters are the bytes that ExecuTorch's lowering puts into XNNPACK's delegates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llava_export.recipe import RECIPES
 
 
 def delegated(module: nn.Module, example: torch.Tensor) -> dict[str, bytes]:
-    """Everything that the delegates of a lowered module hold, by its key."""
+    """Lower a module. Return all bytes that its delegates hold, by key."""
     exported = torch.export.export(module, (example,), strict=False)
     lowered = to_edge_transform_and_lower(
         exported, partitioner=xnnpack_partitioners(2, quantized=True), compile_config=edge_config()
@@ -47,6 +47,6 @@ def test_convolutions_are_packed_as_executorch_does(module):
     assert delegated(module, torch.randn(1, 3, 56, 56)) == {blob.key: blob.data}
 
 
-def test_two_to_a_byte_has_the_even_values_low():
+def test_even_positions_are_in_the_low_half_of_a_byte():
     packed = two_to_a_byte(torch.tensor([[-8, 7], [0, -1]], dtype=torch.int8))
     assert packed.tolist() == [0xF0, 0x78]

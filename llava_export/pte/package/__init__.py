@@ -1,1 +1,1 @@
-"""The files of a package beside its program: manifest, tokenizer, sample image."""
+"""The files of a package next to its program: manifest, tokenizer, sample image."""

@@ -13,16 +13,18 @@ DISTRIBUTIONS = ("executorch", "torch", "torchao", "sentencepiece", "llava_expor
 
 
 def build_manifest(folder: Path, *, program: str, card: ModelCard) -> Manifest:
-    """Of every file that is in ``folder``; the manifest itself is written there afterwards."""
+    """Return the manifest of all files in ``folder``. The manifest itself must not be there yet."""
     files = {path.name: file_record(path) for path in sorted(folder.iterdir())}
     return Manifest(program=program, methods=signatures(card), card=card, versions=versions(), files=files)
 
 
 def versions() -> dict[str, str]:
+    """Return the installed versions of Python and of the distributions that make a program."""
     return {"python": platform.python_version(), **{name: version(name) for name in DISTRIBUTIONS}}
 
 
 def file_record(path: Path) -> FileRecord:
+    """Return the size of a file in bytes, and its SHA-256."""
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):

@@ -14,7 +14,7 @@ from llava_runner import contract
 
 def write_tokenizer(checkpoint: Path, folder: Path) -> None:
     """Write both files to ``folder``. Raises ``CheckpointError`` when the checkpoint has no SentencePiece tokenizer."""
-    with _quiet_stderr():  # the libraries greet there when they are loaded
+    with _quiet_stderr():  # the libraries print a greeting there when they are loaded
         from pytorch_tokenizers.llama2c import Llama2cTokenizer
 
     model = folder / contract.TOKENIZER_MODEL

@@ -1,4 +1,4 @@
-"""What a program means: the roles of its decoder's linears, the signatures of its methods, all of it as JSON."""
+"""The contents of a program in words: the roles of its decoder's linears, its methods' signatures, and JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from llava_export.pte.read.program import Method, Part, PteFile, TensorType
+from llava_export.pte.read.types import Method, Part, PteFile, TensorType
 from llava_runner import contract
 from llava_runner.contract import ModelCard
 from llava_runner.errors import PackageError
@@ -22,7 +22,7 @@ ROLES = (*LAYER_LINEARS, OUTPUT_HEAD)
 
 
 def card_of(found: PteFile) -> ModelCard | None:
-    """None where the program is not ours, or of another version."""
+    """Return the model card in a program, or None if it was made by another project or another version of this one."""
     try:
         return ModelCard.from_json(str(found.constants.get(contract.MODEL_CARD)))
     except PackageError:
@@ -30,10 +30,10 @@ def card_of(found: PteFile) -> ModelCard | None:
 
 
 def linear_names(found: PteFile, card: ModelCard | None) -> dict[Part, str]:
-    """What the decoder's linears are, as far as shapes and numbers leave no doubt.
+    """Return the roles of the decoder's linears, as far as their shapes and numbers leave no doubt.
 
-    They are taken for those of a Llama decoder in every way that explains all of them. Mostly there is just one; of
-    several only that is believed in which they agree.
+    Every way to give the roles of a Llama decoder to the linears is tried. It must explain all of them. Mostly one way
+    is left. If there are more, a linear is named only if all of them give it the same role.
     """
     decoder = next((method for method in found.methods if method.name == contract.TEXT_DECODER), None)
     parts = [part for part in found.parts if part.kind == "linear" and part.methods == (contract.TEXT_DECODER,)]
@@ -48,7 +48,10 @@ def linear_names(found: PteFile, card: ModelCard | None) -> dict[Part, str]:
 
 
 def signature(method: Method, card: ModelCard | None) -> str:
-    """Inputs and outputs with the most that a size may be; and the least, where the contract tells."""
+    """Return a method's inputs and outputs, with the largest that a size may be.
+
+    If they are those that the contract promises, return the contract's text, which has the smallest sizes, too.
+    """
     inputs, outputs = (", ".join(map(type_text, values)) or "nothing" for values in (method.inputs, method.outputs))
     text = f"{inputs} -> {outputs}"
     promised = contract.signatures(card).get(method.name, "") if card else ""
@@ -56,7 +59,7 @@ def signature(method: Method, card: ModelCard | None) -> str:
 
 
 def to_dict(program: Path, found: PteFile, card: ModelCard | None, names: Mapping[Part, str]) -> dict[str, Any]:
-    """All of it, ready for JSON."""
+    """Return everything that was found in a program, ready for JSON."""
     return {
         "program": str(program),
         "bytes": found.bytes,
@@ -83,7 +86,10 @@ def to_dict(program: Path, found: PteFile, card: ModelCard | None, names: Mappin
 
 
 def _is_decoder(way: Sequence[Part], parts: Iterable[Part], decoder: Method, card: ModelCard) -> bool:
-    """Whether linears can be those of ``ROLES``, two roles perhaps being one part, and no other is left."""
+    """Return whether the linears in ``way`` can have the roles of ``ROLES``, in order, and no other linear is left.
+
+    Two roles may be one part: their linears have the same shape and are stored in the same way.
+    """
     caches, layers = {cache.sizes for cache in decoder.kv_cache}, len(decoder.kv_cache) // 2
     times = Counter([*way[:-1]] * layers + [way[-1]])
     if len(caches) != 1 or any(times[part] != part.times for part in parts):
@@ -99,6 +105,7 @@ def _is_decoder(way: Sequence[Part], parts: Iterable[Part], decoder: Method, car
 
 
 def type_text(value: TensorType | str) -> str:
+    """Return the type of an input or output as a user reads it, such as ``float32 [1, <=768, <=256]``."""
     if isinstance(value, str):
         return value
     sizes = ["?" if value.dynamism == "unbounded" else str(size) for size in value.sizes]
@@ -108,10 +115,12 @@ def type_text(value: TensorType | str) -> str:
 
 
 def total_bytes(tensors: Iterable[TensorType]) -> int:
+    """Return the bytes of some tensors together."""
     return sum(tensor.bytes for tensor in tensors)
 
 
 def plain(value: Any) -> Any:
+    """Return a value of a constant method, or a list of them, as JSON has them."""
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,7 +1,7 @@
-"""Flatbuffers of ExecuTorch's as Python values.
+"""ExecuTorch's flatbuffers as Python values.
 
-ExecuTorch brings their schemas, and ``flatc``, which turns any number of them into JSON in one call. Its Python modules
-that do the same take seconds and 300 MB to import.
+ExecuTorch ships their schemas, and ``flatc``, a program that turns any number of them into JSON in one call. Its Python
+modules that do the same take seconds and 300 MB to import.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ FLATC = SDK / "data/bin/flatc"
 
 
 def decoded(schema: str, flatbuffers: Collection[bytes]) -> list[dict[str, Any]]:
-    """``schema`` is a path within the executorch package. Raises ``ValueError`` for what is no such flatbuffer."""
+    """Return the root tables of some flatbuffers, in order. ``schema`` is a path within the executorch package.
+
+    Raises ``ValueError`` if one of them is no flatbuffer of this schema.
+    """
     if not flatbuffers:
         return []
     with TemporaryDirectory() as name:
@@ -37,6 +40,9 @@ def decoded(schema: str, flatbuffers: Collection[bytes]) -> list[dict[str, Any]]
 
 
 def _finite(text: str) -> str:
-    """``flatc`` writes a number a line, and those that JSON does not have as C does."""
+    """Return JSON from ``flatc`` with infinity and NaN spelled as Python reads them.
+
+    ``flatc`` spells them as C does. It writes one number a line.
+    """
     text = re.sub(r'^(\s*(?:"\w+": )?-?)inf(,?)$', r"\1Infinity\2", text, flags=re.MULTILINE)
     return re.sub(r'^(\s*(?:"\w+": )?)-?nan(,?)$', r"\1NaN\2", text, flags=re.MULTILINE)

@@ -1,6 +1,7 @@
-"""What an XNNPACK delegate computes, from its payload: operators, and the keys of the weights they read.
+"""What an XNNPACK delegate computes, read from its payload: operators, and the keys of the weights they read.
 
-The weights are not inside: they are the program's named data, under digests of their bytes (see ``packing``).
+The weights are not in the payload. They are the program's named data, under digests of their bytes (see
+``stamp.packing``).
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Collection, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from llava_export.pte.read.flatbuffers import decoded
+from llava_export.pte.read.types import Label
 
 XNNPACK = "XnnpackBackend"
 SCHEMA = "backends/xnnpack/serialization/schema.fbs"
@@ -35,17 +37,8 @@ CONVOLUTIONS = {
 }
 
 
-class Label(NamedTuple):
-    """Kind, shape and type of a weight, and who reads it, as in ``pte_file.Part``."""
-
-    kind: str
-    shape: tuple[int, ...] = ()
-    stored_as: str = ""
-    reader: str = ""
-
-
 class Graph:
-    """What an XNNPACK delegate computes."""
+    """The graph of an XNNPACK delegate."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self._nodes = [(node["xnode_union_type"], node["xnode_union"]) for node in fields["xnodes"]]
@@ -54,10 +47,14 @@ class Graph:
         self._data = fields.get("constant_data", ())
 
     def operators(self) -> Counter[str]:
+        """Return how often each operator occurs."""
         return Counter(kind.removeprefix("XNN") for kind, _ in self._nodes)
 
     def weights(self) -> Iterator[tuple[list[str], Label]]:
-        """Keys of named data: of the weight's values, of its scales, and of its bias."""
+        """Yield the keys of each weight in the named data, and its label.
+
+        The first key is that of its values. Those of its scales and of its bias may follow.
+        """
         for kind, node in self._nodes:
             keys = {name: self._keys(value) for name, value in node.items() if name.endswith("_id")}
             if keys.get("filter_id"):
@@ -83,7 +80,10 @@ class Graph:
         return fields.get("tensor_value", fields)
 
     def _keys(self, value: int) -> list[str]:
-        """None if it is no constant, or if ``value`` stands for no value at all."""
+        """Return the keys of a constant's bytes and of its scales, as far as they are named data.
+
+        Return an empty list if ``value`` is no constant, or stands for no value at all.
+        """
         if value not in self._values or not self._tensor(value)["constant_buffer_idx"]:
             return []
         scales = self._values[value].get("quant_params", {}).get("scale_buffer_idx", 0)
@@ -99,10 +99,14 @@ class Graph:
 
 
 def flatbuffer_in(head: bytes, *, size: int) -> tuple[int, int] | None:
-    """Offset and size of the flatbuffer in a payload of ``size`` bytes; None if it has another form."""
+    """Return offset and size of the flatbuffer in a payload of ``size`` bytes, given its first bytes.
+
+    Return None if the payload has another form.
+    """
     magic, offset, length = HEAD.unpack(head.ljust(HEAD.size))
     return (offset, length) if magic == MAGIC and offset + length <= size else None
 
 
 def graphs(flatbuffers: Collection[bytes]) -> list[Graph]:
+    """Return the graphs in some flatbuffers, in order. Raises ``ValueError`` if one of them is none."""
     return [Graph(fields) for fields in decoded(SCHEMA, flatbuffers)]

@@ -1,4 +1,12 @@
-"""The graph of a template with its body copied: one layer after the other, each with weights of its own."""
+"""Stamps one method: copies the body of a template for every further layer, and fills in the real weights.
+
+A template of three layers has layers 0, 1 and 2. Stamped to ten layers, its nodes are used like this:
+
+- What comes before the body, layer 0 and the beginning of layer 1, stays as it is.
+- The body, the rest of layer 1 and the beginning of layer 2, stays and is copied seven times. The first copy reads the
+  weights one layer later, the second those two layers later, and so on.
+- What comes after the body, the rest of layer 2, becomes the rest of layer 9: it reads the weights seven layers later.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +28,11 @@ from torch.fx.passes.tools_common import stable_topological_sort
 
 from llava_export.pte.stamp.packing import Blob
 from llava_export.pte.stamp.repeat import Repeat
-from llava_export.pte.stamp.template import Slot, Template, delegate_name, moved
+from llava_export.pte.stamp.template import Slot, Template, delegate_name, shifted
 
 
 class StampedGraph:
-    """A template whose ``repeat`` is to occur ``extra_layers`` more times.
-
-    A parameter of the template stands for the one so many layers on as body copies come before its reader: ``by``.
-    """
+    """A template, and how many layers are to be added to it: its body will be copied ``extra_layers`` times."""
 
     def __init__(self, template: Template, *, extra_layers: int) -> None:
         self._template = template
@@ -36,32 +41,38 @@ class StampedGraph:
         self._body, self._after = set(self._repeat.body), set(self._repeat.after)
 
     def delegated_parameters(self) -> set[str]:
-        """Names of the real parameters whose packed bytes delegates hold."""
+        """Return the names of the real parameters that delegates hold."""
         return {
-            moved(slot.fqn, by)
+            shifted(slot.fqn, by)
             for node, delegate in self._template.delegates.items()
             for slot in delegate.slots.values()
-            for by in self._occurrences(node)
+            for by in self._shifts(node)
         }
 
     def constant_parameters(self) -> set[str]:
-        """Names of the real parameters that are constants of the program."""
-        return {moved(fqn, by) for node, fqn in self._template.constants.items() for by in self._occurrences(node)}
+        """Return the names of the real parameters that the program itself holds."""
+        return {shifted(fqn, by) for node, fqn in self._template.constants.items() for by in self._shifts(node)}
 
     def stamp(self, *, blob_of: Callable[[Slot], Blob], constant_of: Callable[[str], Tensor]) -> ExportedProgram:
-        """The method with real weights. Changes the template's own graph, so it can be called once."""
+        """Return the method with all its layers and real weights.
+
+        ``blob_of`` returns the blob for a slot, and ``constant_of`` the value of a parameter that the program holds.
+        This changes the template's own graph, so it can be called once.
+        """
         stamping = _Stamping(self._template, blob_of=blob_of, constant_of=constant_of)
         for node in list(self._template.program.graph.nodes):
-            stamping.fill(node, like=node, by=self._extra if node in self._after else 0)
-        latest = dict(self._repeat.carried)
+            stamping.fill(node, original=node, by=self._extra if node in self._after else 0)
+        carried = self._repeat.carried
+        latest = dict(carried)  # value that enters the body -> what the last copy made of it
         for by in range(1, self._extra + 1):
             copies = stamping.copy(self._repeat.body, inputs=latest, by=by)
-            latest = {value: copies[self._repeat.carried[value]] for value in latest}
-        for value, newest in latest.items():
-            stamping.redirect(self._repeat.after, value=self._repeat.carried[value], to=newest)
+            latest = {entering: copies[carried[entering]] for entering in latest}
+        for entering, leaving in latest.items():
+            stamping.redirect(self._repeat.after, value=carried[entering], to=leaving)
         return stamping.program()
 
-    def _occurrences(self, node: Node) -> range:
+    def _shifts(self, node: Node) -> range:
+        """Return by how many layers the weights of a node are shifted: one number for the node and for each copy."""
         if node in self._body:
             return range(self._extra + 1)
         by = self._extra if node in self._after else 0
@@ -69,7 +80,7 @@ class StampedGraph:
 
 
 class _Stamping:
-    """One program in the making: every node gets the weights, the caches and the specs of its layer."""
+    """A method that is being stamped. Collects the inputs, outputs and values of all nodes, old and new."""
 
     def __init__(
         self, template: Template, *, blob_of: Callable[[Slot], Blob], constant_of: Callable[[str], Tensor]
@@ -79,7 +90,7 @@ class _Stamping:
         self._constant_of = constant_of
         self._module = template.program.graph_module
         self._graph = template.program.graph
-        self._newest: dict[Node, Node] = {}  # of a placeholder's copies
+        self._newest: dict[Node, Node] = {}  # placeholder of the template -> its last copy
         self._state: dict[str, Tensor] = {}
         self._constants: dict[str, Any] = {}
         self._inputs: dict[Node, InputSpec] = {}
@@ -89,32 +100,40 @@ class _Stamping:
         self._output_specs = dict(zip(self._output.args[0], signature.output_specs, strict=True))
         self._outputs: dict[Node, OutputSpec] = {}
 
-    def fill(self, node: Node, *, like: Node, by: int) -> None:
-        """Make ``node`` what ``like`` is in the template, ``by`` layers on."""
-        if like in self._template.inputs:
-            self._fill_input(node, self._template.inputs[like], by)
-        elif like in self._template.delegates:
-            delegate = self._template.delegates[like].stamped(lambda slot: self._blob_of(slot.moved(by)))
+    def fill(self, node: Node, *, original: Node, by: int) -> None:
+        """Give a node the weights, the caches and the outputs that are ``by`` layers after those of ``original``.
+
+        ``original`` is a node of the template. ``node`` is a copy of it, or itself.
+        """
+        if original in self._template.inputs:
+            self._fill_input(node, self._template.inputs[original], by)
+        elif original in self._template.delegates:
+            delegate = self._template.delegates[original].stamped(lambda slot: self._blob_of(slot.shifted(by)))
             setattr(self._module, delegate_name(node), delegate)
-        if like in self._output_specs:
-            spec = self._output_specs[like]
-            target = spec.target and moved(spec.target, by)
+        if original in self._output_specs:
+            spec = self._output_specs[original]
+            target = spec.target and shifted(spec.target, by)
             self._outputs[node] = OutputSpec(spec.kind, TensorArgument(node.name), target)
 
     def copy(self, body: list[Node], *, inputs: Mapping[Node, Node], by: int) -> dict[Node, Node]:
-        """Another layer, ``by`` layers on, that reads ``inputs``; the copies by their originals."""
+        """Add a copy of the body with the weights ``by`` layers later. Return the copies by their originals.
+
+        ``inputs`` maps the values that enter the body to those that enter the copy. They are in the result, too.
+        """
         copies = dict(inputs)
         for node in body:
             copies[node] = self._copy_input(node, by) if node.op == "placeholder" else self._copy_call(node, copies, by)
             if copies[node] is not node:
-                self.fill(copies[node], like=node, by=by)
+                self.fill(copies[node], original=node, by=by)
         return copies
 
     def redirect(self, readers: list[Node], *, value: Node, to: Node) -> None:
+        """Let ``readers`` read ``to`` where they read ``value``."""
         for reader in readers:
             reader.replace_input_with(value, to)
 
     def program(self) -> ExportedProgram:
+        """Return the finished method. Its outputs are the updated caches first, and then the result."""
         outputs = sorted(self._outputs.items(), key=lambda output: output[1].kind is OutputKind.USER_OUTPUT)
         self._output.args = (tuple(node for node, _ in outputs),)
         stable_topological_sort(self._module)
@@ -139,7 +158,7 @@ class _Stamping:
         if spec.target is None:  # an argument of the method
             self._inputs[node] = spec
             return
-        target = moved(spec.target, by) if self._is_of_a_layer(spec) else spec.target
+        target = shifted(spec.target, by) if self._is_of_a_layer(spec) else spec.target
         self._inputs[node] = InputSpec(spec.kind, TensorArgument(node.name), target, spec.persistent)
         if spec.kind is InputKind.PARAMETER:
             self._state[target] = self._constant_of(target)
@@ -149,10 +168,11 @@ class _Stamping:
             self._constants[target] = self._template.value_of(spec.target)
 
     def _is_of_a_layer(self, spec: InputSpec) -> bool:
-        """Parameters and caches; other buffers are the same for all layers, which share them."""
+        """Return whether each layer has its own: parameters and caches. All layers share the other buffers."""
         return spec.kind is InputKind.PARAMETER or spec.target in self._mutated
 
     def _copy_input(self, node: Node, by: int) -> Node:
+        """Return a new placeholder, or ``node`` itself if all layers share it."""
         if not self._is_of_a_layer(self._template.inputs[node]):
             return node
         with self._graph.inserting_after(self._newest.get(node, node)):

@@ -1,14 +1,16 @@
-"""Lower a template, stamp the layers: an export whose lowering costs the same for any number of layers.
+"""Stamps a program: lowers templates, packs the real weights, and stamps the layers.
 
-A template is the model with three layers a stack and random weights of the real shapes. It is lowered in the ordinary
-way. Then its middle layer is copied in the lowered graph for every further layer, and the real weights, packed by
-``packing``, replace the random ones: in delegates by their keys, among the program's own constants by their names. So
-weights pass through neither ``torch.export`` nor lowering, and are needed one block at a time.
+The templates are lowered in the ordinary way. Then the middle layer is copied in the lowered graph for every further
+layer, and the packed real weights replace the random ones: in delegates by their keys, and among the program's own
+constants by their names. So real weights pass through neither ``torch.export`` nor lowering, and only one block of them
+is needed at a time.
 
-The result is the ordinary program, with its operations perhaps in another order. It gives the same output to the last
-bit. ``template`` and ``repeat`` check what this rests on before a real weight is read, and raise ``StampError``. A
-method is lowered with all its layers, and only its weights are replaced, if XNNPACK takes all layers into one delegate
-or if the model reads the hidden states of several layers.
+The result is the program that ordinary lowering makes, but its operations may be in another order. It gives the same
+output to the last bit. ``template`` and ``repeat`` check that stamping is possible before a real weight is read, and
+raise ``StampError`` if it is not.
+
+A method is lowered with all its layers, and only its weights are replaced, in two cases: if XNNPACK takes all layers
+into one delegate, or if the model reads the hidden states of several layers.
 """
 
 from __future__ import annotations
