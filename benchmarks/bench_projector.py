@@ -1,34 +1,32 @@
-"""What MobileVLM's projector costs within image encoding, by profile; beside it the projector in torch's own layout.
+"""Measures what MobileVLM's projector costs within image encoding, here and in torch's own layout.
 
-    python -m benchmarks.bench_projector /tmp/package/mobilevlm.pte --model /tmp/mobilevlm-1.7b --runs 15
-
-The program's `vision_encoder` and the projector alone, written both ways with the checkpoint's weights and quantized as
-the package, are run in turn under ExecuTorch's event tracer. Written naively (`training/projectors.py`) the
-projector's values are channels first; norms over channels then permute to and fro, and its 1x1 convolutions stay float.
+The program's ``vision_encoder`` and the projector alone run in turn under ExecuTorch's event tracer. The projector is
+exported twice, with the checkpoint's weights and quantized as in the package: as we write it, and naively
+(``training/projectors.py``). The naive one keeps channels first. Its norms over channels then need permutations, and
+its 1x1 convolutions stay float.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import tempfile
-import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from llava_export.benchmark.profile import CallProfile, call_profile, read_events
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.checkpoint.reader import CheckpointReader
-from llava_export.pte import lower
+from llava_export.cli.terminal import new_console, plain_table, silence_libraries
 from llava_export.recipe import RECIPES, Recipe
 from llava_runner import contract
+from llava_runner.arguments import ArgumentParser, positive_int, run_command
+from llava_runner.errors import UserError
 from llava_runner.program import Program
 from training.projectors import PROJECTORS
 
@@ -36,49 +34,79 @@ PUBLISHED = {"ldp": "ldpnet", "ldpv2": "ldpnetv2"}
 KEYS = "model.mm_projector."
 METHOD = "forward"
 WARM_UP = 2
+DESCRIPTION = """Measure what MobileVLM's projector costs within image encoding.
+
+The first table has the median times of image encoding and of the projector in
+it and alone. "naive layout" is the projector with channels first, as torch has
+it. The second table has the projector's times by operator.
+"""
+EPILOG = """example:
+  python -m benchmarks.bench_projector package/mobilevlm.pte \\
+      --model mobilevlm-1.7b --runs 15
+"""
+
+
+def main() -> NoReturn:
+    """Run the command and exit."""
+    parser = ArgumentParser(prog="python -m benchmarks.bench_projector", description=DESCRIPTION, epilog=EPILOG)
+    add = parser.add_argument
+    add("package", type=Path, metavar="PTE", help="the program of a MobileVLM")
+    add("--model", required=True, help="the checkpoint that it was exported from")
+    add(
+        "--runs",
+        type=positive_int,
+        default=15,
+        metavar="N",
+        help="runs of each, in turn, after two to warm up (default: %(default)s)",
+    )
+    run_command(parser, run, None)
 
 
 @dataclass
 class Traced:
-    """A method of a program under the event tracer."""
+    """A method of a program, run under the event tracer."""
 
     path: Path
     method: str
     inputs: tuple[torch.Tensor, ...]
 
     def __post_init__(self) -> None:
-        # In this order: the first registers what the others add kernels to.
+        # The order matters: the first registers what the others add their kernels to.
         portable_lib = import_module("executorch.extension.pybindings.portable_lib")
         for kernels in ("executorch.extension.llm.custom_ops.custom_ops", "executorch.kernels.quantized"):
             import_module(kernels)
         self.module = portable_lib._load_for_executorch(str(self.path), enable_etdump=True)
 
     def run(self) -> torch.Tensor:
+        """Run the method and return its output."""
         return self.module.run_method(self.method, self.inputs)[0]
 
     def profile(self, path: Path) -> CallProfile:
+        """Write the trace to ``path``. Return the profile of all runs but those that warm up."""
         self.module.write_etdump_result_to_file(str(path))
         return call_profile(self.method, [read_events(path)], slice(WARM_UP, None))
 
 
 def last(profile: CallProfile, count: int) -> float:
-    """What the last instructions take together."""
+    """Return the time of the last ``count`` instructions together, in milliseconds."""
     return sum(profile.instructions[index] for index in sorted(profile.instructions)[-count:])
 
 
 def operators(profile: CallProfile) -> dict[str, float]:
-    """What XNNPACK's operators take, and what is left: calls, copies, operators outside."""
+    """Return the milliseconds of XNNPACK's operators by name, and of all else: calls, copies, operators outside."""
     spent = sum(profile.delegated.values())
     return {**profile.delegated, "outside XNNPACK": max(0.0, profile.total - spent)}
 
 
 def ours(checkpoint: Checkpoint) -> nn.Module:
+    """Return the projector as we write it, with the checkpoint's weights."""
     projector = checkpoint.build_model(max_context_len=1).vision_encoder.projector
     checkpoint.weights.fill(projector, prefix="vision_encoder.projector")
     return projector
 
 
 def naive(checkpoint: Checkpoint) -> nn.Module:
+    """Return the projector in torch's own layout, with the checkpoint's weights."""
     config, reader = checkpoint.config.projector, CheckpointReader(checkpoint.folder)
     projector = PROJECTORS[PUBLISHED[config.type]](config.in_features, config.out_features).eval()
     projector.load_state_dict({name: reader.read(KEYS + name).float() for name in projector.state_dict()})
@@ -86,7 +114,12 @@ def naive(checkpoint: Checkpoint) -> nn.Module:
 
 
 def export(module: nn.Module, features: torch.Tensor, path: Path, *, recipe: Recipe, as_ours: bool) -> None:
-    """Lowered as the package's methods are; the naive one as ExecuTorch does it by itself."""
+    """Quantize and lower a projector for ``features``, and write it to ``path``.
+
+    Ours is lowered as the methods of a package are. The naive one is lowered as ExecuTorch does it by itself.
+    """
+    from llava_export.pte import lower  # ExecuTorch's compiler takes seconds to import
+
     recipe.quantize(module, fqn="vision_encoder.projector")
     exported = torch.export.export(module, (features,), strict=False)
     partitioners = lower.xnnpack_partitioners(2, quantized=recipe.vision != "fp32")
@@ -98,16 +131,12 @@ def export(module: nn.Module, features: torch.Tensor, path: Path, *, recipe: Rec
 
 
 @torch.no_grad()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", type=Path, help="the program, a MobileVLM's")
-    parser.add_argument("--model", required=True, help="the checkpoint it was exported from")
-    parser.add_argument("--runs", type=int, default=15, help="of each, in turn, after two to warm up")
-    arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-
+def run(arguments: argparse.Namespace) -> None:
+    """Measure and print the tables. Raises a ``UserError`` for the user's mistakes."""
+    silence_libraries()
     checkpoint = open_checkpoint(arguments.model)
+    if checkpoint.config.projector.type not in PUBLISHED:
+        raise UserError(f"{arguments.model} is no MobileVLM: its projector is {checkpoint.config.projector.type}")
     card = Program.open(arguments.package).card
     recipe = RECIPES["8da4w"].with_changes(vision=card.recipe["vision"])
     side = card.image_size
@@ -130,25 +159,20 @@ def main() -> None:
 
 
 def report(profiles: dict[str, CallProfile], *, cosine: float, title: str) -> None:
-    console = Console()
+    """Print both tables."""
+    console = new_console()
     encoder, alone, naive_alone = (profiles[name] for name in ("encoder", "ours", "naive"))
-    within = last(encoder, len(alone.instructions))
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column, justify in (("medians", "left"), ("ms", "right"), ("of image encoding", "right")):
-        table.add_column(column, justify=justify)
+    table = plain_table("medians", "ms", "of image encoding", right=("ms", "of image encoding"))
     for name, spent in (
         ("image encoding", encoder.total),
-        ("  its projector", within),
+        ("  its projector", last(encoder, len(alone.instructions))),
         ("projector alone", alone.total),
         ("projector alone, naive layout", naive_alone.total),
     ):
         table.add_row(name, f"{spent:.1f}", f"{spent / encoder.total:.1%}")
-    console.print(f"{title}; the two layouts' outputs: cosine {cosine:.6f}\n", highlight=False)
+    console.print(f"{title}; the two layouts' outputs: cosine {cosine:.6f}\n")
     console.print(table)
-    by_operator = Table(box=None, pad_edge=False, header_style="dim")
-    by_operator.add_column("\nprojector alone, by operator")
-    by_operator.add_column("\nms", justify="right")
-    by_operator.add_column("naive\nms", justify="right")
+    by_operator = plain_table("projector alone, by operator", "ms", "naive, ms", right=("ms", "naive, ms"))
     ours, naive = operators(alone), operators(naive_alone)
     for name in sorted({**ours, **naive}, key=lambda name: -max(ours.get(name, 0), naive.get(name, 0)))[:14]:
         by_operator.add_row(name, f"{ours.get(name, 0):.2f}", f"{naive.get(name, 0):.2f}")

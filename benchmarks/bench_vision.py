@@ -1,9 +1,8 @@
-"""Times our vision tower against transformers' CLIPVisionModel, exported with the same quantization and partitioners.
+"""Times our vision tower against transformers' CLIPVisionModel, with the same quantization and partitioners.
 
-Widths of CLIP ViT-L/14-336, random weights, a few layers; both programs take normalized pixels and give the features
-before the last layer, and are run in turn, so that whatever else the machine does slows both.
-
-    python -m benchmarks.bench_vision --layers 4 --runs 15
+Both have the widths of CLIP ViT-L/14-336, the same random weights and a few layers. Both programs take normalized
+pixels and return the features before the last layer. They run in turn, so that whatever else the machine does slows
+both.
 """
 
 from __future__ import annotations
@@ -13,37 +12,99 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
-from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from llava_export.cli.terminal import silence_libraries
 from llava_export.config import VisionConfig
 from llava_export.models.clip_vision import ClipVisionTower
-from llava_export.pte.lower import serialize, write, xnnpack_partitioners
 from llava_export.recipe import RECIPES
+from llava_runner.arguments import ArgumentParser, positive_int, run_command
 
 METHOD = "forward"
+WARM_UP = 2
+SCHEMES = ("8da8w", "8da4w", "fp32")
+DESCRIPTION = """Time our vision tower against that of transformers.
+
+Both have the widths of CLIP ViT-L/14-336, random weights, and the same
+quantization and partitioners. They run in turn on ExecuTorch.
+"""
+EPILOG = """example:
+  python -m benchmarks.bench_vision --layers 4 --runs 15
+"""
+
+
+def main() -> NoReturn:
+    """Run the command and exit."""
+    parser = ArgumentParser(prog="python -m benchmarks.bench_vision", description=DESCRIPTION, epilog=EPILOG)
+    add = parser.add_argument
+    add("--layers", type=positive_int, default=4, metavar="N", help="layers of both towers (default: %(default)s)")
+    add(
+        "--runs",
+        type=positive_int,
+        default=15,
+        metavar="N",
+        help="runs of each, in turn, after two to warm up (default: %(default)s)",
+    )
+    add("--vision", choices=SCHEMES, default="8da8w", help="quantization of the linears (default: %(default)s)")
+    run_command(parser, run, None)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Export both towers, run them in turn, and print their times."""
+    from executorch.runtime import Runtime
+
+    silence_libraries()
+    torch.manual_seed(1)
+    pixel_values = torch.randn(1, 3, 336, 336)
+    modules = build(arguments.layers)
+    with torch.no_grad():
+        expected = modules["ours"](pixel_values)
+        agree = torch.cosine_similarity(expected.flatten(), modules["transformers"](pixel_values).flatten(), dim=0)
+    print(f"float towers agree: cosine {agree:.7f}")
+
+    methods = {}
+    seconds: dict[str, list[float]] = {name: [] for name in modules}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, module in modules.items():
+            path = Path(folder) / f"{name}.pte"
+            export(module, path, vision=arguments.vision)
+            methods[name] = Runtime.get().load_program(path).load_method(METHOD)
+        for i in range(arguments.runs + WARM_UP):
+            for name, method in methods.items():
+                start = time.perf_counter()
+                found = method.execute([pixel_values])[0]
+                if i >= WARM_UP:
+                    seconds[name].append(time.perf_counter() - start)
+                else:
+                    cosine = torch.cosine_similarity(found.flatten(), expected.flatten(), dim=0)
+    for name, times in seconds.items():
+        print(f"{name:>14}: median {statistics.median(times):.3f} s  (min {min(times):.3f}, max {max(times):.3f})")
+    ratios = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["transformers"], strict=True)]
+    print(f"transformers / ours, pair by pair: median {statistics.median(ratios):.2f}; last cosine {cosine:.5f}")
 
 
 class TransformersTower(nn.Module):
-    """The features LLaVA reads, taken from transformers' own module as it is."""
+    """The features that LLaVA reads, from the unchanged module of transformers."""
 
-    def __init__(self, model: CLIPVisionModel, *, feature_layer: int) -> None:
+    def __init__(self, model: nn.Module, *, feature_layer: int) -> None:
         super().__init__()
         self.model = model
         self.feature_layer = feature_layer
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return the features of the patches, without the class token."""
         output = self.model(pixel_values, output_hidden_states=True)
         return output.hidden_states[self.feature_layer][:, 1:]
 
 
 def build(layers: int) -> dict[str, nn.Module]:
-    """Both towers with equal weights; ``layers`` are run by each."""
-    sizes = {
+    """Return both towers by name, with equal weights and ``layers`` layers."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    sizes: dict[str, Any] = {
         "hidden_size": 1024,
         "intermediate_size": 4096,
         "num_hidden_layers": layers,
@@ -69,7 +130,12 @@ def build(layers: int) -> dict[str, nn.Module]:
 
 
 def export(module: nn.Module, path: Path, *, vision: str) -> None:
-    """Quantize, lower and write, the same for both."""
+    """Quantize and lower a tower, and write it to ``path``. Both are treated alike."""
+    # ExecuTorch's compiler takes seconds to import.
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+
+    from llava_export.pte.lower import serialize, write, xnnpack_partitioners
+
     RECIPES["8da4w"].with_changes(vision=vision).quantize(module, fqn="vision_encoder.vision_tower")
     with torch.no_grad():
         program = torch.export.export(module, (torch.zeros(1, 3, 336, 336),), strict=False)
@@ -79,46 +145,6 @@ def export(module: nn.Module, path: Path, *, vision: str) -> None:
         compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
     )
     write(serialize(lowered), path)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--runs", type=int, default=15, help="of each, in turn, after two to warm up")
-    parser.add_argument("--vision", choices=("8da8w", "8da4w", "fp32"), default="8da8w")
-    arguments = parser.parse_args()
-    silence_libraries()
-
-    from executorch.runtime import Runtime
-
-    torch.manual_seed(1)
-    pixel_values = torch.randn(1, 3, 336, 336)
-    modules = build(arguments.layers)
-    with torch.no_grad():
-        expected = modules["ours"](pixel_values)
-        agree = torch.nn.functional.cosine_similarity(
-            expected.flatten(), modules["transformers"](pixel_values).flatten(), 0
-        )
-    print(f"float towers agree: cosine {agree:.7f}")
-
-    methods, seconds = {}, {name: [] for name in modules}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, module in modules.items():
-            path = Path(folder) / f"{name}.pte"
-            export(module, path, vision=arguments.vision)
-            methods[name] = Runtime.get().load_program(path).load_method(METHOD)
-        for run in range(arguments.runs + 2):
-            for name, method in methods.items():
-                start = time.perf_counter()
-                found = method.execute([pixel_values])[0]
-                if run >= 2:
-                    seconds[name].append(time.perf_counter() - start)
-                else:
-                    cosine = torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0)
-    for name, times in seconds.items():
-        print(f"{name:>14}: median {statistics.median(times):.3f} s  (min {min(times):.3f}, max {max(times):.3f})")
-    ratios = [theirs / ours for ours, theirs in zip(seconds["ours"], seconds["transformers"], strict=True)]
-    print(f"transformers / ours, pair by pair: median {statistics.median(ratios):.2f}; last cosine {cosine:.5f}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,9 @@
-"""Writes a full-size random checkpoint in the layout of the published ones: what memory and time are measured with.
+"""Writes a full-size checkpoint with random weights in the layout of a published one, to measure memory and time with.
 
-    python -m benchmarks.make_checkpoint --like llava-1.5-7b --out /tmp/llava-1.5-7b
-    python -m benchmarks.make_checkpoint --like mobilevlm-1.7b --out /tmp/mobilevlm-1.7b
-
-LLaVA as llava-hf has it on the hub: sharded fp16 safetensors with their index, config and image processor. MobileVLM as
-its authors have it: sharded bf16 ``pytorch_model.bin`` with the vision tower inside, and config. Both with a
-SentencePiece tokenizer of 32,000 pieces. One shard is in memory at a time. The weights are noise: the answers mean
-nothing.
+LLaVA is written as llava-hf has it on the hub: sharded fp16 safetensors with their index, config and image processor.
+MobileVLM is written as its authors have it: sharded bf16 ``pytorch_model.bin`` with the vision tower, and config. Both
+get a SentencePiece tokenizer of 32,000 pieces. One shard is in memory at a time. The weights are noise, so the answers
+mean nothing.
 """
 
 from __future__ import annotations
@@ -19,26 +16,37 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from rich.progress import track
 from safetensors.torch import save_file
 
-from llava_runner.errors import UserError, exit_cleanly
+from llava_runner.arguments import ArgumentParser, positive_int, run_command
+from llava_runner.errors import UserError
 from training.projectors import PROJECTORS
+
+DESCRIPTION = """Write a checkpoint of full size with random weights.
+
+It has the files and the layout of the published model. Exports of it take as
+much time and memory, but its answers mean nothing.
+"""
+EPILOG = """examples:
+  python -m benchmarks.make_checkpoint --like llava-1.5-7b --out llava-1.5-7b
+  python -m benchmarks.make_checkpoint --like mobilevlm-1.7b --out mobilevlm-1.7b
+"""
 
 SHARD_BYTES = 1_000_000_000
 VOCAB_PIECES = 32000
 STANDARD_DEVIATION = 0.02  # of matrices, as transformers initializes them
-# What each of some 32 layers adds to the residual stream, twice, is smaller, as in GPT-2's initialization (Radford et
-# al., 2019), and small beside the embedded tokens, which get torch's deviation for embeddings. Otherwise each layer of
-# noise would blow up the rounding errors of those before it, as no trained model does.
+# Each of some 32 layers adds to the residual stream twice. As in GPT-2's initialization (Radford et al., 2019), those
+# matrices get a smaller deviation, and the embedded tokens torch's larger one. Otherwise each layer of noise would
+# magnify the rounding errors of the layers before it, which no trained model does.
 RESIDUAL_DEVIATION = STANDARD_DEVIATION / (2 * 32) ** 0.5
 EMBEDDING_DEVIATION = 1.0
 INTO_RESIDUAL = re.compile(r"\.(o_proj|down_proj|out_proj|fc2)\.weight$")
 
-VISION_TOWER = {
+VISION_TOWER: dict[str, Any] = {
     "model_type": "clip_vision_model",
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -49,7 +57,7 @@ VISION_TOWER = {
     "projection_dim": 768,
     "vocab_size": 32000,
 }
-VICUNA = {
+VICUNA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "max_position_embeddings": 4096,
     "model_type": "llama",
@@ -58,7 +66,7 @@ VICUNA = {
     "vocab_size": 32064,
 }
 LLAVA: dict[str, dict[str, Any]] = {
-    "llava-1.5-7b": {},  # the published config leaves out what equals LlamaConfig's defaults
+    "llava-1.5-7b": {},  # the published config leaves out LlamaConfig's defaults
     "llava-1.5-13b": {
         "hidden_size": 5120,
         "intermediate_size": 13824,
@@ -66,7 +74,7 @@ LLAVA: dict[str, dict[str, Any]] = {
         "num_attention_heads": 40,
         "num_key_value_heads": 40,
     },
-    # The same with the decoder of MobileLLaMA-1.4B: what a phone runs.
+    # The same with the decoder of MobileLLaMA-1.4B, which a phone can run.
     "llava-mobilellama-1.4b": {
         "hidden_size": 2048,
         "intermediate_size": 5632,
@@ -75,7 +83,7 @@ LLAVA: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 16,
     },
 }
-MOBILEVLM_SIZES = {
+MOBILEVLM_SIZES: dict[str, dict[str, Any]] = {
     "1.7b": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16},
     "3b": {"hidden_size": 2560, "intermediate_size": 6912, "num_hidden_layers": 32, "num_attention_heads": 32},
 }
@@ -88,7 +96,7 @@ MOBILEVLM: dict[str, dict[str, Any]] = {
     for version, type_ in (("", "ldpnet"), ("v2-", "ldpnetv2"))
     for size, text in MOBILEVLM_SIZES.items()
 }
-# Names of transformers' modules to those of the published files.
+# Beginnings of names in transformers, and the beginnings of the same names in the published files.
 PUBLISHED_NAMES = (
     (r"^model\.language_model\.", "language_model.model."),
     (r"^lm_head\.", "language_model.lm_head."),
@@ -99,7 +107,7 @@ PUBLISHED_NAMES = (
 
 @dataclass(frozen=True)
 class Format:
-    """How weights are stored: names of shards begin and end so."""
+    """How weights are stored. Names of shards begin with ``stem`` and end with ``suffix``."""
 
     dtype: torch.dtype
     stem: str
@@ -108,6 +116,7 @@ class Format:
 
 
 def save_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a shard that everybody may read."""
     save_file(tensors, path, metadata={"format": "pt"})
     path.chmod(0o644)
 
@@ -117,11 +126,12 @@ BIN = Format(torch.bfloat16, "pytorch_model", "bin", torch.save)
 
 
 def config_like(name: str, *, layers: int | None = None) -> dict[str, Any]:
-    """``config.json`` of a published model; ``layers`` changes the depth of its decoder."""
+    """Return the ``config.json`` of a published model. ``layers`` changes the depth of its decoder."""
     return llava_config(name, layers=layers) if name in LLAVA else mobilevlm_config(name, layers=layers)
 
 
 def mobilevlm_config(name: str, *, layers: int | None) -> dict[str, Any]:
+    """Return the ``config.json`` of a MobileVLM."""
     return {
         "architectures": ["MobileLlamaForCausalLM"],
         "bos_token_id": 1,
@@ -148,6 +158,7 @@ def mobilevlm_config(name: str, *, layers: int | None) -> dict[str, Any]:
 
 
 def llava_config(name: str, *, layers: int | None) -> dict[str, Any]:
+    """Return the ``config.json`` of a LLaVA."""
     text = {**VICUNA, **LLAVA[name]}
     if layers is not None:
         text["num_hidden_layers"] = layers
@@ -168,7 +179,7 @@ def llava_config(name: str, *, layers: int | None) -> dict[str, Any]:
 
 
 def tensor_shapes(config: dict[str, Any]) -> dict[str, torch.Size]:
-    """Every tensor of the model under its published name."""
+    """Return the shape of every tensor by its published name."""
     from transformers import (
         CLIPVisionConfig,
         CLIPVisionModel,
@@ -182,11 +193,11 @@ def tensor_shapes(config: dict[str, Any]) -> dict[str, torch.Size]:
         with torch.device("meta"):
             model = LlavaForConditionalGeneration(LlavaConfig.from_dict(config))
         return {published_name(name): parameter.shape for name, parameter in model.named_parameters()}
-    text = LlamaConfig(**{key: value for key, value in config.items() if key != "model_type"})
+    sizes: dict[str, Any] = {key: value for key, value in config.items() if key != "model_type"}
     projector = PROJECTORS[config["mm_projector_type"]]
     with torch.device("meta"):
         parts = {
-            "": LlamaForCausalLM(text),
+            "": LlamaForCausalLM(LlamaConfig(**sizes)),
             "model.mm_projector.": projector(config["mm_hidden_size"], config["hidden_size"]),
             "model.vision_tower.vision_tower.vision_model.": CLIPVisionModel(CLIPVisionConfig(**VISION_TOWER)),
         }
@@ -198,15 +209,16 @@ def tensor_shapes(config: dict[str, Any]) -> dict[str, torch.Size]:
 
 
 def published_name(name: str) -> str:
+    """Return the published name of a parameter of transformers' LLaVA."""
     for pattern, replacement in PUBLISHED_NAMES:
         renamed, matches = re.subn(pattern, replacement, name)
         if matches:
             return renamed
-    raise ValueError(f"transformers has a parameter of no known part: {name}")
+    raise ValueError(f"transformers has a parameter outside the known parts: {name}")
 
 
 def shards(shapes: dict[str, torch.Size]) -> list[list[str]]:
-    """Names in order, cut where a shard of 16-bit tensors is full."""
+    """Return the names of each shard, in order. A shard ends where its 16-bit tensors fill it."""
     result: list[list[str]] = [[]]
     size = 0
     for name, shape in shapes.items():
@@ -219,7 +231,7 @@ def shards(shapes: dict[str, torch.Size]) -> list[list[str]]:
 
 
 def random_tensor(name: str, shape: torch.Size, *, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
-    """Matrices of noise, norms of one, biases of zero."""
+    """Return a tensor of random values. Norms are ones and biases zeros."""
     if len(shape) == 1 and name.endswith(".bias"):
         return torch.zeros(shape, dtype=dtype)
     if len(shape) == 1 and name.endswith(".weight"):
@@ -230,12 +242,13 @@ def random_tensor(name: str, shape: torch.Size, *, dtype: torch.dtype, generator
         deviation = RESIDUAL_DEVIATION
     elif name.endswith("embed_tokens.weight"):
         deviation = EMBEDDING_DEVIATION
-    for rows in tensor.view(shape[0], -1).split(4096):  # in float32, which is quicker, but never the whole tensor
+    for rows in tensor.view(shape[0], -1).split(4096):  # float32 is faster, but the whole tensor would not fit
         rows.copy_(torch.randn(rows.shape, generator=generator).mul_(deviation))
     return tensor
 
 
 def write_weights(shapes: dict[str, torch.Size], folder: Path, *, stored: Format, seed: int) -> None:
+    """Write the shards and their index."""
     generator = torch.Generator().manual_seed(seed)
     names = shards(shapes)
     weight_map = {}
@@ -250,7 +263,7 @@ def write_weights(shapes: dict[str, torch.Size], folder: Path, *, stored: Format
 
 
 def write_tokenizer(path: Path) -> None:
-    """A BPE of Llama's kind, trained on the sources of Python's standard library: real merges, useless words."""
+    """Write a BPE like Llama's, trained on the sources of Python's standard library. Its merges are real."""
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
@@ -271,6 +284,7 @@ def write_tokenizer(path: Path) -> None:
 
 
 def source_lines() -> Iterator[str]:
+    """Yield the lines of the standard library's sources."""
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("**/*.py")):
         if "site-packages" not in path.parts:
             for line in path.read_text(encoding="utf-8", errors="ignore").splitlines():
@@ -279,6 +293,7 @@ def source_lines() -> Iterator[str]:
 
 
 def write_image_processor(folder: Path) -> None:
+    """Write the ``preprocessor_config.json`` of a LLaVA."""
     image_size = VISION_TOWER["image_size"]
     processor = {
         "crop_size": {"height": image_size, "width": image_size},
@@ -298,6 +313,7 @@ def write_image_processor(folder: Path) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Write the checkpoint. Raises ``UserError`` if the folder is not empty."""
     folder = arguments.out
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty")
@@ -308,20 +324,22 @@ def run(arguments: argparse.Namespace) -> None:
     write_tokenizer(folder / "tokenizer.model")
     if arguments.like in LLAVA:
         write_image_processor(folder)
-    # Last: without it the folder is no checkpoint.
+    # The config is the last file. So a folder that is not finished is no checkpoint.
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {size / 1e9:.1f} GB, like {arguments.like}, random weights of seed {arguments.seed}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--like", choices=[*LLAVA, *MOBILEVLM], required=True)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--layers", type=int, help="decoder layers, to measure how cost grows (default: the model's)")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    exit_cleanly(lambda: run(arguments))
+def main() -> NoReturn:
+    """Run the command and exit."""
+    names = [*LLAVA, *MOBILEVLM]
+    parser = ArgumentParser(prog="python -m benchmarks.make_checkpoint", description=DESCRIPTION, epilog=EPILOG)
+    add = parser.add_argument
+    add("--like", choices=names, required=True, metavar="MODEL", help=", ".join(names))
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the checkpoint, new or empty")
+    add("--layers", type=positive_int, metavar="N", help="layers of the decoder (default: the model's)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the weights (default: %(default)s)")
+    run_command(parser, run, None)
 
 
 if __name__ == "__main__":

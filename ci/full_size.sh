@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Full size, measured: makes a random checkpoint, exports it, proves it, runs it, and does the same by the
-# straightforward pipeline. Prints wall time and peak resident memory of each step as GNU time counts them, and what the
-# preflight had foretold. Not part of `make test`: 7B takes half an hour and 35 GB of disk.
+# Measures an export of full size. Makes a checkpoint with random weights, exports, verifies and runs it, and exports it
+# once more by the straightforward pipeline. Prints the wall time and the peak resident memory of each step, as GNU time
+# counts them, and what `--dry-run` expects. It is not part of `make test`: 7B takes half an hour and 35 GB of disk.
 #
 #   ci/full_size.sh [llava-1.5-7b|llava-1.5-13b|mobilevlm-1.7b|mobilevlm-3b|...] [FOLDER]
 #
-# LAYERS=8 cuts the decoder to so many layers; STRAIGHTFORWARD=0 leaves out the comparison.
+# LAYERS=8 gives the decoder 8 layers. STRAIGHTFORWARD=0 leaves out the comparison.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +21,7 @@ make .venv/.ready
 mkdir -p "$package"
 : > "$summary"
 
-measure() {  # measure LABEL COMMAND...: runs it, and adds a line to the summary
+measure() {  # measure LABEL COMMAND...: runs the command, and adds a line to the summary
     local label=$1 seconds kilobytes code=0
     shift
     printf '\n== %s\n' "$label"
@@ -35,12 +35,12 @@ if [[ ! -f $checkpoint/config.json ]]; then
     rm -rf "$checkpoint"
     measure "make the checkpoint" $python -m benchmarks.make_checkpoint --like "$model" --out "$checkpoint" ${LAYERS:+--layers "$LAYERS"}
 fi
-export_command=("$python" -m llava_export.export --model "$checkpoint" --output-dir "$package" --with-artifacts)
+export_command=(.venv/bin/llava export --model "$checkpoint" --output-dir "$package" --with-artifacts)
 "${export_command[@]}" --dry-run
 measure "export" "${export_command[@]}"
-ask=(.venv/bin/llava-run --model_path="$package/llava.pte" --image_path="$package/image.png" --prompt="What is in the image?"
-    --temperature=0 --max_new_tokens=32)
-measure "test_pte" .venv/bin/test_pte "$package/llava.pte"
+ask=(.venv/bin/llava run "$package" --image "$package/image.png" --prompt "What is in the image?" --temperature 0
+    --max-new-tokens 32)
+measure "verify" .venv/bin/llava verify "$package"
 measure "run, 32 tokens" "${ask[@]}"
 measure "export without the golden record" "${export_command[@]}" --no-golden
 if [[ ${STRAIGHTFORWARD:-1} == 1 ]]; then

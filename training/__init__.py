@@ -1,1 +1,9 @@
-"""What trains the built-in models: rendered scenes, questions about them, and two stages of learning."""
+"""Training of the built-in tiny models. ``python -m training --help`` explains the command.
+
+``scenes`` and ``questions`` make the data, ``tokenizer`` and ``images`` turn it into tensors. ``model`` and
+``projectors`` hold the modules, ``vision_stage`` and ``answer_stage`` train them with ``optimization``. ``checkpoints``
+writes the result and ``accuracy`` measures it. ``train`` does all of it in order.
+"""
+
+# The models that can be trained, with the names of their projectors.
+MODELS = {"tiny-llava": "mlp", "tiny-mobilevlm": "ldpnet", "tiny-mobilevlm-v2": "ldpnetv2"}

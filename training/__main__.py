@@ -1,144 +1,72 @@
-"""Train the built-in tiny models on CPU: a LLaVA from scratch, and MobileVLMs that start from its tower and decoder.
-
-    python -m training tiny-llava
-    python -m training tiny-mobilevlm
-    python -m training tiny-mobilevlm-v2
-
-The result is an ordinary checkpoint folder as its family publishes them (llava-hf: fp16 safetensors; MobileVLM: a bf16
-`pytorch_model.bin`) that answers questions about the scenes of `training/scenes.py`.
-"""
+"""``python -m training``: trains the built-in tiny models."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import logging
-import shlex
-import sys
-import time
-from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
-import numpy as np
-import sentencepiece
-import torch
-import torchao
-import transformers
+from llava_runner.arguments import ArgumentParser, positive_int, run_command
+from training import MODELS
 
-from training import measuring, questions
-from training.answer_stage import Rates, train_answers
-from training.model import build_model, num_image_tokens, start_language_model, start_mobilevlm
-from training.pictures import render_training_scenes
-from training.saving import save_llava, save_mobilevlm
-from training.tokenizer import NUM_PIECES, Tokenizer, train_tokenizer
-from training.vision_stage import train_vision
+DESCRIPTION = """Train one of the built-in tiny models on the CPU.
 
-log = logging.getLogger("train_tiny")
+tiny-llava is trained from scratch, in two stages: first the vision tower, then
+the whole model. The MobileVLMs start from its tower and its language model,
+and have the second stage alone.
 
-BUILTIN = Path(__file__).resolve().parent.parent / "llava_export" / "builtin"
-PROJECTORS = {"tiny-llava": "mlp", "tiny-mobilevlm": "ldpnet", "tiny-mobilevlm-v2": "ldpnetv2"}
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=PROJECTORS)
-    parser.add_argument("--output", type=Path, help="folder to write the checkpoint to; the built-in one unless told")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--num-scenes", type=int, default=50_000, help="training scenes to render (38 KB of disk each)")
-    parser.add_argument("--vision-steps", type=int, default=2600, help="steps of tiny-llava's stage 1, 64 scenes each")
-    parser.add_argument("--answer-steps", type=int, help="steps of stage 2, 16 scenes each (7000; MobileVLM: 3000)")
-    parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args()
+The result is a checkpoint folder as the family publishes them. It answers
+questions about images of colored shapes. training.json, next to the weights,
+has the command, the versions and the accuracy.
+"""
+EPILOG = """examples:
+  python -m training tiny-llava                 71 minutes on two cores
+  python -m training tiny-mobilevlm             27 minutes
+  python -m training tiny-mobilevlm-v2 --output /tmp/tiny-mobilevlm-v2
+"""
 
 
-def main() -> None:
-    args = parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(args.threads)
-    started = time.monotonic()
-    folder = args.output or BUILTIN / args.model
-    projector = PROJECTORS[args.model]
-
-    from_scratch = projector == "mlp"
-    tokenizer_model = (
-        train_tokenizer(seed=args.seed) if from_scratch else (BUILTIN / "tiny-llava" / "tokenizer.model").read_bytes()
+def build_parser() -> ArgumentParser:
+    """Return the parser of the command."""
+    parser = ArgumentParser(prog="python -m training", description=DESCRIPTION, epilog=EPILOG)
+    add = parser.add_argument
+    add("model", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
+    add("--output", type=Path, metavar="DIR", help="folder of the checkpoint (default: the built-in one)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of weights and order (default: %(default)s)")
+    add(
+        "--num-scenes",
+        type=positive_int,
+        default=50_000,
+        metavar="N",
+        help="images to train on, 38 KB of disk each (default: %(default)s)",
     )
-    tokenizer = Tokenizer(
-        sentencepiece.SentencePieceProcessor(model_proto=tokenizer_model), num_image_tokens(projector)
+    add(
+        "--vision-steps",
+        type=positive_int,
+        default=2600,
+        metavar="N",
+        help="steps of the vision tower's stage, 64 images each (default: %(default)s)",
     )
-    pixels = render_training_scenes(args.num_scenes, workers=args.threads)
-    rendered = time.monotonic()
-    log.info("scenes rendered; the prefix has %d tokens", len(tokenizer.prefix()))
-
-    if from_scratch:
-        model = build_model(seed=args.seed)
-        train_vision(model, pixels, steps=args.vision_steps, seed=args.seed)
-        start_language_model(model, pixels)
-        rates = Rates(vision=2e-4, projector=1e-3, decoder=1e-3)
-        snapshot = partial(save_llava, model, folder, tokenizer_model=tokenizer_model)
-    else:
-        model = start_mobilevlm(projector, BUILTIN / "tiny-llava", seed=args.seed)
-        rates = Rates(vision=1e-4, projector=1e-3, decoder=5e-4)
-        snapshot = partial(save_mobilevlm, model, folder, projector_type=projector, tokenizer_model=tokenizer_model)
-    answer_steps = args.answer_steps or (7000 if from_scratch else 3000)
-    train_answers(
-        model,
-        pixels,
-        tokenizer=tokenizer,
-        steps=answer_steps,
-        rounded_from=answer_steps * 7 // 10,
-        seed=args.seed,
-        rates=rates,
-        snapshot=snapshot,
+    add(
+        "--answer-steps",
+        type=positive_int,
+        metavar="N",
+        help="steps of the answers' stage, 16 images each (default: 7000 for tiny-llava, 3000 for the others)",
     )
-    facts = {
-        "seed": args.seed,
-        "num_scenes": args.num_scenes,
-        **({"vision_steps": args.vision_steps} if from_scratch else {"start": "tiny-llava"}),
-        "answer_steps": answer_steps,
-        "rendering_wall_s": round(rendered - started),  # near zero where an earlier run left its scenes
-        "training_wall_s": round(time.monotonic() - rendered),
-    }
-    finish(folder, projector=projector, command=shlex.join(["python", "-m", "training", *sys.argv[1:]]), facts=facts)
+    add("--threads", type=positive_int, default=2, metavar="N", help="threads to compute with (default: %(default)s)")
+    return parser
 
 
-def finish(folder: Path, *, projector: str, command: str, facts: dict) -> None:
-    """Measure the saved checkpoint, then write training.json beside it, and for tiny-llava everybody's sample.png."""
-    tokenizer = Tokenizer(
-        sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model")), num_image_tokens(projector)
-    )
-    accuracy = {
-        recipe: measuring.measure(measuring.load(folder, recipe=recipe), tokenizer=tokenizer)
-        for recipe in ("float", "8da4w")
-    }
-    log.info("accuracy %s", json.dumps(accuracy))
-    held_out = range(questions.HELD_OUT_SEED, questions.HELD_OUT_SEED + measuring.NUM_HELD_OUT)
-    sample = {}
-    if projector == "mlp":
-        sample_seed = measuring.pick_sample(folder, tokenizer=tokenizer)
-        questions.render_scene(sample_seed).image.save(folder / "sample.png", optimize=True)
-        sample = {"sample_seed": sample_seed, "sample_questions": questions.render_scene(sample_seed).questions}
-    versions = {
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "torchao": torchao.__version__,
-        "sentencepiece": sentencepiece.__version__,
-        "numpy": np.__version__,
-    }
-    record = {
-        "command": command,
-        **facts,
-        "tokenizer_pieces": NUM_PIECES,
-        "accuracy": {
-            "scenes": f"seeds {held_out[0]} to {held_out[-1]}, one question each",
-            "float": accuracy["float"],
-            "8da4w": accuracy["8da4w"],
-        },
-        **sample,
-        "versions": versions,
-    }
-    (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+def main() -> NoReturn:
+    """Run the command and exit."""
+    run_command(build_parser(), run, None)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train a model as the command line says."""
+    from training.train import train  # torch and transformers take seconds to import
+
+    train(arguments)
 
 
 if __name__ == "__main__":

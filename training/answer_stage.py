@@ -1,8 +1,8 @@
-"""Stage 2: all of it learns to answer.
+"""Stage 2: the whole model learns to answer.
 
-The questions about an image share one sequence: each sees the prefix (system sentence and image) and itself alone, so
-one pass over the prefix serves many answers. The last steps run half the time on weights rounded to int4, so that a
-package with 4-bit weights answers as well as in float.
+All questions about an image share one sequence. Each sees the prefix (system sentence and image) and itself, but no
+other question. So one pass over the prefix serves many answers. Every other one of the last steps uses weights rounded
+to int4, so that a package with 4-bit weights answers as well as the float model.
 
 Shapes: B images, P patches, T tokens, D hidden size.
 """
@@ -22,17 +22,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training import questions, scenes
+from training.images import normalize, preprocess
 from training.model import rounded_to_int4, text_linears, vision_features
 from training.optimization import batches_of, make_optimizer, update
-from training.pictures import normalize, preprocess
 from training.tokenizer import IMAGE_TOKEN, PAD, Tokenizer
 
-log = logging.getLogger("train_tiny")
+log = logging.getLogger("training")
 
-# Training seeds that `--num-scenes` never reaches, to watch progress.
+# Seeds for watching progress. They are below the held-out seeds, and `--num-scenes` never reaches them.
 VALIDATION_SEED = questions.HELD_OUT_SEED - 10_000
 
-# How often each type is asked: more often those that are learned late, as a relation between two objects is.
+# How often each type is asked. Types that are learned late are asked more often, a relation of two objects for example.
 ASKED = {
     "description": 1.0,
     "color": 1.5,
@@ -65,9 +65,10 @@ def train_answers(
     rates: Rates,
     snapshot: Callable[[], None],
 ) -> None:
-    """Stage 2: answer. From step `rounded_from` on, every other step sees its text weights rounded to int4.
+    """Train the whole model to answer. From step ``rounded_from`` on, every other step rounds the text weights to int4.
 
-    `snapshot` is called after each validation.
+    ``pixels`` are uint8 [count, IMAGE_SIZE, IMAGE_SIZE, 3], those of seed i in row i. ``snapshot`` is called after each
+    validation.
     """
     rng = random.Random(seed)
     vision = list(model.model.vision_tower.parameters())
@@ -98,11 +99,13 @@ def train_answers(
 
 @torch.no_grad()
 def validate(model: transformers.LlavaForConditionalGeneration, *, tokenizer: Tokenizer, count: int = 288) -> str:
-    """Return the exact-match rate over scenes never trained on, one question each, by type; one forward pass a batch.
+    """Return as text the exact-match rate over scenes that no training sees, one question each, in all and by type.
 
-    An answer whose every token is the likeliest after the right ones before it is what greedy decoding would say.
+    A batch takes one forward pass: an answer is right if each of its tokens is the most likely one after those before
+    it. Greedy decoding would then give the same answer.
     """
-    right, asked = Counter(), Counter()
+    right: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
     for start in range(VALIDATION_SEED, VALIDATION_SEED + count, 48):
         seeds = range(start, start + 48)
         items = [questions.question_for(seed) for seed in seeds]
@@ -123,14 +126,14 @@ def validate(model: transformers.LlavaForConditionalGeneration, *, tokenizer: To
 
 @dataclass(frozen=True)
 class Block:
-    """The text after an image: prompts and answers; the loss weight of each token, zero for those of prompts."""
+    """The tokens of prompts and answers after an image, and the weight of each in the loss, zero for prompts."""
 
     ids: list[int]
     weights: list[float]
 
 
 def _sequence(tokenizer: Tokenizer, seed: int, *, rng: random.Random) -> tuple[list[int], list[Block]]:
-    """Return a prefix and enough blocks for about 170 tokens, so that sequences are of nearly one length."""
+    """Return a prefix and blocks of about 170 tokens together, so that all sequences are about as long."""
     asked = questions.ask(scenes.make_layout(seed))
     blocks: list[Block] = []
     while sum(len(block.ids) for block in blocks) < 170:
@@ -139,17 +142,21 @@ def _sequence(tokenizer: Tokenizer, seed: int, *, rng: random.Random) -> tuple[l
 
 
 def make_block(tokenizer: Tokenizer, asked: dict[str, questions.Pairs], *, rng: random.Random) -> Block:
-    """Make one conversation: mostly a single turn, sometimes two or three, sometimes no question at all."""
+    """Return one conversation: mostly a single turn, sometimes two or three, sometimes no question at all.
+
+    ``asked`` has (question, answer) pairs by question type.
+    """
     ids: list[int] = []
     weights: list[float] = []
 
     def add(prompt: str, answer: str, *, dummy_prefix: bool) -> None:
+        """Append a prompt and its answer."""
         prompt_ids, answer_ids = tokenizer.turn(prompt, answer, dummy_prefix=dummy_prefix)
         ids.extend(prompt_ids + answer_ids)
-        # Between one vote an answer and one vote a token: short answers are the harder ones.
+        # Short answers are the harder ones. This lies between the same weight for each answer and for each token.
         weights.extend([0.0] * len(prompt_ids) + [len(answer_ids) ** -0.5] * len(answer_ids))
 
-    # transformers' processor leaves out the dummy prefix after an image and after an end token.
+    # transformers' processor has no dummy prefix after an image and after an end token, so the model must know both.
     kind, dummy_prefix = rng.random(), rng.random() >= 0.1
     if kind < 0.08:
         prompt = rng.choice(("ASSISTANT:", " ASSISTANT:", "\nASSISTANT:"))
@@ -164,7 +171,7 @@ def make_block(tokenizer: Tokenizer, asked: dict[str, questions.Pairs], *, rng: 
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed sequences. mask_B1TT is True where a query (row) may see a key (column)."""
+    """Packed sequences. ``mask_B1TT`` is True where a query (row) may see a key (column)."""
 
     ids_BT: Tensor
     weights_BT: Tensor
@@ -173,7 +180,7 @@ class Batch:
 
 
 def pack(sequences: list[tuple[list[int], list[Block]]]) -> Batch:
-    """Lay out each (prefix, blocks) as one sequence whose blocks do not see each other."""
+    """Return a batch with one sequence for each (prefix, blocks). Blocks of a sequence do not see each other."""
     length = max(len(prefix) + sum(len(block.ids) for block in blocks) for prefix, blocks in sequences)
     ids = torch.full((len(sequences), length), PAD)
     weights = torch.zeros(len(sequences), length)
@@ -195,7 +202,7 @@ def pack(sequences: list[tuple[list[int], list[Block]]]) -> Batch:
 def answer_logits(
     model: transformers.LlavaForConditionalGeneration, batch: Batch, pixels_BCHW: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (logits, targets, weights) of the answer tokens alone, flat over the batch."""
+    """Return (logits [N, vocab], targets [N], weights [N]) of the N answer tokens in a batch."""
     image_BPD = model.model.multi_modal_projector(vision_features(model, pixels_BCHW))
     embeds_BTD = model.get_input_embeddings()(batch.ids_BT)
     is_image = (batch.ids_BT == IMAGE_TOKEN)[:, :, None]

@@ -1,4 +1,4 @@
-"""MobileVLM's projectors as its checkpoints name their parts, for training: plain modules, any batch size.
+"""MobileVLM's projectors for training: plain modules for any batch size, with the names of published checkpoints.
 
 Shapes: B images, P patches, C text hidden size, S side of the patch grid.
 """
@@ -9,27 +9,37 @@ from torch import Tensor, nn
 
 
 class _Mlp(nn.Sequential):
+    """Two linears with a GELU between them."""
+
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(nn.Linear(in_features, out_features), nn.GELU(), nn.Linear(out_features, out_features))
 
 
 class _ChannelNorm(nn.LayerNorm):
+    """A layer norm over the channels of [B, C, S, S]."""
+
     def forward(self, x_BCSS: Tensor) -> Tensor:
+        """Return the normalized values, [B, C, S, S]."""
         return super().forward(x_BCSS.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class _SqueezeExcitation(nn.Module):
+    """A factor for each channel, computed from the means of all channels (Hu et al., 2018)."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.fc1 = nn.Conv2d(channels, channels // 4, 1)
         self.fc2 = nn.Conv2d(channels // 4, channels, 1)
 
     def forward(self, x_BCSS: Tensor) -> Tensor:
+        """Return the values times the factors of their channels, [B, C, S, S]."""
         mean_BC11 = x_BCSS.mean((2, 3), keepdim=True)
         return x_BCSS * nn.functional.hardsigmoid(self.fc2(self.fc1(mean_BC11).relu()))
 
 
 class _InvertedResidual(nn.Module):
+    """A block of MobileNetV3 (Howard et al., 2019) without the expansion of channels."""
+
     def __init__(self, channels: int, *, stride: int) -> None:
         super().__init__()
         self.has_skip = stride == 1
@@ -41,6 +51,7 @@ class _InvertedResidual(nn.Module):
         )
 
     def forward(self, x_BCSS: Tensor) -> Tensor:
+        """Return [B, C, S, S], or half of the side S with a stride of 2."""
         y_BCSS = self.block(x_BCSS)
         return x_BCSS + y_BCSS if self.has_skip else y_BCSS
 
@@ -61,9 +72,17 @@ class Ldp(nn.Module):
 
     @property
     def linears(self) -> tuple[nn.Linear, nn.Linear]:
-        return self.model["mlp"][1], self.model["mlp"][3]
+        """Return the two linears."""
+        return _linears(self.model["mlp"])
+
+    @property
+    def last_norm(self) -> nn.LayerNorm:
+        """Return the norm that decides how large the rows are."""
+        *_, last = (module for module in self.model["mb_block"].modules() if isinstance(module, nn.LayerNorm))
+        return last
 
     def forward(self, features_BPD: Tensor) -> Tensor:
+        """Return a quarter as many rows as patches, [B, P / 4, C]."""
         return _from_grid(self.model["mb_block"](_to_grid(self.model["mlp"](features_BPD))))
 
 
@@ -79,20 +98,31 @@ class LdpV2(nn.Module):
 
     @property
     def linears(self) -> tuple[nn.Linear, nn.Linear]:
-        return self.mlp["mlp"][0], self.mlp["mlp"][2]
+        """Return the two linears."""
+        return _linears(self.mlp["mlp"])
 
     def forward(self, features_BPD: Tensor) -> Tensor:
+        """Return a quarter as many rows as patches, [B, P / 4, C]."""
         x_BCSS = nn.functional.avg_pool2d(_to_grid(self.mlp["mlp"](features_BPD)), 2)
         return _from_grid(x_BCSS + self.peg["peg"](x_BCSS))
 
 
-PROJECTORS = {"ldpnet": Ldp, "ldpnetv2": LdpV2}
+Projector = Ldp | LdpV2
+PROJECTORS: dict[str, type[Projector]] = {"ldpnet": Ldp, "ldpnetv2": LdpV2}  # by MobileVLM's names of them
+
+
+def _linears(module: nn.Module) -> tuple[nn.Linear, nn.Linear]:
+    """Return the two linears in a module."""
+    first, second = (child for child in module.modules() if isinstance(child, nn.Linear))
+    return first, second
 
 
 def _to_grid(x_BPC: Tensor) -> Tensor:
+    """Return rows of patches as a grid with channels first, [B, C, S, S]."""
     side = round(x_BPC.shape[1] ** 0.5)
     return x_BPC.transpose(1, 2).unflatten(2, (side, side))
 
 
 def _from_grid(x_BCSS: Tensor) -> Tensor:
+    """Return a grid with channels first as rows, [B, S * S, C]."""
     return x_BCSS.flatten(2).transpose(1, 2)

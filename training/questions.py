@@ -1,6 +1,6 @@
-"""Questions about scenes whose answers need the image.
+"""Questions about scenes that nobody can answer without the image.
 
-Training uses seeds below `HELD_OUT_SEED`; seeds from there on are for measuring accuracy (`question_for`).
+Training uses seeds below ``HELD_OUT_SEED``. Accuracy is measured with the seeds from there on (``question_for``).
 """
 
 from __future__ import annotations
@@ -27,26 +27,28 @@ Pairs = list[tuple[str, str]]
 class Scene:
     """A drawn layout with its questions.
 
-    questions_by_type: question type -> (question, answer) pairs; a type that the layout cannot ask is absent.
+    ``questions_by_type`` has the (question, answer) pairs by question type, without the types that this layout cannot
+    ask.
     """
 
     layout: Layout
     image: Image.Image
-    questions_by_type: dict[str, list[tuple[str, str]]] = field(repr=False)
+    questions_by_type: dict[str, Pairs] = field(repr=False)
 
     @property
-    def questions(self) -> list[tuple[str, str]]:
+    def questions(self) -> Pairs:
+        """Return all (question, answer) pairs."""
         return [pair for pairs in self.questions_by_type.values() for pair in pairs]
 
 
 def render_scene(seed: int) -> Scene:
-    """Draw the scene of `seed` and ask its questions."""
+    """Return the scene of a seed."""
     layout = make_layout(seed)
     return Scene(layout, draw(layout), ask(layout))
 
 
 def question_for(seed: int) -> tuple[Image.Image, str, str]:
-    """Return (image, question, answer) of the scene of `seed`; consecutive seeds cycle through the question types."""
+    """Return (image, question, answer) of the scene of a seed. Consecutive seeds ask the question types in turn."""
     layout = make_layout(seed)
     question_type = question_type_for(seed)
     question, answer = ask(layout)[question_type][0]
@@ -54,7 +56,7 @@ def question_for(seed: int) -> tuple[Image.Image, str, str]:
 
 
 def question_type_for(seed: int) -> str:
-    """Return the type `question_for` asks: the one whose turn it is, or the next one that the layout can ask."""
+    """Return the type that ``question_for`` asks: the one in turn, or the next one that the layout can ask."""
     questions = ask(make_layout(seed))
     types = list(QUESTION_TYPES)
     turn = seed % len(types)
@@ -62,21 +64,24 @@ def question_type_for(seed: int) -> str:
 
 
 def ask(layout: Layout) -> dict[str, Pairs]:
-    """Return question type -> (question, answer) pairs, for the types that this layout can answer without doubt."""
+    """Return (question, answer) pairs by question type, for the types that this layout answers without doubt."""
     rng = random.Random(f"questions {layout.seed}")
     asked = {name: build(layout, rng) for name, build in QUESTION_TYPES.items()}
     return {name: pairs for name, pairs in asked.items() if pairs}
 
 
 def describe(layout: Layout) -> str:
-    """Say what is in the image, from left to right."""
+    """Return a sentence that says what is in the image, from left to right."""
     names = [f"{_article(item.name)} {item.name}" for item in layout.objects]
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     return f"The image shows {listed}."
 
 
 def relation_holds(subject: SceneObject, other: SceneObject, *, relation: str, unit: float) -> bool | None:
-    """Say whether `subject` is e.g. "left of" `other`; None where they are too close along that axis to tell."""
+    """Return True if ``subject`` is for example "left of" ``other``, or None where they are too close to tell.
+
+    ``unit`` is the layout's, in pixels.
+    """
     distance = other.x - subject.x if relation in ("left of", "right of") else other.y - subject.y
     if abs(distance) < RELATION_MARGIN * unit:
         return None
@@ -84,7 +89,7 @@ def relation_holds(subject: SceneObject, other: SceneObject, *, relation: str, u
 
 
 def place_of(item: SceneObject, *, width: int, height: int) -> str | None:
-    """Name the corner (or the middle) of the image that holds the object; None where it is not clearly one of them."""
+    """Return the corner of the image that holds the object, or the middle, or None where neither is clear."""
     x, y = item.x / width, item.y / height
     if abs(x - 0.5) < 0.06 and abs(y - 0.5) < 0.06:
         return "in the middle"
@@ -94,10 +99,12 @@ def place_of(item: SceneObject, *, width: int, height: int) -> str | None:
 
 
 def _article(word: str) -> str:
+    """Return "a" or "an"."""
     return "an" if word[0] in "aeiou" else "a"
 
 
 def _there_are(count: int, thing: str) -> str:
+    """Return for example "There are two stars."."""
     return f"There is one {thing}." if count == 1 else f"There are {NUMBERS[count]} {thing}s."
 
 
@@ -127,7 +134,10 @@ def _ask_count(layout: Layout, rng: random.Random) -> Pairs:
 
 
 def _ask_count_by(values: list[str], *, present: list[str], noun: str, rng: random.Random) -> Pairs:
-    """Ask how many objects have a value, once for each count that occurs, the rarer high counts mostly first."""
+    """Return questions for the number of objects with a value, one for each count that occurs.
+
+    High counts are rare, and mostly come first.
+    """
     by_count: dict[int, list[str]] = {}
     for value in values:
         by_count.setdefault(present.count(value), []).append(value)
@@ -145,7 +155,7 @@ def _ask_count_color(layout: Layout, rng: random.Random) -> Pairs:
 
 
 def _ask_relation(layout: Layout, rng: random.Random) -> Pairs:
-    """Ask about up to three pairs; a coin decides each answer, so that "yes" and "no" are equally frequent."""
+    """Return questions about up to three pairs. A coin decides each answer, so that "yes" is as frequent as "no"."""
     asked: Pairs = []
     pairs = [(a, b) for a in layout.objects for b in layout.objects if a is not b]
     for subject, other in rng.sample(pairs, len(pairs)):

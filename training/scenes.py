@@ -1,7 +1,7 @@
-"""Scenes of colored shapes, each decided by a seed: its layout and its pixels.
+"""Scenes of colored shapes. A seed decides the layout of a scene and its pixels.
 
-Lengths called *units* are fractions of the image's longer side, because LLaVA pads an image to a square of that side: a
-margin in units is the margin that the model sees.
+A *unit* is the longer side of the image. LLaVA pads an image to a square of that side, so a margin of so many units is
+the margin that the model sees.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 
 SHAPES = ("circle", "square", "triangle", "star")
 
-# color -> ranges of hue in degrees, saturation and value; the gaps between hues keep names unambiguous.
-COLORS = {
+# For each color the ranges of hue in degrees, saturation and value. The gaps between hues keep names unambiguous.
+COLORS: dict[str, tuple[tuple[float, float], ...]] = {
     "red": ((-6, 4), (0.82, 1.0), (0.70, 0.95)),
     "orange": ((25, 33), (0.85, 1.0), (0.92, 1.0)),
     "yellow": ((51, 58), (0.80, 1.0), (0.90, 1.0)),
@@ -36,7 +36,11 @@ SUPERSAMPLING = 4
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One shape; center and radius (of the circle around it) in pixels, rotation in degrees, color in RGB 0..255."""
+    """One shape.
+
+    ``x`` and ``y`` are its center and ``radius`` that of the circle around it, in pixels. ``rotation`` is in degrees,
+    ``rgb`` from 0 to 255.
+    """
 
     color: str
     shape: str
@@ -48,12 +52,13 @@ class SceneObject:
 
     @property
     def name(self) -> str:
+        """Return for example "red circle"."""
         return f"{self.color} {self.shape}"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Everything about a scene except its pixels; objects are in left-to-right order."""
+    """Everything about a scene except its pixels. The objects are in order from left to right; sizes are in pixels."""
 
     seed: int
     width: int
@@ -62,11 +67,12 @@ class Layout:
 
     @property
     def unit(self) -> int:
+        """Return the longer side in pixels."""
         return max(self.width, self.height)
 
 
 def make_layout(seed: int) -> Layout:
-    """Place one to four objects; the same seed always gives the same layout."""
+    """Return a layout of one to four objects. The same seed always gives the same layout."""
     rng = random.Random(f"layout {seed}")
     side = rng.randint(MIN_SIDE, MAX_SIDE)
     short = side if rng.random() < 0.7 else round(side * rng.uniform(0.75, 1.0))
@@ -84,7 +90,7 @@ def make_layout(seed: int) -> Layout:
 
 
 def _pick_kinds(rng: random.Random, *, count: int) -> list[tuple[str, str]]:
-    """Choose distinct (color, shape) pairs; colors and shapes often repeat, so that counting is not always "one"."""
+    """Return distinct (color, shape) pairs. Colors and shapes often repeat, so that a count is not always "one"."""
     repeat_color, repeat_shape = rng.choice((0.0, 0.5)), rng.choice((0.0, 0.5))
     kinds: list[tuple[str, str]] = []
     while len(kinds) < count:
@@ -99,7 +105,7 @@ def _pick_kinds(rng: random.Random, *, count: int) -> list[tuple[str, str]]:
 
 
 def _pick_places(rng: random.Random, *, count: int, width: int, height: int) -> list[tuple[float, float, float]] | None:
-    """Return (x, y, radius) in pixels for each object, or None if this try left no room for one of them."""
+    """Return (x, y, radius) in pixels for each object, or None where this try found no room for one of them."""
     unit = max(width, height)
     places: list[tuple[float, float, float]] = []
     for _ in range(count):
@@ -120,13 +126,14 @@ def _pick_places(rng: random.Random, *, count: int, width: int, height: int) -> 
 
 
 def _pick_rgb(rng: random.Random, *, color: str) -> tuple[int, int, int]:
+    """Return an RGB value from 0 to 255 in the ranges of a color."""
     hue, saturation, value = (rng.uniform(low, high) for low, high in COLORS[color])
     red, green, blue = colorsys.hsv_to_rgb((hue / 360) % 1.0, saturation, value)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def draw(layout: Layout) -> Image.Image:
-    """Draw a layout as RGB: a dull background, antialiased shapes, noise."""
+    """Return the image of a layout, in RGB: a dull background, antialiased shapes, and noise."""
     rng = np.random.default_rng([layout.seed, 1])
     image = Image.fromarray(_background(rng, width=layout.width, height=layout.height))
     for item in layout.objects:
@@ -138,7 +145,7 @@ def draw(layout: Layout) -> Image.Image:
 
 
 def _background(rng: np.random.Generator, *, width: int, height: int) -> np.ndarray:
-    """Return uint8 [height, width, 3]: one dull color, or a gradient between two of them in any direction."""
+    """Return uint8 [height, width, 3] with one dull color, or with a gradient between two of them in any direction."""
     start, end = (
         255 * np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0, 0.25), rng.uniform(0.12, 1.0)))
         for _ in range(2)
@@ -153,7 +160,7 @@ def _background(rng: np.random.Generator, *, width: int, height: int) -> np.ndar
 
 
 def _shape_mask(item: SceneObject) -> tuple[Image.Image, tuple[int, int]]:
-    """Return a coverage mask of the object alone, and the pixel where its top left corner goes."""
+    """Return a mask that covers one object, and the pixel (x, y) where the mask's top left corner goes."""
     left, top = math.floor(item.x - item.radius) - 1, math.floor(item.y - item.radius) - 1
     side = math.ceil(2 * item.radius) + 4
     mask = Image.new("L", (side * SUPERSAMPLING, side * SUPERSAMPLING))
@@ -166,17 +173,21 @@ def _shape_mask(item: SceneObject) -> tuple[Image.Image, tuple[int, int]]:
 
 
 def _rotate(points: list[tuple[float, float]], *, degrees: float) -> list[tuple[float, float]]:
+    """Return the points turned around the origin."""
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return [(x * cosine - y * sine, x * sine + y * cosine) for x, y in points]
 
 
 def _on_circle(count: int, *, start: float, radii: tuple[float, ...] = (1.0,)) -> list[tuple[float, float]]:
-    """Return `count` points around the origin, `start` degrees from the x axis, on circles of the cycled radii."""
+    """Return ``count`` points around the origin, the first at ``start`` degrees from the x axis.
+
+    They lie in turn on circles of the given radii.
+    """
     angles = [math.radians(start + 360 * i / count) for i in range(count)]
     return [(radii[i % len(radii)] * math.cos(a), radii[i % len(radii)] * math.sin(a)) for i, a in enumerate(angles)]
 
 
-# Outlines within the unit circle, y down.
+# Outlines within the unit circle. The y axis points down.
 OUTLINES = {
     "circle": _on_circle(64, start=0),
     "square": _on_circle(4, start=45),

@@ -1,4 +1,4 @@
-"""A SentencePiece tokenizer for the scenes' language, and conversations as its tokens."""
+"""A SentencePiece tokenizer for the language of the questions, and conversations as its tokens."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ BOS, EOS, IMAGE_TOKEN, PAD = 1, 2, NUM_PIECES, NUM_PIECES + 1
 
 
 def train_tokenizer(*, seed: int) -> bytes:
-    """Return a SentencePiece model: byte-fallback BPE as Llama's, on our prompts, answers and stdlib docstrings."""
+    """Return a serialized SentencePiece model: a BPE with byte fallback, as Llama has it.
+
+    It is trained on our prompts and answers and on docstrings of the standard library.
+    """
     rng = random.Random(seed)
-    lines = [SYSTEM, "USER: ASSISTANT:"] * 800  # so that what every prompt repeats is few tokens
+    lines = [SYSTEM, "USER: ASSISTANT:"] * 800  # every prompt repeats them: they shall take few tokens
     for scene_seed in range(600):
         for pairs in questions.ask(scenes.make_layout(scene_seed)).values():
             lines += [f"{question} ASSISTANT: {answer}" for question, answer in pairs]
@@ -55,7 +58,7 @@ def train_tokenizer(*, seed: int) -> bytes:
 
 
 def _docstring_lines() -> list[str]:
-    """Return plain English lines from the standard library, so that words outside our scenes have pieces as well."""
+    """Return lines of plain English from the standard library, so that words outside our scenes have pieces too."""
     allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;?!'\"()-")
     found = []
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
@@ -67,31 +70,32 @@ def _docstring_lines() -> list[str]:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Tokenizes as the original LLaVA does: the chunks before and after the image each on their own."""
+    """A tokenizer that encodes the text before the image and the text after it separately, as the original LLaVA."""
 
     model: sentencepiece.SentencePieceProcessor
     num_image_tokens: int
 
     def encode(self, chunk: str, *, dummy_prefix: bool = True) -> list[int]:
-        """Encode a chunk; without the dummy prefix it does not begin with the piece for a space."""
+        """Return the tokens of a chunk. Without the dummy prefix they do not begin with the piece for a space."""
         if dummy_prefix:
             return _encode(self.model, chunk)
         skipped = _encode(self.model, "\n")
         return _encode(self.model, "\n" + chunk)[len(skipped) :]
 
     def turn(self, prompt: str, answer: str, *, dummy_prefix: bool = True) -> tuple[list[int], list[int]]:
-        """Return the tokens of `prompt` (which ends in "ASSISTANT:") and those of its answer with the end token."""
+        """Return the tokens of a prompt, which ends in "ASSISTANT:", and those of its answer with the end token."""
         prompt_ids = self.encode(prompt, dummy_prefix=dummy_prefix)
         ids = self.encode(f"{prompt} {answer}", dummy_prefix=dummy_prefix)
         assert ids[: len(prompt_ids)] == prompt_ids, (prompt, answer)
         return prompt_ids, [*ids[len(prompt_ids) :], EOS]
 
     def prefix(self, *, with_system: bool = True) -> list[int]:
-        """Return the tokens up to the image and one image token a row of the projector's."""
+        """Return the tokens up to the image, and one image token for each of the projector's rows."""
         text = f"{SYSTEM} USER: " if with_system else "USER: "
         return [BOS, *self.encode(text)] + [IMAGE_TOKEN] * self.num_image_tokens
 
 
 @cache
 def _encode(model: sentencepiece.SentencePieceProcessor, text: str) -> list[int]:
+    """Return the tokens of a text. The same texts come again and again, so they are cached."""
     return model.encode(text)

@@ -1,6 +1,6 @@
-"""Stage 1: the vision tower learns, patch by patch, what it sees and what is in the whole scene.
+"""Stage 1: the vision tower learns what is on each patch and what is in the whole scene.
 
-Linear heads read it from each patch's feature, and are thrown away. P is the number of patches.
+Linear heads read both from the feature of each patch. After the stage they are dropped. P is the number of patches.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from training import scenes
-from training.model import VISION, vision_features
+from training.images import IMAGE_SIZE, NUM_PATCHES, PATCH_SIZE, normalize
+from training.model import VISION_WIDTH, vision_features
 from training.optimization import batches_of, make_optimizer, update
-from training.pictures import IMAGE_SIZE, NUM_PATCHES, PATCH_SIZE, normalize
 
-log = logging.getLogger("train_tiny")
+log = logging.getLogger("training")
 
 KINDS = [(color, shape) for color in scenes.COLORS for shape in scenes.SHAPES]
 
-
 MAX_OBJECTS = 4
-# What a patch's feature is taught to tell, and how many classes it has; the first five are about the object on it.
+# What the heads read from the feature of a patch, and with how many classes. The first five are about the object on it.
 HEADS = {
     "kind": 1 + len(KINDS),  # 0: no object
     "rank_x": MAX_OBJECTS,
@@ -40,8 +39,11 @@ ABOUT_OBJECT = ("rank_x", "rank_y", "place_x", "place_y")
 def train_vision(
     model: transformers.LlavaForConditionalGeneration, pixels: np.ndarray, *, steps: int, seed: int
 ) -> None:
-    """Stage 1: linear heads read from each patch's feature what `patch_labels` says; they are thrown away."""
-    head = nn.Sequential(nn.LayerNorm(VISION["hidden_size"]), nn.Linear(VISION["hidden_size"], sum(HEADS.values())))
+    """Train the vision tower, so that linear heads can read what ``patch_labels`` returns from each patch's feature.
+
+    ``pixels`` are uint8 [count, IMAGE_SIZE, IMAGE_SIZE, 3], those of seed i in row i.
+    """
+    head = nn.Sequential(nn.LayerNorm(VISION_WIDTH), nn.Linear(VISION_WIDTH, sum(HEADS.values())))
     parameters = [*model.model.vision_tower.parameters(), *head.parameters()]
     optimizer, schedule = make_optimizer([(parameters, 1.5e-3)], steps=steps, warmup=100)
     for step, seeds in enumerate(batches_of(len(pixels), size=64, steps=steps, seed=seed)):
@@ -76,10 +78,10 @@ def train_vision(
 
 
 def patch_labels(layout: scenes.Layout) -> dict[str, np.ndarray]:
-    """Return for each of `HEADS` what it is to say, float32 [P]: of the object on the patch, then of the whole scene.
+    """Return the right output of each head in ``HEADS``, float32 [P].
 
-    Where no object is, the labels of one are zeros. Knowing the scene in every patch spares the language model, which
-    is small, from finding and counting patches.
+    On patches without an object the labels about the object are zeros. Every patch also learns what is in the whole
+    scene. So the language model, which is small, need not find and count patches.
     """
     scale = IMAGE_SIZE / layout.unit
     left, top = (layout.unit - layout.width) // 2, (layout.unit - layout.height) // 2

@@ -1,5 +1,6 @@
-"""``python -m llava_export.cli.benchmark``: times a package stage by stage, and what it is compared with.
+"""What ``llava benchmark`` measures: the stages of an answer, here and in other runners.
 
-``__main__`` is the command line; ``rounds`` runs runners and peers in turn; ``llama_cpp`` is a round by that peer;
-``ladders`` exports a checkpoint with one thing changed at a time; ``profile`` reads ExecuTorch's traces; ``plots``.
+``rounds`` runs the contenders in turn and makes figures of their rounds. ``llama_cpp`` is one round of llama.cpp.
+``ladders`` exports a checkpoint with one thing changed at a time. ``profile`` reads ExecuTorch's traces. ``show`` makes
+tables of all of it, and ``plots`` draws it.
 """

@@ -1,8 +1,12 @@
-"""The published ladders on one checkpoint: the same model exported and run with one thing changed at a time.
+"""The published ladders, measured on one checkpoint: a model exported and run with one thing changed at a time.
 
-Published for LLaVA-1.5-7B on a OnePlus 12, by the ExecuTorch project: prefill 29.95 s with nothing but quantized
-linears delegated and 17.82 s with two partitioners, decoding 8.75 and 8.93 tokens a second; memory 10.44 GiB, then 6.67
-with one workspace for all delegates, 5.44 with a context of 768 instead of 2048, and about 5 with embeddings of 8 bits.
+A ladder is a series of such changes, and a rung is one state of the model in it. The ExecuTorch project published two
+ladders of LLaVA-1.5-7B on a OnePlus 12.
+
+- Speed: with quantized linears alone in delegates, prefill takes 29.95 s and decoding makes 8.75 tokens a second. With
+  two partitioners it is 17.82 s and 8.93 tokens a second.
+- Memory: 10.44 GiB at first, 6.67 with one workspace for all delegates, 5.44 with a context of 768 instead of 2048, and
+  about 5 with an embedding of 8 bits.
 """
 
 from __future__ import annotations
@@ -18,13 +22,13 @@ from llava_export.benchmark.rounds import BenchmarkError, Contender, Results, Wo
 LONG_CONTEXT, SHORT_CONTEXT = 2048, 768
 LONG = (f"--max-seq-len={LONG_CONTEXT}", f"--max-context-len={LONG_CONTEXT}")
 FLOAT_EMBEDDING = ("--embedding-bits=32",)
-UNPACKED = "--packed-cache-path=off"  # a mapped file would hide what a device without one needs
+UNPACKED = "--packed-cache-path=off"  # weights in a mapped file would hide how much memory a device without one needs
 SEPARATE = "--workspace-sharing=disabled"
 
 
 @dataclass(frozen=True)
 class Rung:
-    """A step: flags of its export, flags of its runner, and what was published for it, by figure."""
+    """One state of the model: flags of its export, flags of its runner, and the published values by figure."""
 
     name: str
     export: tuple[str, ...]
@@ -34,7 +38,11 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """``compared``: the figures to look at; the last rung is the exporter's default. Memory needs no warming up."""
+    """The rungs from the first to the last, which is the exporter's default.
+
+    ``compared`` names the figures to look at. ``is_timed`` is False where all of them are memory: that needs no round
+    to warm up.
+    """
 
     name: str
     compared: tuple[str, ...]
@@ -43,7 +51,7 @@ class Ladder:
 
 
 def speed_ladder(decode: str) -> Ladder:
-    """``decode``: the figure of decoding, which is named after its depth."""
+    """Return the ladder of speed. ``decode`` is the name of decoding's figure, which contains the depth."""
     prompt = "prompt"
     return Ladder(
         "speed",
@@ -82,7 +90,10 @@ def run_ladder(
     runs: int,
     on_step: Callable[[str], None] = lambda name: None,
 ) -> Results:
-    """Export ``model`` for each rung into ``folder``, then run the rungs in turn. Raises a ``UserError``."""
+    """Export ``model`` for each rung into ``folder``, run the rungs in turn, and return their rounds by name.
+
+    ``on_step`` is called with the name of each step before it begins. Raises a ``UserError`` for a user's mistakes.
+    """
     contenders: list[Contender] = []
     for rung in ladder.rungs:
         program = folder / f"{export_name(rung)}.pte"
@@ -94,12 +105,15 @@ def run_ladder(
 
 
 def export_name(rung: Rung) -> str:
-    """One for all rungs of either ladder that are exported alike."""
+    """Return a name for the exported program. Rungs of both ladders with the same flags share it."""
     return "".join(flag.removeprefix("--") for flag in rung.export).replace("=", "-") or "default"
 
 
 def export(model: str, rung: Rung, program: Path) -> None:
-    """In a process of its own, which gives back all its memory."""
+    """Export ``model`` with a rung's flags to ``program``, in a process of its own that returns all its memory.
+
+    Raises ``BenchmarkError`` for a user's mistakes, and ``RuntimeError`` for ours.
+    """
     command = [sys.executable, "-m", "llava_export.export", f"--model={model}", *rung.export, "--no-golden"]
     command += [f"--output-dir={program.parent}", f"--pte-name={program.name}"]
     done = subprocess.run(command, capture_output=True, text=True)

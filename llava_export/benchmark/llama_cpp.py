@@ -1,4 +1,4 @@
-"""A round by llama.cpp, through llama-cpp-python: the flags and the line of JSON are those of ``llava_bench``."""
+"""A round of llama.cpp through llama-cpp-python. It takes the flags of ``llava_bench`` and prints the same JSON."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from llava_runner.timings import Stage
 
 
 class LlamaCppError(UserError):
-    """llama.cpp is not installed, or does not take the files."""
+    """llama.cpp is not installed, or does not load the files."""
 
 
 class LlamaCpp:
-    """Both files in llama.cpp, with one context. Images are ``uint8 [H, W, 3]``."""
+    """Language model and vision tower in llama.cpp, with one context. Images are RGB, ``uint8 [H, W, 3]``."""
 
     def __init__(self, text: Path, mmproj: Path, *, n_ctx: int, threads: int | None = None) -> None:
-        """Raises ``LlamaCppError``."""
+        """Load both files. ``n_ctx`` is the length of the context. Raises ``LlamaCppError``."""
         for path in (text, mmproj):
             if not path.is_file():
                 raise LlamaCppError(f"{path} does not exist")
@@ -45,26 +45,29 @@ class LlamaCpp:
         parameters.use_gpu = False
         parameters.print_timings = False
         parameters.n_threads = self.llama.n_threads
-        # Warming up encodes a picture of a fixed size, and some projectors abort on it.
+        # Warming up encodes an image of a fixed size, and some projectors abort on it.
         parameters.warmup = False
         self.mtmd_context = mtmd.mtmd_init_from_file(str(mmproj).encode(), self.llama.model, parameters)
         if self.mtmd_context is None:
             raise LlamaCppError(f"llama.cpp does not load {mmproj}")
 
     def forget(self, *, position: int = 0) -> None:
-        """What is cached from ``position`` on."""
+        """Remove the context from ``position`` on."""
         memory = self.library.llama_get_memory(self.llama.ctx)
         self.library.llama_memory_seq_rm(memory, 0, position, -1)
 
     def decode(self, ids: list[int]) -> np.ndarray:
-        """Append tokens -> logits ``[vocab_size]`` of the last one."""
-        tokens = (self.library.llama_token * len(ids))(*ids)  # the batch points there: it must live as long
+        """Append tokens to the context. Return the logits ``[vocab_size]`` of the last one."""
+        tokens = (self.library.llama_token * len(ids))(*ids)  # the batch only points to them
         batch = self.library.llama_batch_get_one(tokens, len(ids))
         _check(self.library.llama_decode(self.llama.ctx, batch), "llama_decode")
         return self._logits()
 
     def read(self, prompt: str, image: np.ndarray) -> np.ndarray:
-        """Begin afresh with a prompt, the image where its marker is -> logits ``[vocab_size]`` of the last token."""
+        """Clear the context and read a prompt, with the image at its marker.
+
+        Return the logits ``[vocab_size]`` of the last token.
+        """
         self.forget()
         end = self.library.llama_pos(0)
         chunks = self._chunks(prompt, image)
@@ -76,10 +79,12 @@ class LlamaCpp:
         return self._logits()
 
     def _logits(self) -> np.ndarray:
+        """Return the logits ``[vocab_size]`` of the last token, in memory of llama.cpp."""
         logits = self.library.llama_get_logits_ith(self.llama.ctx, -1)
         return np.ctypeslib.as_array(logits, (self.llama.n_vocab(),))
 
     def _chunks(self, prompt: str, image: np.ndarray) -> Any:
+        """Return a prompt as llama.cpp's chunks of text and image."""
         pixels, mtmd = np.ascontiguousarray(image), self.mtmd
         pointer = pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         bitmap = mtmd.mtmd_bitmap_init(image.shape[1], image.shape[0], pointer)
@@ -91,7 +96,7 @@ class LlamaCpp:
         return chunks
 
     def encode(self, image: np.ndarray) -> tuple[Any, Any]:
-        """The image's chunk, and a pointer to its features ``float32 [num_image_tokens, hidden_size]``."""
+        """Return an image's chunk, and a pointer to its features ``float32 [num_image_tokens, hidden_size]``."""
         mtmd = self.mtmd
         chunks = self._chunks(mtmd.mtmd_default_marker().decode(), image)
         for i in range(mtmd.mtmd_input_chunks_size(chunks)):
@@ -102,7 +107,7 @@ class LlamaCpp:
         raise AssertionError("llama.cpp made no image of it")
 
     def read_image(self, chunk: Any, features: Any, *, position: int) -> int:
-        """Append an encoded image to the context -> the position behind it."""
+        """Append an encoded image to the context at ``position``. Return the position after it."""
         end = self.library.llama_pos(position)
         no_callback = self.mtmd.mtmd_helper_post_decode_callback()
         batch = self.llama.n_batch
@@ -114,7 +119,7 @@ class LlamaCpp:
 
 
 def build_name() -> str:
-    """Version and processor features of the llama.cpp that is installed. Raises ``LlamaCppError``."""
+    """Return version and processor features of the installed llama.cpp. Raises ``LlamaCppError``."""
     llama_cpp, _ = _import_library()
     features = llama_cpp.llama_print_system_info().decode()
     used = [part.strip() for part in features.replace("CPU :", "").split("|") if part.strip().endswith("= 1")]
@@ -123,18 +128,31 @@ def build_name() -> str:
 
 def main() -> NoReturn:
     """Run the command and exit."""
-    parser = ArgumentParser(prog="python -m llava_export.benchmark.llama_cpp", description=__doc__)
-    parser.add_argument("--model-path", type=Path, required=True)
-    parser.add_argument("--mmproj", type=Path, required=True)
-    parser.add_argument("--image", type=Path, required=True)
-    for name in ("n-ctx", "prompt-tokens", "decode-tokens", "threads"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--depth", type=depths, required=True)
+    parser = ArgumentParser(
+        prog="python -m llava_export.benchmark.llama_cpp",
+        description="Time llama.cpp: load, an image, a prompt, and decoding. Print a line of JSON.",
+    )
+    for name, meaning in (
+        ("model-path", "GGUF file of the language model"),
+        ("mmproj", "GGUF file of the vision tower and the projector"),
+        ("image", "an image"),
+    ):
+        parser.add_argument(f"--{name}", type=Path, required=True, metavar="PATH", help=meaning)
+    for name, meaning in (
+        ("n-ctx", "positions of the context"),
+        ("prompt-tokens", "positions of the prompt with its image"),
+        ("decode-tokens", "tokens to decode at each depth"),
+        ("threads", "threads to compute with"),
+    ):
+        parser.add_argument(f"--{name}", type=int, required=True, metavar="N", help=meaning)
+    parser.add_argument(
+        "--depth", type=depths, required=True, metavar="N,N,...", help="positions in the cache before decoding"
+    )
     run_command(parser, lambda arguments: print(json.dumps(run(arguments))), None)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """As by ``llava_runner.bench.run``."""
+    """Time one round. Return what ``llava_runner.bench.run`` returns, which does the same work."""
     load, image, prompt = Stage(), Stage(), Stage()
     with load.measure(0):
         llama = LlamaCpp(arguments.model_path, arguments.mmproj, n_ctx=arguments.n_ctx, threads=arguments.threads)
@@ -161,10 +179,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _some_ids(count: int, llama: LlamaCpp) -> list[int]:
+    """Return ``count`` token ids. No time depends on which ones."""
     return [(i * 7919 + llama.llama.token_bos()) % llama.llama.n_vocab() for i in range(count)]
 
 
 def _import_library() -> tuple[Any, Any]:
+    """Return llama-cpp-python and its bindings of mtmd. Raises ``LlamaCppError`` where it is not installed."""
     try:
         import llama_cpp
         from llama_cpp import mtmd_cpp
@@ -174,6 +194,7 @@ def _import_library() -> tuple[Any, Any]:
 
 
 def _check(code: int, call: str) -> None:
+    """Stop at an error code of llama.cpp."""
     assert code == 0, f"{call} returned {code}"
 
 

@@ -1,4 +1,4 @@
-"""The same numbers as pictures."""
+"""Plots of the figures, drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DPI = 150
 
 
 def plot_results(results: Results, path: Path, *, title: str) -> None:
-    """Seconds of each stage, and decoding speed against depth; whiskers from the lowest round to the highest."""
+    """Draw the seconds of each stage, and the decoding speed by depth. Whiskers span all rounds."""
     figure, (stages, decoding) = _subplots(2, title)
     names = list(results.rounds)
     width = 0.8 / len(names)
@@ -41,7 +41,7 @@ def plot_results(results: Results, path: Path, *, title: str) -> None:
 
 
 def plot_profiles(profiles: Sequence[CallProfile], path: Path, *, title: str) -> None:
-    """The operators that take longest, a panel for each kind of call."""
+    """Draw the operators that take longest, in a panel for each kind of call."""
     shown = [profile for profile in profiles if len(profile.parts()) > 3]
     figure, panels = _subplots(len(shown), title, height=3.2)
     for axes, profile in zip(panels, shown, strict=True):
@@ -56,20 +56,20 @@ def plot_profiles(profiles: Sequence[CallProfile], path: Path, *, title: str) ->
     _save(figure, path)
 
 
-def plot_ladders(climbed: Sequence[tuple[Ladder, Results]], path: Path, *, title: str) -> None:
-    """A panel for each figure that was published: measured beside published, as multiples of the first rung."""
+def plot_ladders(measured: Sequence[tuple[Ladder, Results]], path: Path, *, title: str) -> None:
+    """Draw a panel for each published figure: measured and published values, as multiples of the first rung's."""
     panels = [
         (ladder, name, results)
-        for ladder, results in climbed
+        for ladder, results in measured
         for name in ladder.compared
         if all(name in rung.published for rung in ladder.rungs)
     ]
     figure, all_axes = _subplots(len(panels), title)
     for axes, (ladder, name, results) in zip(all_axes, panels, strict=True):
         places = range(len(ladder.rungs))
-        measured = [results.figure(rung.name, name) for rung in ladder.rungs]
-        start = measured[0].median
-        shares = [Figure(each.median / start, each.low / start, each.high / start) for each in measured]
+        found = [results.figure(rung.name, name) for rung in ladder.rungs]
+        start = found[0].median
+        shares = [Figure(each.median / start, each.low / start, each.high / start) for each in found]
         published = [rung.published[name] / ladder.rungs[0].published[name] for rung in ladder.rungs]
         heights = [each.median for each in shares]
         axes.bar([place - 0.2 for place in places], heights, 0.4, yerr=_whiskers(shares), capsize=2, label="here")
@@ -81,10 +81,12 @@ def plot_ladders(climbed: Sequence[tuple[Ladder, Results]], path: Path, *, title
 
 
 def _whiskers(figures: Sequence[Figure]) -> list[list[float]]:
+    """Return how far the lowest and the highest round are from each median."""
     return [[each.median - each.low for each in figures], [each.high - each.median for each in figures]]
 
 
 def _subplots(count: int, title: str, *, height: float = SIZE[1]) -> tuple[Any, Any]:
+    """Return a figure, and ``count`` axes side by side. ``height`` is in inches."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -96,6 +98,7 @@ def _subplots(count: int, title: str, *, height: float = SIZE[1]) -> tuple[Any, 
 
 
 def _save(figure: Any, path: Path) -> None:
+    """Write a figure to a file and free it."""
     from matplotlib import pyplot
 
     figure.savefig(path, dpi=DPI)

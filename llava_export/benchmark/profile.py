@@ -1,4 +1,4 @@
-"""Where the time of a call goes, by ExecuTorch's event tracer: operators inside XNNPACK's delegates and outside."""
+"""The time of each operator in a call, inside XNNPACK's delegates and outside, by ExecuTorch's event tracer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from llava_export.benchmark.rounds import Contender, Work
 from llava_runner import contract
 
-EXECUTE = "Execute"  # the Inspector's name for what calls did, beside loading
+EXECUTE = "Execute"  # the Inspector's name for the events of calls; those of loading have another
 METHOD = "Method::execute"  # the event of a whole call
 KERNEL_PREFIX = "native_call_"
 TOP = 8  # operators that are shown by name
@@ -21,9 +21,10 @@ TOP = 8  # operators that are shown by name
 
 @dataclass(frozen=True)
 class CallProfile:
-    """Milliseconds of one kind of call.
+    """The time of one kind of call, in milliseconds.
 
-    ``delegated`` by XNNPACK's operators; ``outside`` by kernel; ``instructions`` by their place in the method.
+    ``total`` is the whole call and ``delegates`` all calls of delegates in it. ``delegated`` has the time by XNNPACK's
+    operator, ``outside`` by kernel, and ``instructions`` by the instruction's number in the method.
     """
 
     name: str
@@ -34,7 +35,10 @@ class CallProfile:
     instructions: dict[int, float]
 
     def parts(self) -> list[tuple[str, float]]:
-        """All of ``total`` by operator, the longest first; what no operator took is calling them."""
+        """Return ``total`` divided by operator, the longest first, in milliseconds.
+
+        Time that no operator took is "calling delegates" or "runtime".
+        """
         in_delegates, outside = sum(self.delegated.values()), sum(self.outside.values())
         parts = {**self.delegated, **self.outside}
         parts["calling delegates"] = max(0.0, self.delegates - in_delegates)
@@ -42,6 +46,7 @@ class CallProfile:
         return sorted(parts.items(), key=lambda part: -part[1])
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the profile as JSON has it."""
         return {
             "name": self.name,
             "total": self.total,
@@ -52,7 +57,10 @@ class CallProfile:
 
 
 def short(operator: str) -> str:
-    """``Fully Connected (NC, QD8, F32, QB4W) GEMM`` is ``Fully Connected QD8 QB4W``; kernels keep their names."""
+    """Return an operator's name with its quantized types alone: ``Fully Connected QD8 QB4W``.
+
+    XNNPACK says ``Fully Connected (NC, QD8, F32, QB4W) GEMM``. Kernels keep their names.
+    """
     name, bracket, rest = operator.partition(" (")
     types = [part.strip() for part in rest.partition(")")[0].split(",")]
     return " ".join([name, *(part for part in types if part.startswith("Q"))]) if bracket else name
@@ -61,9 +69,10 @@ def short(operator: str) -> str:
 def profile(
     contender: Contender, work: Work, *, runs: int, on_round: Callable[[str], None] = lambda name: None
 ) -> list[CallProfile]:
-    """Profiles of image encoding, embedding and prefill of the prompt, and of decoding a token behind it.
+    """Return profiles of image encoding, of embedding and prefill of the prompt, and of decoding a token after it.
 
-    The prompt must fit into one call, and the only depth be its end.
+    ``runs`` rounds are traced after one to warm up. The prompt must fit into one call, and its end must be the only
+    depth. ``on_round`` is called with the name of each round before it begins.
     """
     assert work.depths == (work.prompt_tokens,), work
     on_round(f"{contender.name}, warming up")
@@ -76,6 +85,7 @@ def profile(
             rounds.append({name: read_events(Path(folder) / f"{name}.etdump") for name in contract.METHODS})
 
     def calls(method: str, name: str, which: slice) -> CallProfile:
+        """Return the profile of some calls of a method."""
         return call_profile(name, [traced[method] for traced in rounds], which)
 
     first, later = slice(0, 1), slice(1, None)
@@ -89,7 +99,7 @@ def profile(
 
 
 def read_events(path: Path) -> list[Any]:
-    """The Inspector's events of the one method that was traced to ``path``."""
+    """Return the Inspector's events of the one method that was traced to ``path``."""
     from executorch.devtools import Inspector
 
     (events,) = (block.events for block in Inspector(etdump_path=str(path)).event_blocks if block.name == EXECUTE)
@@ -97,9 +107,10 @@ def read_events(path: Path) -> list[Any]:
 
 
 def call_profile(name: str, rounds: Sequence[Sequence[Any]], which: slice) -> CallProfile:
-    """``rounds``: the same events of several processes. ``which`` of each one's calls to take.
+    """Return the profile of the calls ``which`` in each round. ``rounds`` are the same events of several processes.
 
-    Means over the middle half of those calls by their total: so the parts add up to it, and outliers do not count.
+    The times are means over the middle half of those calls, ordered by their total. Medians would not add up to the
+    total, and plain means would follow outliers.
     """
     events = rounds[0]
     calls = [call for each in rounds for call in _calls(each)[which]]
@@ -130,7 +141,7 @@ def call_profile(name: str, rounds: Sequence[Sequence[Any]], which: slice) -> Ca
 
 
 def _calls(events: Sequence[Any]) -> list[tuple[float, ...]]:
-    """For each call of the method, what each event took."""
+    """Return the time of each event in each call of the method, in milliseconds."""
     count = max(len(event.perf_data.raw) for event in events if event.perf_data)
     times = [event.perf_data.raw if event.perf_data else [0.0] * count for event in events]
     return list(zip(*times, strict=True))

@@ -1,7 +1,8 @@
-"""Rounds of the same work by several runners in turn: each round is a process of its own, from load to exit.
+"""Rounds of the same work by several contenders in turn.
 
-Taking turns shares out what else the machine does. A first, short round that does not count packs weights for the
-processor and brings files into the system's cache.
+A contender is a runner with its model. A round is one process of it, from loading to the last token. Contenders take
+turns, so that whatever else the machine does slows all of them. Each first runs a short round that does not count: it
+packs weights for the processor and brings files into the system's cache.
 """
 
 from __future__ import annotations
@@ -24,17 +25,21 @@ ROOT = Path(__file__).parents[2]
 LLAVA_BENCH = ROOT / "cmake-out" / "native" / "llava_bench"
 DEFAULT_PROMPT_TOKENS = 600
 DEFAULT_DECODE_TOKENS = 32
-# What matrix kernels are chosen by, in the names of /proc/cpuinfo.
+# Processor features by which matrix kernels are chosen, as /proc/cpuinfo names them.
 EXTENSIONS = re.compile(r"avx2|fma|f16c|avx_vnni|avx512f|avx512_(vnni|bf16|fp16)|amx_\w+|asimd\w*|i8mm|bf16|sve2?|sme")
 
 
 class BenchmarkError(UserError):
-    """Something to measure with that is missing, or does not run."""
+    """Something that measuring needs is missing or does not run."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a round does: an image and a prompt of ``prompt_tokens`` positions, then ``decode_tokens`` at each depth."""
+    """The work of a round.
+
+    It reads an image and a prompt of ``prompt_tokens`` positions together. Then it decodes ``decode_tokens`` tokens at
+    each depth, which is the number of positions in the cache before them.
+    """
 
     image: Path
     prompt_tokens: int
@@ -54,7 +59,10 @@ class Work:
         depths: Sequence[int] | None = None,
         threads: int | None = None,
     ) -> Work:
-        """What is None becomes the usual, or as much of it as fits the lengths; threads, one a processor."""
+        """Return the work for a program of these lengths.
+
+        What is None becomes the default, or as much of it as fits the lengths. Threads become one for each processor.
+        """
         decode_tokens = decode_tokens or DEFAULT_DECODE_TOKENS
         longest = max(1, min(DEFAULT_PROMPT_TOKENS, max_seq_len, max_context_len - decode_tokens))
         prompt_tokens = prompt_tokens or longest
@@ -62,9 +70,11 @@ class Work:
         return cls(image, prompt_tokens, decode_tokens, tuple(depths or (0, longest)), threads)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the work as JSON has it, with the image's name alone."""
         return {**asdict(self), "image": self.image.name}
 
     def flags(self) -> list[str]:
+        """Return the flags that tell a runner this work."""
         return [
             f"--image={self.image}",
             f"--prompt-tokens={self.prompt_tokens}",
@@ -76,13 +86,16 @@ class Work:
 
 @dataclass(frozen=True)
 class Contender:
-    """A runner with its model: ``command`` without what ``Work`` adds to it."""
+    """A runner with its model. ``command`` lacks only the flags of the work."""
 
     name: str
     command: Sequence[str]
 
     def round(self, work: Work, *extra: str) -> dict[str, float]:
-        """The figures of one round, by name. Raises ``BenchmarkError`` with what the runner says where it fails."""
+        """Run one round and return its figures by name.
+
+        Raises ``BenchmarkError`` with the runner's message for a user's mistakes, and ``RuntimeError`` for ours.
+        """
         command = [*self.command, *work.flags(), *extra]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 2:
@@ -92,26 +105,30 @@ class Contender:
         return figures(json.loads(done.stdout.splitlines()[-1]))
 
     def warm_up(self, work: Work) -> None:
+        """Run a short round that does not count."""
         self.round(replace(work, decode_tokens=1, depths=(0,)))
 
 
 def python_runner(program: Path) -> Contender:
+    """Return the Python runner with a program."""
     return Contender("python", (sys.executable, "-m", "llava_runner.bench", f"--model-path={program}"))
 
 
 def cpp_runner(program: Path, *, name: str = "cpp", flags: Sequence[str] = ()) -> Contender:
-    """Raises ``BenchmarkError`` where it has not been built."""
+    """Return the C++ runner with a program, and with more ``flags``. Raises ``BenchmarkError`` if it is not built."""
     if not LLAVA_BENCH.is_file():
         raise BenchmarkError(f"{LLAVA_BENCH} is missing: runner/build.sh native builds it")
     return Contender(name, (str(LLAVA_BENCH), f"--model-path={program}", *flags))
 
 
 def llama_cpp(text: Path, mmproj: Path, *, context: int) -> Contender:
+    """Return llama.cpp with the GGUF files of a language model and its vision tower."""
     module = "llava_export.benchmark.llama_cpp"
     paths = (f"--model-path={text}", f"--mmproj={mmproj}", f"--n-ctx={context}")
     return Contender("llama.cpp", (sys.executable, "-m", module, *paths))
 
 
+# Units by the beginning of a figure's name.
 UNITS = {
     "load": "s",
     "image": "s",
@@ -124,11 +141,15 @@ UNITS = {
 
 
 def unit(figure: str) -> str:
+    """Return the unit of a figure by its name."""
     return next(unit for start, unit in UNITS.items() if figure.startswith(start))
 
 
 def figures(measured: Mapping[str, Any]) -> dict[str, float]:
-    """A round's JSON as seconds, tokens a second and GiB. The first token comes after image and prompt; not load."""
+    """Return the figures of a round by name, in seconds, tokens a second and GiB.
+
+    ``measured`` is the runner's JSON. The time to the first token is that of image and prompt, without loading.
+    """
     found = {
         "load": measured["load_ms"] / 1e3,
         "image": measured["image_ms"] / 1e3,
@@ -145,7 +166,7 @@ def figures(measured: Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Figure:
-    """A median over rounds, and the lowest and the highest of them."""
+    """The median of a value over rounds, with the lowest and the highest."""
 
     median: float
     low: float
@@ -153,30 +174,33 @@ class Figure:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Figure:
+        """Return the figure of some rounds' values."""
         return cls(statistics.median(values), min(values), max(values))
 
 
 @dataclass
 class Results:
-    """The rounds of each contender, by its name, in the order they ran."""
+    """The rounds of each contender by its name, in the order in which they ran."""
 
     work: Work
     rounds: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
     def names(self) -> list[str]:
-        """Of the figures."""
+        """Return the names of the figures."""
         return list(next(iter(self.rounds.values()))[0])
 
     def figure(self, contender: str, name: str) -> Figure:
+        """Return a figure of a contender over its rounds."""
         return Figure.of([values[name] for values in self.rounds[contender]])
 
     def ratio(self, contender: str, peer: str, name: str) -> Figure:
-        """How many times better a contender is than its peer, round by round: faster, or smaller."""
+        """Return how many times better a contender is than its peer, round by round. Better is faster or smaller."""
         better = unit(name) == "tok/s"
         pairs = zip(self.rounds[contender], self.rounds[peer], strict=True)
         return Figure.of([mine[name] / other[name] if better else other[name] / mine[name] for mine, other in pairs])
 
     def depths(self, contender: str) -> dict[int, Figure]:
+        """Return a contender's decoding speeds by depth, in tokens a second."""
         starts = "decode at "
         return {
             int(name.removeprefix(starts)): self.figure(contender, name)
@@ -185,6 +209,7 @@ class Results:
         }
 
     def to_dict(self) -> dict[str, Any]:
+        """Return work, figures and rounds as JSON has them."""
         contenders = {
             contender: {name: {"unit": unit(name), **asdict(self.figure(contender, name))} for name in self.names()}
             for contender in self.rounds
@@ -200,7 +225,10 @@ def take_turns(
     warm_up: bool = True,
     on_round: Callable[[str], None] = lambda name: None,
 ) -> Results:
-    """``runs`` rounds of each, in turn, after one of each to warm up; ``on_round`` is told who begins."""
+    """Run ``runs`` rounds of each contender in turn, after one of each to warm up, and return them.
+
+    ``on_round`` is called with the name of each round before it begins.
+    """
     results = Results(work, {contender.name: [] for contender in contenders})
     for contender in contenders if warm_up else ():
         on_round(f"{contender.name}, warming up")
@@ -213,7 +241,7 @@ def take_turns(
 
 
 def machine() -> dict[str, str]:
-    """This machine and what is installed on it, for whoever reads the numbers elsewhere."""
+    """Return this machine and its software in words, for people who read the numbers elsewhere."""
     from importlib.metadata import version
 
     cpuinfo, meminfo = Path("/proc/cpuinfo"), Path("/proc/meminfo")

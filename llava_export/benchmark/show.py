@@ -1,4 +1,4 @@
-"""Tables for a terminal, 60 columns and wider."""
+"""Tables of the figures for terminals of 60 columns and more."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from llava_export.benchmark.rounds import Figure, Results, Work, unit
 
 
 def machine_lines(machine: Mapping[str, str]) -> str:
+    """Return lines about the machine that ``rounds.machine`` describes."""
     return "\n".join(
         [
             f"{machine['processor']}, {machine['memory']}",
@@ -22,6 +23,7 @@ def machine_lines(machine: Mapping[str, str]) -> str:
 
 
 def work_line(name: str, work: Work) -> str:
+    """Return a line about the work of the rounds of ``name``."""
     depths = " and ".join(map(str, work.depths))
     return (
         f"{name}: an image, {work.prompt_tokens} positions of prompt, then {work.decode_tokens} tokens "
@@ -30,7 +32,10 @@ def work_line(name: str, work: Work) -> str:
 
 
 def results_table(results: Results, *, peer: str | None = None) -> Table:
-    """A column for each contender; with a peer also how many times better the first one is, round by round."""
+    """Return a table with a column for each contender.
+
+    With a peer, a last column says how many times better the first contender is than the peer, round by round.
+    """
     table = _table("")
     for contender in results.rounds:
         table.add_column(contender, justify="right", no_wrap=True)
@@ -47,7 +52,7 @@ def results_table(results: Results, *, peer: str | None = None) -> Table:
 
 
 def profile_table(profile: CallProfile) -> Table:
-    """The operators that take longest; blue ones run inside XNNPACK's delegates."""
+    """Return a table of the operators that take longest. It says which of them run in XNNPACK's delegates."""
     inside = profile.delegates / profile.total
     table = _table(profile.name)
     table.add_column("ms", justify="right", no_wrap=True)
@@ -64,7 +69,7 @@ def profile_table(profile: CallProfile) -> Table:
 
 
 def ladder_table(ladder: Ladder, results: Results) -> Table:
-    """Each rung's figures; each one's change from the rung before, and the published change beside it."""
+    """Return a table of each rung's figures, measured and published, with their changes from the rung before."""
     table = _table(ladder.name)
     for heading in ("measured", "change", "published", "change"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -76,7 +81,10 @@ def ladder_table(ladder: Ladder, results: Results) -> Table:
 
 
 def ladder_rows(ladder: Ladder, results: Results, name: str) -> Iterator[tuple[str, str, str, str, str]]:
-    """Of one figure, each rung's name, what was measured and published, and both changes from the rung before."""
+    """Yield a row for each rung: its name, then one figure as measured, its change, as published, and that change.
+
+    Changes are from the rung before.
+    """
     before: tuple[float, float | None] | None = None
     for rung in ladder.rungs:
         measured, published = results.figure(rung.name, name), rung.published.get(name)
@@ -91,17 +99,24 @@ def ladder_rows(ladder: Ladder, results: Results, name: str) -> Iterator[tuple[s
 
 
 def with_spread(figure: Figure) -> str:
-    """The median with three digits, and how far, in percent of it, rounds lie from it at most."""
-    digits = max(0, 2 - len(f"{figure.median:.0f}".lstrip("0")) + 1)
+    """Return the median with three digits, and how far the farthest round lies from it, in percent."""
     spread = max(figure.high - figure.median, figure.median - figure.low) / figure.median if figure.median else 0.0
-    return f"{figure.median:.{digits}f} ±{spread:.0%}"
+    return f"{three_digits(figure.median)} ±{spread:.0%}"
+
+
+def three_digits(value: float) -> str:
+    """Return a number with three digits, or with more where it has more before the point."""
+    digits = max(0, 3 - len(f"{value:.0f}".lstrip("0")))
+    return f"{value:.{digits}f}"
 
 
 def change(value: float | None, before: float | None) -> str:
+    """Return the change from ``before`` in percent, or "" if one of both is missing."""
     return f"{value / before - 1:+.0%}" if value and before else ""
 
 
 def _table(first: str) -> Table:
+    """Return an empty table without lines. ``first`` heads its first column, which names the rows."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column(first)
     return table

@@ -1,4 +1,4 @@
-"""The benchmark on a real package, through both runners, and beside llama.cpp where that is installed."""
+"""The benchmark on a real package, through both runners, and with llama.cpp where that is installed."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ FIGURES = [
 
 
 def benchmark(*arguments, columns=80):
+    """Run ``llava benchmark`` in a terminal of so many columns."""
     return llava("benchmark", *arguments, env={**os.environ, "COLUMNS": str(columns)})
 
 
@@ -45,8 +46,8 @@ def work(tiny_package) -> Work:
 
 
 def test_both_runners_are_timed_in_one_table(tiny_package, native_build, tmp_path):
-    numbers, picture = tmp_path / "numbers.json", tmp_path / "plot.png"
-    flags = (*SHORT, "--runner", "cpp", "python", "--runs", 2, "--json", numbers, "--plot", picture)
+    numbers, plot = tmp_path / "numbers.json", tmp_path / "plot.png"
+    flags = (*SHORT, "--runner", "cpp", "python", "--runs", 2, "--json", numbers, "--plot", plot)
     done = benchmark(tiny_package.folder, *flags, columns=60)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -63,16 +64,16 @@ def test_both_runners_are_timed_in_one_table(tiny_package, native_build, tmp_pat
     first = written["rounds"]["cpp"][0]
     assert first["first token"] == pytest.approx(first["image"] + first["prompt"])
     assert first["prefill"] == pytest.approx(100 / first["prompt"])
-    # Without torch and Python the same work takes less memory: if not, two things were measured the wrong way round.
+    # Without torch and Python the same work takes less memory. Otherwise the two would have been exchanged.
     assert written["figures"]["cpp"]["peak memory"]["high"] < written["figures"]["python"]["peak memory"]["low"]
     assert written["work"]["depths"] == [0, 120] and written["machine"]["executorch"] in done.stdout
-    with Image.open(picture) as image:
+    with Image.open(plot) as image:
         assert image.width > 1000 and len(set(image.convert("RGB").resize((200, 80)).getdata())) > 20
 
 
 @pytest.mark.parametrize("make", [cpp_runner, python_runner])
 def test_a_round_is_what_was_asked_for(make, tiny_package, native_build, work, tmp_path):
-    """Counted by the trace: the prompt, the positions up to the first depth, and the tokens at both."""
+    """The trace counts the calls: the prompt, the positions up to the first depth, and the tokens at both depths."""
     make(tiny_package.program).round(work, f"--etdump-path={tmp_path}")
     calls = {}
     for method in METHODS:
@@ -96,12 +97,12 @@ def test_threads_reach_the_python_runtime(tiny_package):
 @pytest.mark.parametrize("runner", ["cpp", "python"])
 def test_a_profile_divides_the_time_by_operator(runner, tiny_package, native_build, work):
     make = cpp_runner if runner == "cpp" else python_runner
-    behind_the_prompt = replace(work, depths=(work.prompt_tokens,))
-    encoder, embedding, prefill, token = profile(make(tiny_package.program), behind_the_prompt, runs=2)
+    after_the_prompt = replace(work, depths=(work.prompt_tokens,))
+    encoder, embedding, prefill, token = profile(make(tiny_package.program), after_the_prompt, runs=2)
     for call in (encoder, embedding, prefill, token):
         assert sum(spent for _, spent in call.parts()) == pytest.approx(call.total, rel=0.1)
     methods = {method.name: method for method in read_pte(tiny_package.program).methods}
-    # An operator of XNNPACK in the file is one that was timed, under a name of its own.
+    # Every kind of operator that XNNPACK runs has a name of its own in the trace.
     for call, method in ((encoder, "vision_encoder"), (token, "text_decoder")):
         timed = {name.partition(" (")[0].replace(" ", "") for name in call.delegated}
         assert {"FullyConnected", "BatchMatrixMultiply"} <= timed
@@ -114,8 +115,8 @@ def test_a_profile_divides_the_time_by_operator(runner, tiny_package, native_bui
 
 
 def test_the_profile_is_shown(tiny_package, native_build, tmp_path):
-    numbers, picture = tmp_path / "numbers.json", tmp_path / "plot.png"
-    flags = ("--prompt-tokens=100", "--decode-tokens=4", "--runs", 1, "--json", numbers, "--plot", picture)
+    numbers, plot = tmp_path / "numbers.json", tmp_path / "plot.png"
+    flags = ("--prompt-tokens=100", "--decode-tokens=4", "--runs", 1, "--json", numbers, "--plot", plot)
     done = benchmark(tiny_package.program, "--profile", *flags, columns=60)
     assert done.returncode == 0, done.stderr
     profiles = json.loads(numbers.read_text())["profiles"]
@@ -129,12 +130,12 @@ def test_the_profile_is_shown(tiny_package, native_build, tmp_path):
         assert f"{each['total']:.2f}" in done.stdout
     assert "Fully Connected QDU8 QB4W" in done.stdout and "llama.custom_sdpa" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 60
-    with Image.open(picture) as image:
+    with Image.open(plot) as image:
         assert image.width > 1000
 
 
 def test_rungs_are_what_they_are_called(checkpoint_of, tmp_path):
-    """The first rungs of both ladders, exported at once as the ablation does it, are read back from the file."""
+    """Both first rungs are exported in one program, as the ablation exports them, and read back from its file."""
     speed, memory = ladders.speed_ladder("decode at 0").rungs[0], ladders.MEMORY_LADDER.rungs[0]
     rung = replace(memory, export=(*speed.export, *memory.export))
     ladders.export(str(checkpoint_of("plain")), rung, tmp_path / "first.pte")
@@ -142,6 +143,7 @@ def test_rungs_are_what_they_are_called(checkpoint_of, tmp_path):
     (decoder,) = (method for method in found.methods if method.name == "text_decoder")
     assert set(decoder.xnnpack) == {"Convert", "FullyConnected"}
     card = card_of(found)
+    assert card
     assert (card.max_seq_len, card.max_context_len) == (2048, 2048)
     assert card.recipe["embedding_bits"] == 32
 
@@ -155,8 +157,8 @@ def test_separate_workspaces_take_more_memory(tiny_package, native_build, work):
     assert peaks[0] > 1.2 * peaks[1]
 
 
-@pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python (extra llama) builds long")
-def test_beside_llama_cpp(tiny_package, native_build, tmp_path):
+@pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python (extra llama) takes long to build")
+def test_llama_cpp_is_timed_too(tiny_package, native_build, tmp_path):
     llava("gguf", "--model=tiny-llava", "--quantization=q4_0", f"--output-dir={tmp_path}", check=True)
     files = ("--gguf", tmp_path / "ggml-model-q4_0.gguf", "--mmproj", tmp_path / "mmproj-model-f16.gguf")
     numbers = tmp_path / "numbers.json"

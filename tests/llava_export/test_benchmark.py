@@ -1,7 +1,8 @@
-"""What the benchmark makes of its rounds, and how it shows it; the rounds themselves are in the integration tests."""
+"""The figures that the benchmark makes of its rounds, and how they are shown. The integration tests run real rounds."""
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from types import SimpleNamespace
@@ -9,10 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import page
+from benchmarks.readme import BEGIN, END, readme_is_current, readme_table, update_readme
 from llava_export.benchmark import ladders, rounds
 from llava_export.benchmark.profile import call_profile, short
 from llava_export.benchmark.rounds import BenchmarkError, Contender, Figure, Results, Work, figures, take_turns
 from llava_export.benchmark.show import change, results_table, with_spread
+from llava_runner.errors import UserError
 from tests.llava_export.terminal import printed
 
 MEASURED = {
@@ -32,7 +35,7 @@ def work(tmp_path) -> Work:
 
 
 def contender(name, script, log):
-    """A program that appends its name and flags to a file, then does what the script says."""
+    """Return a contender that appends its name to a file, then does what the script says."""
     return Contender(
         name, (sys.executable, "-c", f"import sys\nopen({str(log)!r}, 'a').write({name!r} + ' ')\n{script}")
     )
@@ -75,7 +78,7 @@ def test_work_fits_what_the_program_takes(tmp_path):
 def test_contenders_take_turns_after_warming_up(work, tmp_path):
     log = tmp_path / "log"
     script = f"print('packing')\nprint({json.dumps(MEASURED)!r})"
-    seen = []
+    seen: list[str] = []
     results = take_turns([contender(name, script, log) for name in "ab"], work, runs=3, on_round=seen.append)
     assert log.read_text().split() == list("abababab")
     assert seen == ["a, warming up", "b, warming up", *(f"{name}, round {i} of 3" for i in (1, 2, 3) for name in "ab")]
@@ -164,38 +167,80 @@ def test_a_call_is_divided_into_operators():
 
 
 def test_a_ladder_exports_once_what_its_rungs_share(work, tmp_path, monkeypatch):
-    exported, ran = [], []
+    exported: list[tuple[str, tuple[str, ...]]] = []
+    ran: list[tuple[str, tuple[str, ...]]] = []
 
     def export(model, rung, program):
         exported.append((model, rung.export))
         program.touch()
 
-    def take(contenders, work, *, runs, warm_up, on_round):
+    def run(contenders, work, *, runs, warm_up, on_round):
         ran.extend((contender.name, contender.command[1:]) for contender in contenders)
 
     monkeypatch.setattr(ladders, "export", export)
-    monkeypatch.setattr(ladders, "take_turns", take)
+    monkeypatch.setattr(ladders, "take_turns", run)
     monkeypatch.setattr(rounds, "LLAVA_BENCH", tmp_path / "llava_bench")
     (tmp_path / "llava_bench").touch()
     for ladder in (ladders.speed_ladder("decode at 600"), ladders.MEMORY_LADDER):
         ladders.run_ladder(ladder, "model", work, folder=tmp_path, runs=1)
     long = ("--max-seq-len=2048", "--max-context-len=2048", "--embedding-bits=32")
-    assert exported == [
-        ("model", flags) for flags in (("--partitioners=1",), (), long, ("--embedding-bits=32",))
-    ]  # the last rung of both is the default, and two rungs of memory differ in how they are run
-    assert [flags[1:] for _, flags in ran] == [
-        (),
-        (),
-        ("--packed-cache-path=off", "--workspace-sharing=disabled"),
-        *[("--packed-cache-path=off",)] * 3,
-    ]
+    # The last rung of both is the default, and two rungs of memory differ only in how they are run.
+    assert exported == [("model", flags) for flags in (("--partitioners=1",), (), long, ("--embedding-bits=32",))]
+    unpacked = ("--packed-cache-path=off",)
+    separate = (*unpacked, "--workspace-sharing=disabled")
+    assert [flags[1:] for _, flags in ran] == [(), (), separate, unpacked, unpacked, unpacked]
     assert len({flags[0] for _, flags in ran}) == 4
 
 
 def test_the_page_says_what_was_measured():
-    """Nobody edits a number by hand: the page is what its script writes of the results beside it."""
+    """Nobody edits a number by hand: the page is what its script makes of results.json."""
     results = json.loads(page.RESULTS.read_text())
     assert page.PAGE.read_text() == page.render(results)
     for line in page.PAGE.read_text().splitlines():
         if line.startswith("!["):
             assert (page.PAGE.parent / line.partition("(")[2].rstrip(")")).is_file()
+
+
+@pytest.fixture(scope="module")
+def results() -> dict:
+    return json.loads(page.RESULTS.read_text())
+
+
+def test_the_readmes_table_is_small_and_has_the_measured_figures(results):
+    header, line, *rows = [row.strip("| ").split(" | ") for row in readme_table(results).splitlines()]
+    assert header == ["compared with", "llava-1.5-7b", "theirs", "mobilevlm-1.7b", "theirs"]
+    assert 0 < len(rows) <= 8
+    assert {len(row) for row in rows} == {len(line)} == {6}
+    exported, speed = results["export"]["llava-1.5-7b"], results["speed"]["mobilevlm-1.7b"]["figures"]
+    time, program, decode = (next(row for row in rows if word in row[0]) for word in ("time", "program", "decoding"))
+    seconds = [exported[name]["seconds"] for name in ("llava_export", "straightforward")]
+    assert time[1:4] == ["straightforward pipeline", *(f"{value:.0f} s" for value in seconds)]
+    size, *gguf = exported["bytes"].values()
+    assert program[2:4] == [f"{size / 1e9:.2f} GB", f"{sum(gguf) / 1e9:.2f} GB"]
+    speeds = [speed[name]["decode at 600"]["median"] for name in ("cpp", "llama.cpp")]
+    assert decode[4:] == [f"{value:.1f} tok/s" for value in speeds]
+
+
+def test_the_readme_gets_the_table_between_its_markers(results, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nThe rest.\n", encoding="utf-8")
+    assert not readme_is_current(readme, results)
+    update_readme(readme, results)
+    assert readme.read_text(encoding="utf-8") == f"# Title\n\n{BEGIN}\n{readme_table(results)}{END}\n\nThe rest.\n"
+    assert readme_is_current(readme, results)
+    faster = copy.deepcopy(results)
+    faster["export"]["llava-1.5-7b"]["llava_export"]["seconds"] = 7.0
+    assert not readme_is_current(readme, faster)
+    update_readme(readme, faster)
+    assert "| 7 s |" in readme.read_text(encoding="utf-8") and readme_is_current(readme, faster)
+
+
+@pytest.mark.parametrize("text", ["no markers", f"{BEGIN} alone", f"{END} before {BEGIN}"])
+def test_a_readme_without_markers_is_left_alone(text, results, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    with pytest.raises(UserError, match="figures: end"):
+        update_readme(readme, results)
+    with pytest.raises(UserError, match="figures: end"):
+        readme_is_current(readme, results)
+    assert readme.read_text() == text

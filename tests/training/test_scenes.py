@@ -1,19 +1,16 @@
-"""The scenes of tools/tiny: what their answers say is checked against the pixels, not against the layout code."""
+"""The training scenes: their answers are checked against the pixels, not against the layout code."""
 
 from __future__ import annotations
 
 import colorsys
 import math
 import re
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from training import questions, scenes
 
 HELD_OUT = range(questions.HELD_OUT_SEED, questions.HELD_OUT_SEED + 300)
@@ -21,7 +18,7 @@ HUES = {"red": 0, "orange": 29, "yellow": 55, "green": 122, "blue": 222, "purple
 
 
 def color_masks(image: Image.Image) -> dict[str, np.ndarray]:
-    """Return color -> bool [H, W]: the vivid pixels whose hue is nearest to that color; backgrounds are dull."""
+    """Return for each color bool [H, W]: the vivid pixels whose hue is nearest to it. Backgrounds are dull."""
     rgb = np.asarray(image, dtype=np.float64) / 255
     hue = np.vectorize(lambda r, g, b: 360 * colorsys.rgb_to_hsv(r, g, b)[0])(*np.moveaxis(rgb, -1, 0))
     vivid = np.ptp(rgb, axis=-1) / np.maximum(rgb.max(axis=-1), 1e-6) > 0.5
@@ -55,7 +52,8 @@ def test_held_out_seeds_are_not_training_seeds():
 
 
 def test_held_out_layouts_do_not_repeat_training_ones():
-    def placed(seed: int) -> tuple:
+    def placed(seed: int) -> tuple[object, ...]:
+        """Return the size of a layout, and the kinds and places of its objects."""
         layout = scenes.make_layout(seed)
         # With sizes: a lone object of one kind may well have the same rounded center in two images.
         return layout.width, layout.height, *((item.name, round(item.x), round(item.y)) for item in layout.objects)
@@ -92,7 +90,9 @@ def test_relations_agree_with_the_centroids_of_the_colors():
         shown = [item.color for item in layout.objects]
         masks = None
         for question, answer in questions.ask(layout).get("relation", []):
-            subject, relation, other = pattern.fullmatch(question).groups()
+            match = pattern.fullmatch(question)
+            assert match
+            subject, relation, other = match.groups()
             if shown.count(subject) > 1 or shown.count(other) > 1:
                 continue
             masks = masks or color_masks(scenes.draw(layout))
@@ -137,7 +137,9 @@ def test_counts_agree_with_the_description():
         asked = questions.ask(scenes.make_layout(seed))
         description = asked["description"][0][1]
         for question, answer in asked["count"] + asked["count_shape"] + asked["count_color"]:
-            thing = re.fullmatch(r"How many (.+)s are there\?", question)[1]
+            match = re.fullmatch(r"How many (.+)s are there\?", question)
+            assert match
+            thing = match[1]
             word = "|".join(scenes.SHAPES) if thing == "shape" else thing.removesuffix(" shape")
             assert number[answer.split()[2]] == len(re.findall(rf"\b(?:{word})\b", description)), (seed, question)
 

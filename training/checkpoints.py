@@ -1,4 +1,4 @@
-"""A trained model as an ordinary checkpoint folder of its family, and the weights of such a folder read back."""
+"""Checkpoint folders of both families: a trained model is written as one, and a MobileVLM is read back."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import copy
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
 
+from training.images import CLIP_MEAN, CLIP_STD, IMAGE_SIZE, PATCH_SIZE
 from training.model import TEXT, VISION, build_mobilevlm
-from training.pictures import CLIP_MEAN, CLIP_STD, IMAGE_SIZE, PATCH_SIZE
 from training.tokenizer import BOS, EOS, IMAGE_TOKEN, NUM_PIECES, PAD, SYSTEM
 
 CHAT_TEMPLATE = (
@@ -38,8 +39,8 @@ def save_llava(model: transformers.LlavaForConditionalGeneration, folder: Path, 
 
 
 def save_processor(folder: Path, *, tokenizer_model: bytes) -> None:
-    """Write what `LlavaProcessor.from_pretrained` reads, tokenizer.model included."""
-    # Converted in an empty folder: beside older files transformers would read those instead of tokenizer.model.
+    """Write the files that ``LlavaProcessor.from_pretrained`` reads, and tokenizer.model."""
+    # The tokenizer is converted in an empty folder. Next to older files, transformers would read those instead.
     with tempfile.TemporaryDirectory() as empty:
         Path(empty, "tokenizer.model").write_bytes(tokenizer_model)
         tokenizer = transformers.LlamaTokenizer.from_pretrained(
@@ -66,7 +67,7 @@ def save_processor(folder: Path, *, tokenizer_model: bytes) -> None:
     (folder / "tokenizer.model").write_bytes(tokenizer_model)
 
 
-# transformers' names of the parts, and MobileVLM's.
+# transformers' names of the parts, and those in MobileVLM's files.
 MOBILEVLM_PARTS = {
     "model.vision_tower.": "model.vision_tower.vision_tower.vision_model.",
     "model.multi_modal_projector.": "model.mm_projector.",
@@ -79,10 +80,10 @@ BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")
 def save_mobilevlm(
     model: transformers.LlavaForConditionalGeneration, folder: Path, *, projector_type: str, tokenizer_model: bytes
 ) -> None:
-    """Write a checkpoint folder as MobileVLM's authors do: one bf16 `pytorch_model.bin` with the tower inside.
+    """Write a checkpoint folder as MobileVLM's authors do: one bf16 ``pytorch_model.bin`` with the tower inside.
 
-    Its vocabulary ends with the tokenizer's last piece. The tower's sizes are in a folder `vision_tower`, where the
-    published config.json names CLIP's on the hub.
+    The vocabulary ends with the tokenizer's last piece. The tower's sizes are in a folder ``vision_tower``. The
+    published config.json names a CLIP model on the hub in its place.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights: dict[str, Tensor] = {}
@@ -125,9 +126,10 @@ def save_mobilevlm(
 
 @torch.no_grad()
 def load_mobilevlm(folder: Path) -> transformers.LlavaForConditionalGeneration:
-    """Read such a folder into transformers' modules, in float32.
+    """Return the model in a folder that ``save_mobilevlm`` wrote, in float32.
 
-    They want an image token in the vocabulary: the tokens added for it speak as the first one does, which never wins.
+    transformers needs an image token in the vocabulary. The rows added for it copy those of the first token, which is
+    never the most likely one.
     """
     model = build_mobilevlm(json.loads((folder / "config.json").read_text())["mm_projector_type"])
     stored = torch.load(folder / "pytorch_model.bin", weights_only=True)
@@ -144,5 +146,6 @@ def load_mobilevlm(folder: Path) -> transformers.LlavaForConditionalGeneration:
     return model.eval()
 
 
-def _write_json(path: Path, value: dict) -> None:
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write JSON with sorted keys."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

@@ -1,4 +1,4 @@
-"""How well a saved checkpoint answers, in float and quantized, through transformers' own `generate`."""
+"""The accuracy of a saved checkpoint, in float and quantized, through transformers' own ``generate``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -13,19 +14,20 @@ from PIL import Image
 from torch import nn
 
 from training import questions, scenes
+from training.checkpoints import load_mobilevlm
+from training.images import normalize, preprocess
 from training.model import GROUP_SIZE, text_linears
-from training.pictures import normalize, preprocess
-from training.saving import load_mobilevlm
 from training.tokenizer import NUM_PIECES, Tokenizer
 
-log = logging.getLogger("train_tiny")
+log = logging.getLogger("training")
 
 NUM_HELD_OUT = 500
 
 
-def measure(model: transformers.LlavaForConditionalGeneration, *, tokenizer: Tokenizer) -> dict:
+def measure(model: transformers.LlavaForConditionalGeneration, *, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the exact-match rate over the held-out scenes, in all and by question type."""
-    right, asked = Counter(), Counter()
+    right: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
     for seed in range(questions.HELD_OUT_SEED, questions.HELD_OUT_SEED + NUM_HELD_OUT):
         image, question, expected = questions.question_for(seed)
         said = answer(model, image, question, tokenizer=tokenizer)
@@ -42,9 +44,10 @@ def measure(model: transformers.LlavaForConditionalGeneration, *, tokenizer: Tok
 def answer(
     model: transformers.LlavaForConditionalGeneration, image: Image.Image, question: str, *, tokenizer: Tokenizer
 ) -> str:
-    """Answer greedily, through transformers' own `generate`."""
+    """Return the answer to a question about an image, decoded greedily by transformers' own ``generate``."""
     ids = tokenizer.prefix() + tokenizer.encode(f"\n{question} ASSISTANT:")
-    out = model.generate(
+    untyped: Any = model  # the annotations of `generate` do not accept its own class
+    out = untyped.generate(
         input_ids=torch.tensor([ids]),
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
         pixel_values=normalize(preprocess(image)[None]),
@@ -55,7 +58,7 @@ def answer(
 
 
 def load(folder: Path, *, recipe: str = "float") -> transformers.LlavaForConditionalGeneration:
-    """Load a checkpoint in float32; recipe `8da4w` quantizes its linears as the exported program's."""
+    """Return a checkpoint in float32. The recipe ``8da4w`` quantizes its linears as an export does."""
     if (folder / "pytorch_model.bin").exists():
         model = load_mobilevlm(folder)
     else:
@@ -64,7 +67,8 @@ def load(folder: Path, *, recipe: str = "float") -> transformers.LlavaForConditi
         from torchao.quantization import Int8DynamicActivationIntxWeightConfig, PerAxis, PerGroup, quantize_
 
         text = {id(linear) for linear in text_linears(model)}
-        int4 = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(GROUP_SIZE))
+        int4_type = torch.int4  # type: ignore[attr-defined]  # torch's stubs lack int4
+        int4 = Int8DynamicActivationIntxWeightConfig(weight_dtype=int4_type, weight_granularity=PerGroup(GROUP_SIZE))
         int8 = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0))
         quantize_(model, int4, filter_fn=lambda module, fqn: id(module) in text)
         quantize_(model, int8, filter_fn=lambda module, fqn: isinstance(module, nn.Linear) and id(module) not in text)
@@ -72,7 +76,11 @@ def load(folder: Path, *, recipe: str = "float") -> transformers.LlavaForConditi
 
 
 def pick_sample(folder: Path, *, tokenizer: Tokenizer) -> int:
-    """Return a held-out seed that shows the model well: three large unlike objects, little noise, all answers right."""
+    """Return the seed of a held-out scene that suits as the sample image.
+
+    It has three large objects of different colors and shapes, and little noise. The float and the quantized model
+    answer all of its questions right. Raises ``RuntimeError`` if there is none.
+    """
     models = [load(folder, recipe=recipe) for recipe in ("float", "8da4w")]
     for seed in range(questions.HELD_OUT_SEED + NUM_HELD_OUT, questions.HELD_OUT_SEED + 1_000_000):
         layout = scenes.make_layout(seed)
@@ -85,7 +93,7 @@ def pick_sample(folder: Path, *, tokenizer: Tokenizer) -> int:
         scene = questions.render_scene(seed)
         png = io.BytesIO()
         scene.image.save(png, "png", optimize=True)
-        if len(png.getvalue()) > 100_000:  # much noise: it does not compress
+        if len(png.getvalue()) > 100_000:  # much noise, which does not compress
             continue
         if all(
             answer(model, scene.image, question, tokenizer=tokenizer) == expected

@@ -1,4 +1,4 @@
-"""Pictures as the model gets them, and the training set of them on disk."""
+"""Images in the form that the model reads, and the training set of them on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAD_COLOR = tuple(int(mean * 255) for mean in CLIP_MEAN)
 
 
 def preprocess(image: Image.Image) -> np.ndarray:
-    """Pad to a square with CLIP's mean color and resize: uint8 [IMAGE_SIZE, IMAGE_SIZE, 3]."""
+    """Pad an image to a square with CLIP's mean color and resize it. Return uint8 [IMAGE_SIZE, IMAGE_SIZE, 3]."""
     side = max(image.size)
     square = Image.new("RGB", (side, side), PAD_COLOR)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -31,13 +31,17 @@ def preprocess(image: Image.Image) -> np.ndarray:
 
 
 def normalize(pixels: np.ndarray) -> Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] with CLIP's mean and deviation."""
+    """Return pixels uint8 [B, H, W, 3] as float32 [B, 3, H, W], normalized by CLIP's mean and standard deviation."""
     scaled = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 255
     return (scaled - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
 
 
 def render_training_scenes(count: int, *, workers: int) -> np.ndarray:
-    """Return uint8 [count, IMAGE_SIZE, IMAGE_SIZE, 3] of the seeds 0..count, memory-mapped; kept for the next run."""
+    """Render the scenes of the seeds below ``count``. Return uint8 [count, IMAGE_SIZE, IMAGE_SIZE, 3], memory-mapped.
+
+    The file stays in the system's folder for temporary files, and the next run maps it. Its name contains a digest of
+    the code that draws, so that changed code renders anew.
+    """
     code = Path(scenes.__file__).read_bytes() + Path(__file__).read_bytes()
     path = Path(tempfile.gettempdir()) / f"tiny_llava_scenes_{count}_{hashlib.sha256(code).hexdigest()[:12]}.bin"
     shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
@@ -62,6 +66,7 @@ def render_training_scenes(count: int, *, workers: int) -> np.ndarray:
 
 
 def _render_into(start: int, *, stop: int, path: Path, count: int) -> None:
+    """Render the scenes of the seeds from ``start`` to ``stop`` into the file of ``count`` scenes."""
     pixels = np.memmap(path, np.uint8, "r+", shape=(count, IMAGE_SIZE, IMAGE_SIZE, 3))
     for seed in range(start, stop):
         pixels[seed] = preprocess(scenes.draw(scenes.make_layout(seed)))

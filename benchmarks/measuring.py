@@ -1,0 +1,138 @@
+"""The commands that measure the figures of docs/BENCHMARKS.md, run in a work folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFReader
+from rich.console import Console
+
+from llava_export.benchmark.rounds import DEFAULT_PROMPT_TOKENS
+from llava_export.pte.read.program import read_pte
+from llava_runner.contract import TEXT_DECODER
+from llava_runner.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+MODELS = ("llava-1.5-7b", "mobilevlm-1.7b")
+LADDER_MODELS = MODELS[:1]  # the model that the published ladders are about
+PEER = "llama.cpp"
+TOTAL = re.compile(r"^total +([\d.]+) s +([\d.]+) GiB", re.MULTILINE)
+STRAIGHTFORWARD = re.compile(r"^write +done after +(\d+) s +peak ([\d.]+) GiB", re.MULTILINE)
+
+
+class WorkFolder:
+    """The folder in which the commands run: what they write stays there, and the page shows them as they were typed.
+
+    Plots go to the folder ``plots``.
+    """
+
+    def __init__(self, path: Path, *, plots: Path, console: Console) -> None:
+        self.path, self.plots = path, plots
+        self._console = console
+        path.mkdir(parents=True, exist_ok=True)
+        plots.mkdir(parents=True, exist_ok=True)
+
+    def run(self, *command: str) -> str:
+        """Run a command and return what it printed. Raises ``UserError`` if it fails.
+
+        ``python`` and ``llava`` are those of this environment, and other commands those of the checkout. The checkout
+        is on ``PYTHONPATH``, for ``python -m benchmarks...``.
+        """
+        self._console.print(f"$ {' '.join(command)}", soft_wrap=True)
+        name, *arguments = command
+        installed = Path(sys.executable).with_name(name)
+        program = installed if installed.exists() else ROOT / name
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "runner")))}
+        done = subprocess.run([program, *arguments], cwd=self.path, stdout=subprocess.PIPE, text=True, env=environment)
+        if done.returncode:
+            print(done.stdout[-2000:])
+            raise UserError(f"{' '.join(command)} ended with exit code {done.returncode}")
+        return done.stdout
+
+    def measure(self, name: str, *command: str) -> dict[str, Any]:
+        """Run a command of ``llava benchmark``. Return the command with its JSON, and keep its plot."""
+        self.run(*command, "--json", f"{name}.json", "--plot", str(self.plots / f"{name}.png"))
+        found = json.loads((self.path / f"{name}.json").read_text())
+        return {"command": " ".join(command), **found}
+
+
+def prepare(work: WorkFolder) -> None:
+    """Build the C++ runner, and make the checkpoints that are not there yet."""
+    work.run("runner/build.sh", "native")
+    for model in MODELS:
+        if not (work.path / model / "config.json").exists():
+            work.run("python", "-m", "benchmarks.make_checkpoint", "--like", model, "--out", model)
+
+
+def measure_export(work: WorkFolder, model: str) -> dict[str, Any]:
+    """Export a checkpoint here and in the straightforward way. Return time in seconds, peak in GiB, sizes in bytes."""
+    ours = ("llava", "export", "--model", model, "--output-dir", f"{model}-pte", "--with-artifacts")
+    plain = ("python", "-m", "benchmarks.straightforward", "--model", model, "--out", "straightforward.pte")
+    gguf = ("llava", "gguf", "--model", model, "--output-dir", f"{model}-gguf", "--quantization", "q4_0")
+    found: dict[str, Any] = {}
+    for name, command, pattern in (("llava_export", ours, TOTAL), ("straightforward", plain, STRAIGHTFORWARD)):
+        seconds, peak = pattern.findall(work.run(*command))[-1]
+        found[name] = {"command": " ".join(command), "seconds": float(seconds), "peak": float(peak)}
+    work.run(*gguf)
+    sizes = {
+        "llava.pte": work.path / f"{model}-pte" / "llava.pte",
+        "ggml-model-q4_0.gguf": work.path / f"{model}-gguf" / "ggml-model-q4_0.gguf",
+        "mmproj-model-f16.gguf": work.path / f"{model}-gguf" / "mmproj-model-f16.gguf",
+    }
+    found["bytes"] = {name: path.stat().st_size for name, path in sizes.items()}
+    found["bytes_per_token"] = bytes_per_token(sizes["llava.pte"], sizes["ggml-model-q4_0.gguf"])
+    (work.path / "straightforward.pte").unlink()
+    return found
+
+
+def bytes_per_token(program: Path, gguf: Path) -> dict[str, float]:
+    """Return how many bytes of weights and cache both runners read to decode a token after the usual prompt.
+
+    llama.cpp's cache is float16, so it is as large as ours.
+    """
+    read = read_pte(program)
+    (decoder,) = (method for method in read.methods if method.name == TEXT_DECODER)
+    context = decoder.kv_cache[0].sizes[1]
+    cache = sum(tensor.bytes for tensor in decoder.kv_cache) * DEFAULT_PROMPT_TOKENS / context
+    weights = sum(part.bytes for part in read.parts if TEXT_DECODER in part.methods)
+    theirs = sum(int(tensor.n_bytes) for tensor in GGUFReader(gguf).tensors if tensor.name != "token_embd.weight")
+    return {"llava_export": weights + cache, PEER: theirs + cache}
+
+
+def measure_speed(work: WorkFolder, model: str) -> dict[str, Any]:
+    """Run both runners and llama.cpp in turn."""
+    files = (f"{model}-gguf/ggml-model-q4_0.gguf", "--mmproj", f"{model}-gguf/mmproj-model-f16.gguf")
+    command = ("llava", "benchmark", f"{model}-pte", "--runner", "cpp", "python")
+    return work.measure(f"speed-{model}", *command, "--peer", PEER, "--gguf", *files, "--runs", "5")
+
+
+def measure_profile(work: WorkFolder, model: str) -> dict[str, Any]:
+    """Trace every operator in the C++ runner."""
+    return work.measure(f"profile-{model}", "llava", "benchmark", f"{model}-pte", "--profile")
+
+
+def measure_ladders(work: WorkFolder, model: str) -> dict[str, Any]:
+    """Export and run the rungs of both published ladders."""
+    return work.measure(f"ladders-{model}", "llava", "benchmark", "--ablation", "--model", model, "--runs", "2")
+
+
+# The parts of the page, in the order in which they are measured.
+PARTS: dict[str, Callable[[WorkFolder, str], dict[str, Any]]] = {
+    "export": measure_export,
+    "speed": measure_speed,
+    "profile": measure_profile,
+    "ladders": measure_ladders,
+}
+
+
+def measure_part(part: str, work: WorkFolder) -> dict[str, Any]:
+    """Measure a part of the page for its models. Return its results by model."""
+    models = LADDER_MODELS if part == "ladders" else MODELS
+    return {model: PARTS[part](work, model) for model in models}

@@ -1,0 +1,83 @@
+"""The tables of docs/BENCHMARKS.md in Markdown, made of the results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.measuring import PEER
+from llava_export.benchmark.ladders import Ladder
+from llava_export.benchmark.profile import TOP, CallProfile, short
+from llava_export.benchmark.rounds import Results, unit
+from llava_export.benchmark.show import ladder_rows, with_spread
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Return a table. The first ``left`` columns are aligned to the left, the others to the right."""
+    lines = [header, ["---"] * left + ["--:"] * (len(header) - left), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def console(commands: Iterable[str]) -> str:
+    """Return a block of commands as a terminal shows them."""
+    return "\n".join(["```console", *(f"$ {command}" for command in commands), "```\n"])
+
+
+def export_table(export: Mapping[str, Any]) -> str:
+    """Return the time and the memory of both ways to export, by model."""
+    rows: list[Sequence[str]] = []
+    for model, found in export.items():
+        ours, plain = found["llava_export"], found["straightforward"]
+        faster, smaller = plain["seconds"] / ours["seconds"], plain["peak"] / ours["peak"]
+        rows.append((model, "`llava export`", f"{ours['seconds']:.0f} s", f"{ours['peak']:.2f} GiB"))
+        rows.append(("", "straightforward", f"{plain['seconds']:.0f} s", f"{plain['peak']:.2f} GiB"))
+        rows.append(("", "better", f"**{faster:.1f}** times", f"**{smaller:.1f}** times"))
+    return table(("", "", "time", "peak memory"), rows, left=2)
+
+
+def sizes_table(export: Mapping[str, Any]) -> str:
+    """Return the sizes of the exported files by model."""
+    names = next(iter(export.values()))["bytes"]
+    rows = [(model, *(f"{found['bytes'][name] / 1e9:.2f} GB" for name in names)) for model, found in export.items()]
+    return table(("size", *(f"`{name}`" for name in names)), rows)
+
+
+def speed_table(found: Mapping[str, Any]) -> str:
+    """Return the figures of all runners with one model, and how many times better ours in C++ is than the peer."""
+    results = Results(found["work"], found["rounds"])
+    rows = []
+    for name in results.names():
+        ratio = results.ratio("cpp", PEER, name)
+        cells = [with_spread(results.figure(contender, name)) for contender in results.rounds]
+        rows.append((f"{name}, {unit(name)}", *cells, f"**{ratio.median:.2f}** ({ratio.low:.2f} to {ratio.high:.2f})"))
+    return table(("", *results.rounds, "better"), rows)
+
+
+def profile_table(profiles: Sequence[Mapping[str, Any]]) -> str:
+    """Return the operators that take longest, in a column for each kind of call. Those outside delegates are italic."""
+    columns = []
+    for call in profiles:
+        if call["delegated"]:
+            shares = [
+                f"{short(name) if name in call['delegated'] else f'*{short(name)}*'} {spent / call['total']:.1%}"
+                for name, spent in _profile(call).parts()[:TOP]
+            ]
+            inside = f"{call['delegates'] / call['total']:.0%} in delegates"
+            columns.append([call["name"], f"**{call['total']:.0f} ms**, {inside}", *shares])
+    header, *rows = zip(*columns, strict=True)
+    return table(header, rows)
+
+
+def _profile(call: Mapping[str, Any]) -> CallProfile:
+    """Return a profile from its JSON."""
+    return CallProfile(call["name"], call["total"], call["delegated"], call["outside"], call["delegates"], {})
+
+
+def ladder_table(ladder: Ladder, results: Results) -> str:
+    """Return each rung's figures, measured and published, with their changes from the rung before."""
+    rows = [
+        (f"{name}, {unit(name)}: {rung}", *cells)
+        for name in ladder.compared
+        for rung, *cells in ladder_rows(ladder, results, name)
+    ]
+    return table(("", "measured", "change", "published", "change"), rows)

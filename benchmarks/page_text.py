@@ -1,0 +1,166 @@
+"""The text of docs/BENCHMARKS.md, with its tables in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from string import Template
+from typing import Any
+
+from benchmarks.measuring import PEER
+from benchmarks.page_tables import console, export_table, ladder_table, profile_table, sizes_table, speed_table
+from llava_export.benchmark.ladders import Ladder, Rung
+from llava_export.benchmark.rounds import DEFAULT_PROMPT_TOKENS, Results
+
+TEXT = """# Benchmarks
+
+`python -m benchmarks.page --work-dir DIR` measures all figures here and writes this page. The checkpoints have the
+published sizes and random weights (`benchmarks/make_checkpoint.py`), because the values of weights do not change the
+speed. To run one of the commands below, install the project, set `PYTHONPATH` to the checkout, and type it in DIR.
+
+- $processor ($extensions), $memory; $system
+- ExecuTorch $executorch; $peer
+- A figure with ± is the median over several rounds. A round is a process of its own, and rounds of everything that is
+  compared take turns. ± is how far the farthest round lies from the median.
+- $again
+
+## Export
+
+The export includes the golden record: a second process asks the float model, and its memory is counted. The
+straightforward pipeline puts every layer through ExecuTorch's compiler, and makes no golden record.
+
+$export
+## On the device, and compared with llama.cpp
+
+- `cpp` is the code of `llava_main`, timed by `llava_bench`. An earlier start has packed the weights into a file.
+- `python` is `llava run`.
+- llama.cpp runs the same language model as `q4_0`, with the vision tower as `f16`.
+- "first token" is the time of image and prompt. It does not include loading.
+- "peak, without files" is memory that holds no content of a file, so the system cannot drop it. It is read at the end
+  of a round.
+- "better" says how many times better `cpp` is than llama.cpp. It is computed round by round: the median, with the
+  lowest and the highest.
+
+$speed
+## Where the time goes
+
+These are times from ExecuTorch's event tracer in the C++ runner. Tracing itself costs a little. Operators in italics
+run outside XNNPACK's delegates.
+
+$profile
+## The published ladders
+
+One checkpoint is exported and run with one thing changed at a time. The published figures are those of LLaVA-1.5-7B on
+a OnePlus 12. That is another processor at another time, so only the directions can be compared.
+
+$ladders
+Two steps change nothing here, or nothing that is larger than the noise:
+
+- The second partitioner does not make decoding faster. Linears and attention take most of a token's time, as the
+  profile above shows, and they are the same with one partitioner. The second partitioner takes over the operators
+  between the linears. In the prompt those have hundreds of rows to work on, so there it helps.
+- The 8-bit embedding does not save memory. The table of the embedding lies in the program's file, which is mapped. So
+  only the rows of tokens that occur are ever in memory, whatever their type. Eight bits make the program smaller
+  instead: `llava inspect` shows that part.
+
+## Published, on phones
+
+These figures were not measured here. They are for context.
+
+- LLaVA-1.5-7B by ExecuTorch on a OnePlus 12: prefill in 14.60 s with Arm's i8mm kernels, 8.92 tokens decoded a second,
+  about 5 GiB.
+- MobileVLM-1.7B by llama.cpp (q4_k, 4 threads) on a Snapdragon 888: the image in 21.1 s, 19.7 tokens of prefill and
+  14.1 decoded tokens a second.
+"""
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """Return the page, made of the results alone."""
+    return Template(TEXT).substitute(
+        **results["machine"],
+        peer=results["peer"],
+        again=again(results.get("again", {})),
+        export=export_section(results["export"]),
+        speed=speed_sections(results["speed"], results["export"], results["profile"]),
+        profile=profile_sections(results["profile"]),
+        ladders=ladder_sections(results["ladders"]),
+    )
+
+
+def again(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return sentences about the figures that were measured twice. ``found`` is from ``differences``."""
+    if not found:
+        return "Every figure was measured once."
+    apart = sorted((abs(each["ratio"] - 1), name) for name, each in found.items())
+    in_rounds = [each["overlap"] for each in found.values() if each["overlap"] is not None]
+    half, most = apart[len(apart) // 2][0], apart[len(apart) * 9 // 10][0]
+    return (
+        f"{len(apart)} of the figures were measured a second time, at another hour. Half of them differ by less than "
+        f"{half:.0%} and nine in ten by less than {most:.0%}.\n"
+        f"  The largest difference is {apart[-1][0]:.0%} ({apart[-1][1]}). The ranges of the rounds overlap for "
+        f"{sum(in_rounds)} of {len(in_rounds)}."
+    )
+
+
+def export_section(export: Mapping[str, Any]) -> str:
+    """Return the tables of the export with its commands."""
+    commands = [found[name]["command"] for found in export.values() for name in ("llava_export", "straightforward")]
+    return "\n".join([export_table(export), console(commands), sizes_table(export)])
+
+
+def speed_sections(speed: Mapping[str, Any], export: Mapping[str, Any], profile: Mapping[str, Any]) -> str:
+    """Return a section about speed and memory for each model."""
+    sections = []
+    for model, found in speed.items():
+        work = found["work"]
+        sections += [
+            f"### {model}\n",
+            f"{work['prompt_tokens']} positions of prompt, {work['decode_tokens']} tokens decoded at each depth, "
+            f"{work['threads']} threads, {len(found['rounds']['cpp'])} rounds.\n",
+            speed_table(found),
+            console([found["command"]]),
+            bound_by_memory(export[model]["bytes_per_token"], profile[model]["profiles"][-1]),
+            f"![stages, and decoding against depth](benchmarks/speed-{model}.png)\n",
+        ]
+    return "\n".join(sections)
+
+
+def bound_by_memory(read: Mapping[str, float], token: Mapping[str, Any]) -> str:
+    """Return a paragraph that explains the decoding speed. ``read`` has bytes per token, ``token`` is its profile."""
+    spent = {**token["delegated"], **token["outside"]}
+    reading = sum(value for name, value in spent.items() if name.startswith(("Fully Connected", "llama.custom_sdpa")))
+    ours, theirs = read["llava_export"], read[PEER]
+    share, rate = reading / token["total"], ours / 1e6 / token["total"]
+    return (
+        f"Decoding is bound by memory. A token at depth {DEFAULT_PROMPT_TOKENS} reads {ours / 1e9:.2f} GB of weights "
+        f"and cache here, which is {rate:.0f} GB/s.\n"
+        f"Linears and attention read them, and take {share:.0%} of the token's time by the profile below. llama.cpp "
+        f"reads {theirs / 1e9:.2f} GB.\n"
+        f"At the same bandwidth that makes us **{theirs / ours:.2f}** times as fast. A larger ratio comes from better "
+        "use of the bandwidth.\n"
+    )
+
+
+def profile_sections(profile: Mapping[str, Any]) -> str:
+    """Return a section about the operators for each model."""
+    sections = []
+    for model, found in profile.items():
+        sections += [
+            f"### {model}\n",
+            profile_table(found["profiles"]),
+            console([found["command"]]),
+            f"![operators](benchmarks/profile-{model}.png)\n",
+        ]
+    return "\n".join(sections)
+
+
+def ladder_sections(ladders: Mapping[str, Any]) -> str:
+    """Return a section for each ladder of each model."""
+    sections = []
+    for model, found in ladders.items():
+        for written in found["ladders"]:
+            rungs = tuple(Rung(**rung) for rung in written["rungs"])
+            ladder = Ladder(written["name"], tuple(written["compared"]), rungs)
+            results = Results(written["work"], written["rounds"])
+            sections += [f"### {ladder.name.capitalize()}, {model}\n", ladder_table(ladder, results)]
+        sections += [console([found["command"]]), f"![both ladders](benchmarks/ladders-{model}.png)\n"]
+    return "\n".join(sections)
