@@ -22,15 +22,15 @@ lint: $(READY)  ## check format, types, scripts, and the generated pages
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	git ls-files '*.sh' .ci/run | xargs -r $(BIN)/shellcheck
-	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m docs.generate --check
 
 format: $(READY)  ## format Python and C++
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	git ls-files '*.cpp' '*.h' | xargs -r $(BIN)/clang-format -i
 
-docs: $(READY)  ## write the generated pages: docs/reference/cli.md and the README's table
-	$(BIN)/python docs/generate.py
+docs: $(READY)  ## write the generated pages: command reference, benchmarks, README's table
+	$(BIN)/python -m docs.generate
 
 wheels: $(READY)  ## build both distributions into dist/
 	$(BIN)/python -m build --outdir dist runner

@@ -64,9 +64,3 @@ def with_table(text: str, results: Mapping[str, Any]) -> str:
 def update_readme(path: Path, results: Mapping[str, Any]) -> None:
     """Replace what is between the markers of a README. Raises ``UserError`` if a marker is missing."""
     path.write_text(with_table(path.read_text(encoding="utf-8"), results), encoding="utf-8")
-
-
-def readme_is_current(path: Path, results: Mapping[str, Any]) -> bool:
-    """Return whether a README has the table of the results. Raises ``UserError`` if a marker is missing."""
-    text = path.read_text(encoding="utf-8")
-    return text == with_table(text, results)

@@ -1,16 +1,21 @@
-"""Writes the pages that are made from the code: ``docs/reference/cli.md``.
+"""Writes the pages that are made from code and results: docs/reference/cli.md, docs/BENCHMARKS.md, README's table.
 
-python docs/generate.py
-python docs/generate.py --check    # exit code 1 if a page is not up to date
+Usage, in the root of a checkout:
+    python -m docs.generate
+    python -m docs.generate --check     (exit code 1 if a page is not up to date)
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from importlib import import_module
 from pathlib import Path
 
+from benchmarks.page import PAGE, README, RESULTS
+from benchmarks.page_text import render
+from benchmarks.readme import with_table
 from llava_export.cli import COMMANDS
 from llava_runner.command import usage
 
@@ -50,7 +55,8 @@ def block(text: str) -> str:
 
 def main() -> int:
     """Write the pages, or check them. Return the exit code."""
-    pages = {CLI_PAGE: cli_page()}
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    pages = {CLI_PAGE: cli_page(), PAGE: render(results), README: with_table(README.read_text("utf-8"), results)}
     if "--check" not in sys.argv[1:]:
         for path, text in pages.items():
             path.write_text(text, encoding="utf-8")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+import subprocess
 from importlib import import_module
 from pathlib import Path
 
@@ -70,6 +72,38 @@ def test_commands_of_the_documentation_parse(page, monkeypatch):
     monkeypatch.setattr(Path, "is_file", lambda path: True)  # the files they name are not here
     found = [parsed(words) for words in commands(page)]
     assert any(found) or page.name not in ("README.md", "BENCHMARKS.md")
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """Return the files that git tracks, or all that match where this is no checkout of git."""
+    listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode == 0:
+        return [ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
+    return [path for pattern in patterns for path in ROOT.rglob(pattern) if ".venv" not in path.parts]
+
+
+def test_no_file_is_long():
+    files = tracked("*.py", "*.cpp", "*.h", "*.sh")
+    assert len(files) > 150
+    assert {path.name: count for path in files if (count := len(path.read_text().splitlines())) > 350} == {}
+
+
+def test_functions_take_few_arguments_by_position():
+    for path in tracked("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert len(node.args.posonlyargs + node.args.args) <= 8, f"{path.name}: {node.name}"
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+@pytest.mark.parametrize("page", tracked("*.md"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_pages_resolve(page):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
 
 
 def test_changelog_has_this_version():
