@@ -40,7 +40,7 @@ class VisionConfig:
             "vision_config", "num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size
         )
         _check_divides("vision_config", "patch_size", self.patch_size, "image_size", self.image_size)
-        check_choice("vision_config.hidden_act", self.hidden_act, ACTIVATIONS)
+        checked_choice("vision_config.hidden_act", self.hidden_act, ACTIVATIONS)
         for layer in self.feature_layers:
             if not 0 <= layer <= self.num_hidden_layers:
                 raise ConfigError(
@@ -90,7 +90,7 @@ class ProjectorConfig:
 
     def __post_init__(self) -> None:
         """Raise ``ConfigError`` for an unknown activation or a grid that cannot be halved."""
-        check_choice("projector_hidden_act", self.hidden_act, ACTIVATIONS)
+        checked_choice("projector_hidden_act", self.hidden_act, ACTIVATIONS)
         if self.halves_grid and self.grid_side % 2:
             raise ConfigError(
                 f"projector {self.type} halves the grid of patches, and {self.grid_side} a side cannot be halved"
@@ -171,10 +171,11 @@ class LlavaConfig:
             )
 
 
-def check_choice(name: str, value: Any, allowed: Collection[str]) -> None:
-    """Raise ``ConfigError`` unless ``value``, which ``config.json`` has under ``name``, is one of ``allowed``."""
+def checked_choice(name: str, value: Any, allowed: Collection[str]) -> str:
+    """Return ``value``, which ``config.json`` has under ``name``. Raise ``ConfigError`` unless it is in ``allowed``."""
     if value not in allowed:
         raise ConfigError(f"{name} {value!r} is not supported; choose from {', '.join(allowed)}")
+    return value
 
 
 def _check_positive(config: object, *names: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llava_export.config import LlavaConfig, check_choice
+from llava_export.config import LlavaConfig, checked_choice
 from llava_export.errors import ConfigError
 from llava_export.families import original
 from llava_export.families.family import Family
@@ -38,8 +38,8 @@ def parse_config(config: Mapping[str, Any], tower: Mapping[str, Any] | None) -> 
 
     ``tower`` is None: this layout's ``config.json`` also describes the vision tower.
     """
-    strategy = config.get("vision_feature_select_strategy", "default")
-    check_choice("vision_feature_select_strategy", strategy, SELECT_STRATEGIES)
+    name = "vision_feature_select_strategy"
+    strategy = checked_choice(name, config.get(name, "default"), SELECT_STRATEGIES)
     vision = vision_config(
         as_section(config.get("vision_config") or CLIP_L_336, where="vision_config in config.json"),
         feature_layers=config.get("vision_feature_layer", -2),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from llava_export.config import LlavaConfig, check_choice
+from llava_export.config import LlavaConfig, checked_choice
 from llava_export.errors import ConfigError
 from llava_export.families.family import Family
 from llava_export.families.sections import UNUSED_PARAMETERS, llama_section, llava_config, vision_config
@@ -112,10 +112,9 @@ def _parse_config(
     ``tower`` is the vision tower's own config.
     """
     assert tower is not None
-    projector_type = config.get("mm_projector_type")
-    check_choice("mm_projector_type", projector_type, projectors)
-    select = config.get("mm_vision_select_feature", "patch")
-    check_choice("mm_vision_select_feature", select, SELECT_FEATURES)
+    projector_type = checked_choice("mm_projector_type", config.get("mm_projector_type"), projectors)
+    name = "mm_vision_select_feature"
+    select = checked_choice(name, config.get(name, "patch"), SELECT_FEATURES)
     if config.get("mm_use_im_start_end"):
         raise ConfigError("mm_use_im_start_end is not supported: no released checkpoint puts tokens around an image")
     vision = vision_config(

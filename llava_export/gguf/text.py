@@ -61,7 +61,7 @@ def text_tensors(sources: Sequence[CheckpointTensor], *, config: LlavaConfig, qu
 def write_text_metadata(
     writer: GGUFWriter, *, config: LlavaConfig, prompt: PromptTemplate, tokenizer_model: bytes
 ) -> None:
-    """Add the keys that llama.cpp needs to run the model. ``tokenizer_model`` is the content of a SentencePiece model."""
+    """Add the keys that llama.cpp needs to run the model. ``tokenizer_model`` is a SentencePiece model, serialized."""
     text = config.text
     writer.add_vocab_size(text.vocab_size)
     writer.add_context_length(text.max_position_embeddings)
