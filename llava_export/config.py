@@ -98,7 +98,7 @@ class ProjectorConfig:
 
     @property
     def halves_grid(self) -> bool:
-        """Whether the projector makes a quarter as many rows as it reads."""
+        """Return whether the projector makes a quarter as many rows as it reads."""
         return self.type in ("ldp", "ldpv2")
 
 

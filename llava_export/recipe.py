@@ -92,7 +92,7 @@ class Recipe:
 
     @property
     def thresholds(self) -> Thresholds:
-        """What a program of this recipe has to keep to."""
+        """The thresholds for a program of this recipe."""
         embedding = SCHEME_OF_BITS[self.embedding_bits]
         return THRESHOLDS[min(self.text, self.vision, embedding, key=LINEAR_SCHEMES.index)]
 

@@ -88,7 +88,7 @@ class Shard:
         return elements.as_strided(entry.shape, entry.stride)
 
     def _advise(self, key: str, advice: str) -> None:
-        """Tell the system what will be done with a tensor's bytes, where it listens: on Linux."""
+        """Advise the system how a tensor's bytes will be used. Systems other than Linux take no advice."""
         if hasattr(os, "posix_fadvise"):
             entry = self._entries[key]
             length = entry.num_elements * entry.dtype.itemsize  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""What a GGUF file will hold, and how it is written: one tensor at a time."""
+"""The tensors of a GGUF file, and a function that writes the file one tensor at a time."""
 
 from __future__ import annotations
 

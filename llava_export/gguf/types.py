@@ -125,6 +125,6 @@ def _matrix_type(name: str, *, quantization: str, num_layers: int) -> GGMLQuanti
 
 
 def _layer_and_part(name: str) -> tuple[int, str]:
-    """Return the layer and the part that a tensor's name says, or 0 and nothing for a tensor outside the layers."""
+    """Return the layer and the part in a tensor's name, or 0 and an empty string for a tensor outside the layers."""
     match = re.match(r"blk\.(\d+)\.(\w+)\.", name)
     return (int(match[1]), match[2]) if match else (0, "")

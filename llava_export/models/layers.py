@@ -29,7 +29,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 class _Norm(nn.Module):
-    """What both norms have: a weight, ``eps``, and the mean as a product."""
+    """The base of both norms: a weight, ``eps``, and the mean as a product."""
 
     def __init__(self, size: int, *, eps: float) -> None:
         super().__init__()

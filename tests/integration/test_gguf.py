@@ -150,10 +150,10 @@ def test_types_are_those_of_the_published_7b_files():
 
 
 def test_the_command_line_offers_the_types_there_are():
-    for quantization in TEXT_QUANTIZATIONS:
-        assert text_type("blk.0.ffn_up.weight", (256, 256), quantization=quantization, num_layers=32)
-    for quantization in MMPROJ_TYPES:
-        assert vision_type("v.blk.0.ffn_up.weight", (256, 256), quantization=quantization)
+    texts = [text_type("blk.0.ffn_up.weight", (256, 256), quantization=q, num_layers=32) for q in TEXT_QUANTIZATIONS]
+    assert [kind.name for kind in texts] == ["F16", "Q8_0", "Q4_0", "Q4_K", "Q4_K"]
+    visions = [vision_type("v.blk.0.ffn_up.weight", (256, 256), quantization=name) for name in MMPROJ_TYPES]
+    assert [kind.name for kind in visions] == ["F16", "Q8_0", "F32"]
 
 
 def test_the_chat_template_spells_prompts_as_the_runners_do():

@@ -1,4 +1,4 @@
-"""Reading single tensors: views, and the memory that pages and the system's cache take."""
+"""Reading single tensors: views in a ``.bin`` file, and the memory that files take while they are read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_tensors_of_a_bin_may_be_views(tmp_path):
     assert torch.equal(checkpoint.read("half"), base.half())
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what is in memory")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux has this file")
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 def test_pages_leave_memory_with_their_tensor(form, tmp_path):
     size = 1 << 24
@@ -46,7 +46,7 @@ def test_pages_leave_memory_with_their_tensor(form, tmp_path):
     assert highest < 2 * size
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="only Linux is told what to forget")
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="only Linux has posix_fadvise")
 @pytest.mark.parametrize(("free", "forgotten"), [(1 << 20, 3), (1 << 30, 0), (None, 0)])
 def test_of_a_checkpoint_larger_than_memory_a_part_stays_cached(free, forgotten, tmp_path, monkeypatch):
     names = [f"model-0000{i}-of-00004.safetensors" for i in range(1, 5)]
