@@ -1,22 +1,25 @@
-"""The sizes of a model, complete and checked when built. Constructors of modules take these and do no I/O."""
+"""The sizes of a model, complete and checked when built. Modules are constructed from these alone, without I/O."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from llava_export.errors import ConfigError
 
-# Layers of a stack that are lowered when the others are to be stamped: the first, the last, one between them to copy.
+# How many layers of each stack are lowered when the others are stamped: the first, the last, and one between to copy.
 TEMPLATE_LAYERS = 3
 ACTIVATIONS = ("gelu", "quick_gelu", "relu", "silu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """A CLIP vision transformer.
+    """A CLIP vision transformer. Sizes have the names that ``CLIPVisionConfig`` of transformers gives them.
 
-    ``feature_layers`` are indices into its hidden states: 0 is the input of the first layer, ``n`` the output of layer
-    ``n``. Several are concatenated along the last dimension. ``keep_class_token`` is llava-hf's select strategy "full".
+    ``image_size`` and ``patch_size`` are sides in pixels. ``feature_layers`` are indices into the hidden states: 0 is
+    the input of the first layer, ``n`` the output of layer ``n``. Several are concatenated along the last dimension.
+    With ``keep_class_token``, llava-hf's select strategy "full", the class token is a feature, too.
     """
 
     hidden_size: int
@@ -31,12 +34,13 @@ class VisionConfig:
     keep_class_token: bool
 
     def __post_init__(self) -> None:
+        """Raise ``ConfigError`` for sizes that do not fit each other."""
         _check_positive(self, "hidden_size", "intermediate_size", "num_attention_heads", "image_size", "patch_size")
         _check_divides(
             "vision_config", "num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size
         )
         _check_divides("vision_config", "patch_size", self.patch_size, "image_size", self.image_size)
-        _check_activation("vision_config.hidden_act", self.hidden_act)
+        checked_choice("vision_config.hidden_act", self.hidden_act, ACTIVATIONS)
         for layer in self.feature_layers:
             if not 0 <= layer <= self.num_hidden_layers:
                 raise ConfigError(
@@ -45,34 +49,36 @@ class VisionConfig:
 
     @property
     def num_patches(self) -> int:
+        """The number of patches that an image is cut into."""
         return self.grid_side**2
 
     @property
     def grid_side(self) -> int:
-        """Patches in a row or column."""
+        """The number of patches in a row or column of the image."""
         return self.image_size // self.patch_size
 
     @property
     def num_features(self) -> int:
-        """Rows that the tower hands to the projector."""
+        """The number of rows that the projector reads from the vision tower."""
         return self.num_patches + self.keep_class_token
 
     @property
     def num_used_layers(self) -> int:
-        """Layers that the features need; those above are neither loaded nor exported."""
+        """The number of layers that the features need. Those above are neither loaded nor exported."""
         return max(self.feature_layers)
 
     @property
     def feature_size(self) -> int:
+        """The width of a row that the projector reads."""
         return self.hidden_size * len(self.feature_layers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectorConfig:
-    """What turns the tower's features into rows the decoder reads.
+    """A projector: it turns the vision tower's features into rows that the decoder reads.
 
-    ``type`` names the class: ``mlp`` keeps the number of rows, ``ldp`` and ``ldpv2`` halve their grid, whose side is
-    ``grid_side``.
+    ``type`` names its class, an entry of ``models.projectors.PROJECTORS``: ``mlp`` keeps the number of rows, ``ldp``
+    and ``ldpv2`` halve both sides of their grid. ``grid_side`` is the number of patches in a row or column.
     """
 
     type: str
@@ -83,7 +89,8 @@ class ProjectorConfig:
     grid_side: int
 
     def __post_init__(self) -> None:
-        _check_activation("projector_hidden_act", self.hidden_act)
+        """Raise ``ConfigError`` for an unknown activation or a grid that cannot be halved."""
+        checked_choice("projector_hidden_act", self.hidden_act, ACTIVATIONS)
         if self.halves_grid and self.grid_side % 2:
             raise ConfigError(
                 f"projector {self.type} halves the grid of patches, and {self.grid_side} a side cannot be halved"
@@ -91,12 +98,16 @@ class ProjectorConfig:
 
     @property
     def halves_grid(self) -> bool:
+        """Return whether the projector makes a quarter as many rows as it reads."""
         return self.type in ("ldp", "ldpv2")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """A Llama decoder."""
+    """A Llama decoder. Sizes have the names that ``LlamaConfig`` of transformers gives them.
+
+    With ``tie_word_embeddings`` the head has the weights of the token embedding.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -113,6 +124,7 @@ class TextConfig:
     mlp_bias: bool
 
     def __post_init__(self) -> None:
+        """Raise ``ConfigError`` for sizes that do not fit each other."""
         _check_positive(
             self, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
             "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings",
@@ -130,7 +142,7 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaConfig:
-    """A whole model, and the ids its prompts are made with."""
+    """A whole model. ``bos_id`` is the token that every prompt begins with, and any of ``eos_ids`` ends an answer."""
 
     vision: VisionConfig
     projector: ProjectorConfig
@@ -140,10 +152,11 @@ class LlavaConfig:
 
     @property
     def num_image_tokens(self) -> int:
-        """Positions that an image takes in the decoder."""
+        """The number of positions that an image takes in the decoder."""
         return self.vision.num_patches // 4 if self.projector.halves_grid else self.vision.num_features
 
     def __post_init__(self) -> None:
+        """Raise ``ConfigError`` for parts that do not fit each other."""
         if self.projector.in_features != self.vision.feature_size:
             raise ConfigError(
                 f"the projector reads {self.projector.in_features} features, the vision tower gives "
@@ -158,7 +171,15 @@ class LlavaConfig:
             )
 
 
+def checked_choice(name: str, value: Any, allowed: Collection[str]) -> str:
+    """Return ``value``, which ``config.json`` has under ``name``. Raise ``ConfigError`` unless it is in ``allowed``."""
+    if value not in allowed:
+        raise ConfigError(f"{name} {value!r} is not supported; choose from {', '.join(allowed)}")
+    return value
+
+
 def _check_positive(config: object, *names: str) -> None:
+    """Raise ``ConfigError`` unless these fields are positive integers."""
     for name in names:
         value = getattr(config, name)
         if not isinstance(value, int) or value < 1:
@@ -166,10 +187,6 @@ def _check_positive(config: object, *names: str) -> None:
 
 
 def _check_divides(section: str, name: str, divisor: int, of: str, value: int) -> None:
+    """Raise ``ConfigError`` unless ``divisor`` divides ``value``. The names are what ``config.json`` calls them."""
     if value % divisor:
         raise ConfigError(f"{section}: {name} {divisor} does not divide {of} {value}")
-
-
-def _check_activation(name: str, value: str) -> None:
-    if value not in ACTIVATIONS:
-        raise ConfigError(f"{name} {value!r} is not supported; choose from {', '.join(ACTIVATIONS)}")

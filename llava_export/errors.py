@@ -1,4 +1,7 @@
-"""Mistakes a user of the exporter can make, beside those of the runner; command lines print them in one line."""
+"""Mistakes that a user of the exporter can make. Command lines print each in one line and exit with code 2.
+
+The mistakes of a user of the runner are in ``llava_runner.errors``.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ class ConfigError(UserError):
 
 
 class CheckpointError(UserError):
-    """Weights or tokenizer files that are missing, damaged, or do not fit the config beside them."""
+    """Weights or tokenizer files that are missing, damaged, or do not fit ``config.json``."""
 
 
 class RecipeError(UserError):
@@ -18,4 +21,4 @@ class RecipeError(UserError):
 
 
 class ExportError(UserError):
-    """An export that cannot be done as asked: lengths, output folder, program name."""
+    """An export that cannot be done as asked: its lengths, output folder or file name, or a file that is no export."""

@@ -1,7 +1,8 @@
-"""What is quantized, and how: a named recipe, perhaps with a part of it changed. torchao does the arithmetic.
+"""Recipes: what is quantized, and how. torchao does the arithmetic.
 
-Terms: ``8da4w`` is int8 dynamic activations (scaled per token at run time) with int4 weights scaled per group of
-``group_size`` input features; ``8da8w`` the same with int8 weights scaled per output channel.
+A linear is quantized by one of three schemes. With ``8da4w``, activations become int8 with a scale per token, chosen at
+run time, and weights int4 with a scale per ``group_size`` input features. With ``8da8w``, weights are int8 with a scale
+per output channel. With ``fp32`` nothing is quantized.
 """
 
 from __future__ import annotations
@@ -18,29 +19,34 @@ if TYPE_CHECKING:
     from llava_export.config import TextConfig
 
 LINEAR_SCHEMES = ("8da4w", "8da8w", "fp32")  # coarsest first
+# Bits of a weight by its linear's scheme, and the scheme that is as coarse as an embedding of so many bits.
+SCHEME_BITS = {"8da4w": 4, "8da8w": 8, "fp32": 32}
+SCHEME_OF_BITS = {bits: scheme for scheme, bits in SCHEME_BITS.items()}
 EMBEDDING_BITS = (4, 8, 32)
 ALGORITHMS = ("minmax", "hqq")
-# Types of the cached keys and values, and torch's names of them.
+# torch's names for the types of cached keys and values.
 KV_CACHES = {"fp32": "float32", "bf16": "bfloat16"}
-# XNNPACK's int4 kernels read scales once for a multiple of 32 input features.
+# XNNPACK's int4 kernels read a scale for each multiple of 32 input features.
 GROUP_SIZE_STEP = 32
-# Quantized at a time: what is computed on the way then stays in the processor's cache, which is several times faster.
+# How many rows of a weight are quantized at a time. Intermediate results then stay in the processor's cache, which is
+# several times faster.
 ROWS_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """How far a program may be from the float model and still be called the same, as ``test_pte`` measures it.
+    """How far a program may be from the float model to pass ``llava verify``.
 
-    The cosine is the least allowed, of image features and of every token's logits; ``kl`` the most, in nats.
+    ``cosine`` is the smallest similarity allowed, of image features and of every token's logits. ``kl`` is the largest
+    Kullback-Leibler divergence of the next token allowed, in nats.
     """
 
     cosine: float
     kl: float
 
 
-# By the coarsest scheme in use. Trained models stay far inside; 4 bits move the flat logits of an untrained one the
-# most, and those are to pass too. Another model's logits have a cosine near 0.
+# Thresholds by the coarsest scheme of a recipe. Trained models stay far inside. Untrained ones have to pass, too, and 4
+# bits change their flat logits the most. The logits of another model have a cosine near 0.
 THRESHOLDS = {
     "fp32": Thresholds(cosine=0.9999, kl=1e-4),
     "8da8w": Thresholds(cosine=0.99, kl=0.05),
@@ -50,7 +56,13 @@ THRESHOLDS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Schemes of text and vision linears, bits of the token embedding, type of the KV cache, how scales are chosen."""
+    """A recipe: how each part of a model is quantized.
+
+    ``text`` and ``vision`` are schemes out of ``LINEAR_SCHEMES``: of the decoder's linears, and of those in the vision
+    tower and projector. ``embedding_bits`` is the size of a value of the token embedding, ``kv_cache`` the type of
+    cached keys and values, and ``group_size`` the number of input features that share a scale. ``algorithm`` chooses
+    the scales: ``minmax`` from the largest magnitude, or ``hqq``, which minimizes the error (Badri and Shaji, 2023).
+    """
 
     name: str
     text: str
@@ -61,6 +73,7 @@ class Recipe:
     algorithm: str = "minmax"
 
     def __post_init__(self) -> None:
+        """Raise ``RecipeError`` for values that no recipe can have."""
         for what, value, allowed in (
             ("text scheme", self.text, LINEAR_SCHEMES),
             ("vision scheme", self.vision, LINEAR_SCHEMES),
@@ -74,19 +87,21 @@ class Recipe:
             raise RecipeError(f"group size {self.group_size} is not a multiple of {GROUP_SIZE_STEP}, as XNNPACK needs")
 
     def with_changes(self, **changes: Any) -> Recipe:
-        """The recipe with the given fields replaced; None leaves a field as it is."""
+        """Return the recipe with the given fields replaced. A field that is None stays as it is."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
     @property
     def thresholds(self) -> Thresholds:
-        embedding = {4: "8da4w", 8: "8da8w", 32: "fp32"}[self.embedding_bits]
+        """The thresholds for a program of this recipe."""
+        embedding = SCHEME_OF_BITS[self.embedding_bits]
         return THRESHOLDS[min(self.text, self.vision, embedding, key=LINEAR_SCHEMES.index)]
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
         return asdict(self)
 
     def check(self, model: nn.Module) -> None:
-        """Raises ``RecipeError`` when the group size does not divide the input features of a layer it applies to."""
+        """Raise ``RecipeError`` if the group size does not divide the input features of a layer that has groups."""
         grouped = {
             fqn: module.weight.shape[1] for fqn, module in model.named_modules() if self._is_grouped(fqn, module)
         }
@@ -112,7 +127,7 @@ class Recipe:
         return config.num_hidden_layers * per_layer * getattr(torch, KV_CACHES[self.kv_cache]).itemsize
 
     def stored_bytes(self, model: nn.Module) -> dict[str, int]:
-        """What each parameter of a model takes in a program, by its name: its values and their scales."""
+        """Return the bytes that each parameter takes in a program, by name: its values and their scales."""
         sizes = {}
         for fqn, module in model.named_modules():
             for name, parameter in module.named_parameters(recurse=False):
@@ -126,9 +141,9 @@ class Recipe:
         return sizes
 
     def quantize(self, block: nn.Module, *, fqn: str) -> None:
-        """Replace the weights of ``block`` in place; ``fqn`` is its name in the model and decides the scheme.
+        """Replace the weights of ``block`` by quantized ones. ``fqn`` is its name in the model, and decides the scheme.
 
-        They may be of any float dtype; the ones that are not quantized become float32.
+        The weights may be of any float type. Those of linears and embeddings that are not quantized become float32.
         """
         import torch
         from torch import nn
@@ -137,29 +152,31 @@ class Recipe:
             name = ".".join(part for part in (fqn, path) if part)
             config = self._torchao_config(name, module)
             if config is not None:
-                # HQQ stops when the error of all rows no longer falls, so it has to see them all.
+                # HQQ stops when the error of all rows together no longer falls, so it has to see all of them.
                 rows = ROWS_AT_ONCE if self.algorithm == "minmax" else module.weight.shape[0]
                 module.weight = _quantized(module.weight, config, rows=rows)
             elif isinstance(module, (nn.Linear, nn.Embedding)):
                 module.to(torch.float32)
 
     def _scheme(self, fqn: str) -> str:
+        """Return the scheme of a linear."""
         return self.vision if is_in(fqn, VISION_ENCODER) else self.text
 
     def _bits(self, fqn: str, module: nn.Module) -> int:
-        """Of the weight of a module."""
+        """Return the bits of a value of a module's weight."""
         from torch import nn
 
         if isinstance(module, nn.Linear):
-            return {"8da4w": 4, "8da8w": 8, "fp32": 32}[self._scheme(fqn)]
+            return SCHEME_BITS[self._scheme(fqn)]
         return self.embedding_bits if fqn == TOKEN_EMBEDDING else 32
 
     def _is_grouped(self, fqn: str, module: nn.Module) -> bool:
-        """Whether a weight has a scale for every ``group_size`` input features, and not one for a whole row."""
+        """Return whether a weight has a scale per ``group_size`` input features, and not one per row."""
         bits = self._bits(fqn, module)
         return bits == 4 or (bits == 8 and fqn == TOKEN_EMBEDDING)
 
     def _torchao_config(self, fqn: str, module: nn.Module) -> Any:
+        """Return what torchao has to do with a module's weight, or None if it is not quantized."""
         import torch
         from torchao.quantization.granularity import PerAxis, PerGroup
         from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig
@@ -184,7 +201,7 @@ class Recipe:
 
 
 def _quantized(weight: Tensor, config: Any, *, rows: int) -> nn.Parameter:
-    """A weight quantized some rows at a time. No scale spans two rows, so this changes nothing but the time."""
+    """Return a weight quantized ``rows`` rows at a time. No scale spans two rows, so this changes only the time."""
     import torch
     from torch import nn
     from torchao.quantization import quantize_
@@ -195,13 +212,15 @@ def _quantized(weight: Tensor, config: Any, *, rows: int) -> nn.Parameter:
         holder.weight = nn.Parameter(part.to(torch.float32), requires_grad=False)
         quantize_(holder, config)
         slices.append(holder.weight)
-        del holder.weight  # torchao has given the holder a method of its own, so it is a cycle and stays for a while
+        # torchao gave the holder a method that refers to it, so it is freed late. Its weight must not wait for that.
+        del holder.weight
     first = slices[0]
     tensors = [torch.cat([getattr(part, name) for part in slices]) for name in first.tensor_data_names]
     attributes = [getattr(first, name) for name in first.tensor_attribute_names]
     return nn.Parameter(type(first)(*tensors, *attributes), requires_grad=False)
 
 
+# Recipes by the names that --recipe accepts.
 RECIPES = {
     recipe.name: recipe
     for recipe in (

@@ -1,8 +1,7 @@
-"""The float model, run one block at a time from the checkpoint: only one block's weights are in memory.
+"""The float model, run from the checkpoint one block at a time. Only one block's weights are in memory.
 
-Matrices stay as the checkpoint has them, in half precision mostly, and are converted some rows at a time as they are
-multiplied: the float32 rows never leave the processor's cache. A step of the answer then costs little more than reading
-the checkpoint.
+Matrices keep the checkpoint's type, which is half precision mostly. When they are multiplied, some rows at a time
+become float32, and these never leave the processor's cache. So a token takes little longer than reading the checkpoint.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ from llava_export.models.names import (
     tower_layer,
 )
 
-ROWS_AT_ONCE = 512
+ROWS_AT_ONCE = 512  # of a matrix, converted to float32
 
 
 class FloatReference:
-    """Answers as the checkpoint does in float32. ``model`` is on the meta device and stays there.
+    """The model of a checkpoint in float32, with the methods of ``llava_runner.model.Model``.
 
-    ``on_block`` is called after each block.
+    ``model`` is on the meta device and stays there. ``on_block`` is called after each block.
     """
 
     def __init__(self, model: LlavaModel, *, weights: Weights, on_block: Callable[[], None] = lambda: None) -> None:
         self._model = model
         self._weights = weights
         self._on_block = on_block
-        # Blocks run in this order, the decoder's again for each token.
+        # From each block to the one that runs next. For each token the decoder's blocks run again.
         names = [fqn for fqn, _ in model.blocks()]
         self._following = dict(pairwise(names)) | {names[-1]: TOKEN_EMBEDDING}
 
@@ -83,6 +82,7 @@ class FloatReference:
 
     @contextmanager
     def _filled(self, fqn: str) -> Iterator[Any]:
+        """Yield a block with its weights, and ask the system to read the next one's from disk meanwhile."""
         block = self._model.get_submodule(fqn)
         self._weights.fill(block, prefix=fqn, matrices_as_stored=True)
         following = self._following[fqn]
@@ -96,21 +96,24 @@ class FloatReference:
 
 
 class _Float32Linears(TorchFunctionMode):
-    """Inside it, linears of float32 rows take weights of any type, and multiply in float32."""
+    """A context in which linears of float32 rows accept weights of any float type, and multiply in float32."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return the result of a torch function, with ``F.linear`` replaced."""
         if func is F.linear:
             return _linear(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return what ``F.linear`` returns, with some rows of the weight converted at a time."""
     y = torch.cat([_product(x, rows.to(x.dtype)) for rows in weight.split(ROWS_AT_ONCE)], dim=-1)
     return y if bias is None else y + bias
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return ``x`` times the transposed weight, by the faster of two libraries."""
     if x.shape[-2] == 1 or not torch.backends.mkldnn.is_available():
         return F.linear(x, weight)
-    # On some processors, AMD's among them, oneDNN multiplies float32 twice as fast as the library torch would take.
+    # On some processors, AMD's among them, oneDNN multiplies float32 twice as fast as the library that torch uses.
     return F.linear(x.to_mkldnn(), weight.to_mkldnn()).to_dense()

@@ -1,4 +1,4 @@
-"""Checkpoints to test with: random ones made by transformers, in the shapes and layouts that models come in."""
+"""Checkpoints to test with: random weights in the shapes and layouts that published models have."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ VOCAB_SIZE = 576  # the tiny tokenizer's pieces and some padding
 
 @dataclass(frozen=True)
 class Shape:
-    """What a random checkpoint differs in from the plain one."""
+    """A random LLaVA-1.5 checkpoint, by what it differs in from the plain one.
+
+    ``text``, ``vision`` and ``whole`` are changed values of the configs of decoder, vision tower and whole model.
+    """
 
     text: dict[str, Any] = field(default_factory=dict)
     vision: dict[str, Any] = field(default_factory=dict)
@@ -61,6 +64,11 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class MobileVlmShape:
+    """A random MobileVLM checkpoint.
+
+    ``projector`` is its ``mm_projector_type``, and ``text`` are changed values of the decoder's config.
+    """
+
     projector: str
     text: dict[str, Any] = field(default_factory=dict)
 
@@ -70,7 +78,8 @@ MOBILEVLM_SHAPES = {
     "mobilevlm_v2": MobileVlmShape("ldpnetv2"),
     "mobilevlm_v2_head_dim_80": MobileVlmShape("ldpnetv2", {"hidden_size": 640, "num_attention_heads": 8}),
 }
-TOWER = {
+# The configs of the plain vision tower and decoder.
+TOWER: dict[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 256,
     "num_hidden_layers": 3,
@@ -78,7 +87,7 @@ TOWER = {
     "image_size": 56,
     "patch_size": 14,
 }
-TEXT = {
+TEXT: dict[str, Any] = {
     "hidden_size": 256,
     "intermediate_size": 384,
     "num_hidden_layers": 2,
@@ -88,6 +97,7 @@ TEXT = {
 
 
 def llava_config(shape: Shape) -> LlavaConfig:
+    """Return transformers' config of a shape."""
     return LlavaConfig(
         vision_config=CLIPVisionConfig(**{**TOWER, **shape.vision}),
         text_config=LlamaConfig(**{**TEXT, "rms_norm_eps": 1e-5, "vocab_size": VOCAB_SIZE, **shape.text}),
@@ -96,7 +106,10 @@ def llava_config(shape: Shape) -> LlavaConfig:
 
 
 def random_llava(shape: Shape, *, seed: int = 0) -> LlavaForConditionalGeneration:
-    """Weights spread enough that every operation shows in the output, unlike transformers' cautious start."""
+    """Return a model with random weights.
+
+    They are larger than those that transformers starts with. So a mistake in any operation changes the output.
+    """
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(llava_config(shape)).eval().requires_grad_(False)
     randomize(dict(model.named_parameters()))
@@ -104,6 +117,7 @@ def random_llava(shape: Shape, *, seed: int = 0) -> LlavaForConditionalGeneratio
 
 
 def randomize(parameters: dict[str, Tensor]) -> None:
+    """Fill parameters, given by name, with random values that keep the scale of activations."""
     for name, parameter in parameters.items():
         if parameter.dim() > 1:
             parameter.normal_(0, 1 / parameter[0].numel() ** 0.5)
@@ -114,7 +128,8 @@ def randomize(parameters: dict[str, Tensor]) -> None:
 
 
 def ldp_shapes(projector: str, *, features: int, width: int) -> dict[str, tuple[int, ...]]:
-    """The tensors of a published projector, ``model.mm_projector.`` left off."""
+    """Return the shapes of a published projector's tensors by name, without ``model.mm_projector.``."""
+    shapes: dict[str, tuple[int, ...]]
     mlp = {"0": (width, features), "2": (width, width)}
     if projector == "ldpnetv2":
         shapes = {f"mlp.mlp.{i}.weight": shape for i, shape in mlp.items()}
@@ -132,6 +147,7 @@ def ldp_shapes(projector: str, *, features: int, width: int) -> dict[str, tuple[
 
 
 def random_ldp(projector: str, *, features: int, width: int, seed: int = 0) -> dict[str, Tensor]:
+    """Return a published projector's tensors with random values, by name without ``model.mm_projector.``."""
     torch.manual_seed(seed)
     tensors = {
         name: torch.empty(shape) for name, shape in ldp_shapes(projector, features=features, width=width).items()
@@ -141,7 +157,7 @@ def random_ldp(projector: str, *, features: int, width: int, seed: int = 0) -> d
 
 
 def save_mobilevlm(shape: MobileVlmShape, folder: Path, *, seed: int = 0) -> Path:
-    """A random checkpoint as MobileVLM's authors publish them, with the tower inside."""
+    """Save a random checkpoint in the layout of MobileVLM's authors, vision tower included. Return ``folder``."""
     torch.manual_seed(seed)
     text = {**TEXT, **shape.text, "vocab_size": 512}
     decoder = LlamaForCausalLM(LlamaConfig(**text)).requires_grad_(False)
@@ -172,7 +188,7 @@ def save_mobilevlm(shape: MobileVlmShape, folder: Path, *, seed: int = 0) -> Pat
 
 
 def save_checkpoint(model: LlavaForConditionalGeneration, folder: Path, **kwargs: Any) -> Path:
-    """As a user would have it: transformers' files and a tokenizer."""
+    """Save a model as a user has it: transformers' files and a tokenizer. Return ``folder``."""
     model.save_pretrained(folder, **kwargs)
     shutil.copy(TINY_LLAVA / "tokenizer.model", folder)
     return folder

@@ -1,4 +1,4 @@
-"""Fixtures of all tests."""
+"""Fixtures that all tests share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.checkpoints import MOBILEVLM_SHAPES, SHAPES, random_llava, save_check
 
 @pytest.fixture(scope="session")
 def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``checkpoint_of(name)``: the folder of a random checkpoint of one of the shapes, made once."""
+    """A function ``checkpoint_of(name)``: it returns the folder of a random checkpoint of a shape, made once."""
     folders: dict[str, Path] = {}
 
     def make(name: str) -> Path:

@@ -5,5 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+# Folders by the names that --model accepts.
 CHECKPOINTS = {name: FOLDER / name for name in ("tiny-llava", "tiny-mobilevlm", "tiny-mobilevlm-v2")}
 SAMPLE_IMAGE = FOLDER / "tiny-llava" / "sample.png"

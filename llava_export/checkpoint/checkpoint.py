@@ -1,12 +1,13 @@
-"""A checkpoint, opened: everything known of it before any weight is read."""
+"""An opened checkpoint: everything that is known of it before any weight is read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
 from llava_export.checkpoint.locate import Channels, image_statistics, locate, read_json
 from llava_export.checkpoint.reader import CheckpointReader
@@ -15,13 +16,19 @@ from llava_export.checkpoint.weights import Weights
 from llava_export.config import LlavaConfig
 from llava_export.errors import ConfigError
 from llava_export.families import Family, find_family
+from llava_export.models.llama import CachedAttention
 from llava_export.models.llava import LlavaModel
 from llava_export.models.names import VISION_TOWER, is_in
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """``name`` is what the user called it, and ``vision_tower`` a tower given in place of its own."""
+    """A checkpoint whose ``config.json``, keys and shapes were checked.
+
+    ``name`` is what the user called it, and ``folder`` where it was found. ``vision_tower`` is the folder or hub id
+    that the user gave in place of the checkpoint's own vision tower, or None. ``image_mean`` and ``image_std`` are
+    fractions of 1, one for each of red, green and blue. ``weights`` reads the tensors.
+    """
 
     name: str
     vision_tower: str | None
@@ -32,25 +39,37 @@ class Checkpoint:
     image_std: Channels
     weights: Weights
 
-    def build_model(self, config: LlavaConfig | None = None, *, max_context_len: int, **kwargs: Any) -> LlavaModel:
-        """The model on the meta device: shapes, no weights. ``config`` is another than the checkpoint's own."""
+    def build_model(
+        self,
+        config: LlavaConfig | None = None,
+        *,
+        max_context_len: int,
+        cached_attention: Callable[..., nn.Module] = CachedAttention,
+    ) -> LlavaModel:
+        """Return a model on the meta device: shapes, no weights. ``config`` replaces the checkpoint's own.
+
+        ``max_context_len`` is in positions, and ``cached_attention`` the class of the decoder's attention.
+        """
         with torch.device("meta"):
             model = LlavaModel(
                 config or self.config,
                 image_mean=self.image_mean,
                 image_std=self.image_std,
                 max_context_len=max_context_len,
-                **kwargs,
+                cached_attention=cached_attention,
             )
         return model.eval().requires_grad_(False)
 
 
 def open_checkpoint(model: str, *, vision_tower: str | None = None) -> Checkpoint:
-    """Find and check a checkpoint; ``vision_tower`` is a folder or hub id to take the tower from.
+    """Return the checkpoint of a built-in name, folder or hub id, found and checked. No weights are read.
 
-    Raises ``ConfigError`` and ``CheckpointError``.
+    ``vision_tower`` is the folder or hub id of a vision tower to use in place of the checkpoint's own. Raises
+    ``ConfigError`` if the project cannot build such a model, and ``CheckpointError`` if files are missing, damaged, or
+    do not fit ``config.json``.
     """
     folder = locate(model)
+    folders = [folder]
     settings = read_json(folder / "config.json")
     family = find_family(settings)
     reader = CheckpointReader(folder)
@@ -60,11 +79,13 @@ def open_checkpoint(model: str, *, vision_tower: str | None = None) -> Checkpoin
         tower = find_tower(settings.get(family.tower_key), given=vision_tower, checkpoint=folder, is_inside=is_inside)
         if tower.folder is not None:
             reader.add(tower.folder)
+            folders.append(tower.folder)
     elif vision_tower is not None:
         raise ConfigError(f"--vision-tower: checkpoints of {family.name} in this layout have theirs inside")
     config = family.parse_config(settings, tower.config if tower else None)
-    family.check_keys(settings, reader.shapes)
-    mean, std = image_statistics(folder, *([tower.folder] if tower and tower.folder else []))
+    if family.check_keys is not None:
+        family.check_keys(settings, reader.shapes)
+    mean, std = image_statistics(*folders)
     weights = Weights(reader, family=family, config=config)
     checkpoint = Checkpoint(model, vision_tower, folder, family, config, mean, std, weights)
     weights.check(checkpoint.build_model(max_context_len=1))

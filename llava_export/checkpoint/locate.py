@@ -1,10 +1,10 @@
-"""Finds a checkpoint's folder: a local one, a built-in one, or one of the hub, downloaded into its cache."""
+"""Finds a checkpoint's folder: a local one, a built-in one, or one that is downloaded into the hub's cache."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,16 @@ Channels = tuple[float, float, float]
 CLIP_MEAN: Channels = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Channels = (0.26862954, 0.26130258, 0.27577711)
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# Everything a checkpoint may consist of, without the duplicates in other formats that some repositories carry.
+# The files that are downloaded. Some repositories have the weights in several formats; .bin files are downloaded only
+# where there are no .safetensors.
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
-HUB_FILES_OF_OLD = ["pytorch_model*.bin"]
+HUB_BIN_FILES = ["pytorch_model*.bin"]
 
 
 def locate(model: str, *, flag: str = "--model") -> Path:
-    """A built-in name, a folder or a hub id to a folder with a ``config.json``; raises ``CheckpointError``.
+    """Return the folder of a built-in name, folder or hub id. It has a ``config.json``. Raises ``CheckpointError``.
 
-    ``flag`` is where the user named it.
+    ``flag`` is where the user named ``model``, for messages.
     """
     if model in CHECKPOINTS:
         return CHECKPOINTS[model]
@@ -40,7 +41,7 @@ def locate(model: str, *, flag: str = "--model") -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises ``CheckpointError``."""
+    """Return the JSON object in a file. Raises ``CheckpointError`` if the file holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -51,32 +52,40 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def image_statistics(*folders: Path) -> tuple[Channels, Channels]:
-    """Mean and standard deviation of the pixels the tower was trained on, by channel, as fractions of 1.
+    """Return mean and standard deviation of the vision tower's training images, by channel, as fractions of 1.
 
-    They are CLIP's where no folder says otherwise.
+    They are in the first of ``folders`` that has an image processor's config, or CLIP's if none has. Raises
+    ``CheckpointError`` if they cannot be used.
     """
     section: Mapping[str, Any] = {}
     for folder in folders:
         if (folder / "preprocessor_config.json").is_file():
             section = read_json(folder / "preprocessor_config.json")
             break
-        if (folder / "processor_config.json").is_file():  # transformers 5 keeps it there
+        if (folder / "processor_config.json").is_file():  # where transformers 5 writes it
             section = read_json(folder / "processor_config.json").get("image_processor") or {}
             break
     mean, std = section.get("image_mean", CLIP_MEAN), section.get("image_std", CLIP_STD)
     if len(mean) != 3 or len(std) != 3 or not all(std):
         raise CheckpointError(f"the image processor's config in {folder} needs three means and standard deviations")
-    return (*map(float, mean),), (*map(float, std),)  # type: ignore[return-value]  # three each, as checked
+    return _channels(mean), _channels(std)
+
+
+def _channels(values: Sequence[Any]) -> Channels:
+    """Return three numbers as floats."""
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def _download(model: str, *, flag: str) -> Path:
+    """Return the folder of a hub id in the hub's cache, downloaded if need be. Raises ``CheckpointError``."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(model, allow_patterns=HUB_FILES))
         if not any(folder.glob("*.safetensors")):
-            snapshot_download(model, allow_patterns=HUB_FILES_OF_OLD)
+            snapshot_download(model, allow_patterns=HUB_BIN_FILES)
         return folder
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Reads a checkpoint folder's shards, one tensor at a time: opening costs no memory."""
+"""Reads a checkpoint's shards one tensor at a time. To open a checkpoint takes no memory."""
 
 from __future__ import annotations
 
@@ -18,19 +18,27 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from llava_export.errors import CheckpointError
 from llava_export.system import available_memory
 
-# In order of preference: the index of a sharded checkpoint, then the single file, of each format.
+# The files that weights can be in: of each format the index of several shards, and a single file. The first one found
+# is read.
 LAYOUTS = (
     ("model.safetensors.index.json", "model.safetensors"),
     ("pytorch_model.bin.index.json", "pytorch_model.bin"),
 )
-FITS, KEPT = 0.8, 0.6  # shares of the free memory: checkpoints below the first stay in it, of larger ones the second
-# By the names that safetensors gives them.
+# Checkpoints smaller than this fraction of the free memory stay in the system's file cache as a whole.
+FITTING_FRACTION = 0.8
+# Of a larger checkpoint, shards of up to this fraction of the free memory stay there.
+KEPT_FRACTION = 0.6
+# The types that can be read, by safetensors' names.
 FLOAT_DTYPES: dict[str, torch.dtype] = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a shard's file has a tensor. A dtype that the reader does not know is the format's name for it."""
+    """A tensor in a shard's file.
+
+    ``stride`` is in elements, and ``start`` is the offset of the first element in bytes. ``dtype`` is the format's own
+    name where torch's type is not known.
+    """
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -39,16 +47,17 @@ class Entry:
 
     @property
     def num_elements(self) -> int:
-        """From the first to the last that the tensor has, as they lie in the file."""
+        """The number of elements in the file from the tensor's first to its last."""
         if 0 in self.shape:
             return 0
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
 
 
 class Shard:
-    """A file whose tensors are read one at a time. ``is_kept``: it stays in the system's cache, once it has been read.
+    """A file whose tensors are read one at a time.
 
-    Read and not mapped: of a map every page has to be found again each time.
+    ``shapes`` and ``dtypes`` are by key. With ``is_kept`` the system may keep in its cache what was read. The file is
+    read and not mapped: with a map, every page costs a page fault each time it is read.
     """
 
     def __init__(self, path: Path, entries: Mapping[str, Entry]) -> None:
@@ -64,6 +73,7 @@ class Shard:
         self._advise(key, "POSIX_FADV_WILLNEED")
 
     def read(self, key: str) -> Tensor:
+        """Return a tensor in its own type. Raises ``CheckpointError`` if the file ends too early."""
         entry = self._entries[key]
         elements = torch.empty(entry.num_elements, dtype=entry.dtype)  # type: ignore[arg-type]  # checked by the reader
         unread = memoryview(elements.view(torch.uint8).numpy())  # type: ignore[arg-type]
@@ -78,6 +88,7 @@ class Shard:
         return elements.as_strided(entry.shape, entry.stride)
 
     def _advise(self, key: str, advice: str) -> None:
+        """Advise the system how a tensor's bytes will be used. Systems other than Linux take no advice."""
         if hasattr(os, "posix_fadvise"):
             entry = self._entries[key]
             length = entry.num_elements * entry.dtype.itemsize  # type: ignore[union-attr]
@@ -85,7 +96,7 @@ class Shard:
 
 
 class LoadedShard:
-    """A ``.bin`` of torch before 1.6, which can only be read as a whole."""
+    """A ``.bin`` file of torch before 1.6, which can only be read as a whole. It has the members of ``Shard``."""
 
     is_kept = True
 
@@ -95,20 +106,23 @@ class LoadedShard:
         self.dtypes = {key: tensor.dtype for key, tensor in tensors.items()}
 
     def prefetch(self, key: str) -> None:
-        """Nothing: it is there."""
+        """Do nothing: the tensor is in memory."""
 
     def read(self, key: str) -> Tensor:
+        """Return a tensor in its own type."""
         return self._tensors[key]
 
 
 def open_safetensors(path: Path) -> Shard:
+    """Open a ``.safetensors`` file. Raises ``CheckpointError`` if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or incomplete ({error}); download it again") from error
     with open(path, "rb") as file:
-        # The format: the length of a JSON header, the header, then the tensors' bytes, at offsets the header tells.
+        # The file begins with the length of a JSON header, and the header. Then come the tensors' bytes. The header has
+        # their offsets, counted from its own end.
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     entries = {}
@@ -120,10 +134,13 @@ def open_safetensors(path: Path) -> Shard:
 
 
 def open_bin(path: Path) -> Shard | LoadedShard:
-    """A file of ``torch.save``. Only tensors are unpickled; one with code in it is refused."""
+    """Open a file that ``torch.save`` wrote. Raises ``CheckpointError`` if it is damaged or holds more than tensors.
+
+    Only tensors are unpickled, so code in the file does not run.
+    """
     if not _is_zip(path):
         return LoadedShard(_unpickle(path))
-    # torch then reads no values, but says of each storage where in the file it begins.
+    # With fake tensors torch reads no values, but notes where in the file each storage begins.
     with FakeTensorMode():
         tensors = _unpickle(path)
     entries = {}
@@ -136,6 +153,7 @@ def open_bin(path: Path) -> Shard | LoadedShard:
 
 
 def _unpickle(path: Path) -> dict[str, Tensor]:
+    """Return a ``.bin`` file's tensors by key. Raises ``CheckpointError``."""
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -148,15 +166,16 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
 
 
 class CheckpointReader:
-    """All tensors of a checkpoint by key. ``shapes`` is known without reading any; raises ``CheckpointError``."""
+    """All tensors of a checkpoint by key. ``shapes`` are known without reading any tensor."""
 
     def __init__(self, folder: Path) -> None:
+        """Open the shards in ``folder``. Raises ``CheckpointError`` if there are none, or some are damaged."""
         self.folder = folder
         self._shards: dict[Path, Shard | LoadedShard] = {}
         self.add(folder)
 
     def add(self, folder: Path) -> None:
-        """Take in the tensors of another checkpoint, too: of the vision tower's, where it is one of its own."""
+        """Add the tensors of another checkpoint, for example of the vision tower. Raises ``CheckpointError``."""
         self._shards |= {path: _open_shard(path) for path in _shard_paths(folder)}
         self._shard_of = {key: shard for shard in self._shards.values() for key in shard.shapes}
         self.shapes = {key: shape for shard in self._shards.values() for key, shape in shard.shapes.items()}
@@ -165,25 +184,25 @@ class CheckpointReader:
         self._keep_what_fits()
 
     def _keep_what_fits(self) -> None:
-        """Choose what stays in the system's cache of a checkpoint that is larger than memory.
+        """Choose the shards of a checkpoint larger than memory that stay in the system's cache.
 
-        The float model reads all of it once for each token. A cache that keeps what was read last would have lost the
-        beginning by the end, every time.
+        The float model reads all shards once for each token. The system keeps what was read last. By the end of a token
+        it would have dropped the first shards, with which the next token begins, and so nothing would ever be found.
         """
         free, sizes = available_memory(), {path: path.stat().st_size for path in self._shards}
-        if free is None or sum(sizes.values()) < FITS * free:
+        if free is None or sum(sizes.values()) < FITTING_FRACTION * free:
             return
         kept = 0
         for path, shard in self._shards.items():
             kept += sizes[path]
-            shard.is_kept = kept < KEPT * free
+            shard.is_kept = kept < KEPT_FRACTION * free
 
     def prefetch(self, key: str) -> None:
-        """Have the system read a tensor from disk ahead of ``read``, where it can."""
+        """Ask the system to read a tensor from disk, without waiting. A later ``read`` finds it ready."""
         self._shard_of[key].prefetch(key)
 
     def dtype(self, key: str) -> torch.dtype:
-        """Of a tensor; raises ``CheckpointError`` for one that is not a float's."""
+        """Return the checkpoint's type of a tensor. Raises ``CheckpointError`` if it is not a float type."""
         found = self._shard_of[key].dtypes[key]
         if not isinstance(found, torch.dtype) or found not in FLOAT_DTYPES.values():
             raise CheckpointError(
@@ -193,18 +212,20 @@ class CheckpointReader:
         return found
 
     def read(self, key: str) -> Tensor:
-        """In the checkpoint's own dtype."""
+        """Return a tensor in the checkpoint's type. Raises ``CheckpointError`` if that is not a float type."""
         self.dtype(key)
         return self._shard_of[key].read(key)
 
 
 def _open_shard(path: Path) -> Shard | LoadedShard:
+    """Open a file of weights. Raises ``CheckpointError`` if it is missing or damaged."""
     if not path.is_file():
         raise CheckpointError(f"shard {path.name} is named by the index but missing in {path.parent}")
     return open_safetensors(path) if path.suffix == ".safetensors" else open_bin(path)
 
 
 def _shard_paths(folder: Path) -> list[Path]:
+    """Return the files of weights in a folder. Raises ``CheckpointError`` if there are none."""
     for index_name, single_name in LAYOUTS:
         if (folder / index_name).is_file():
             try:
@@ -219,6 +240,6 @@ def _shard_paths(folder: Path) -> list[Path]:
 
 
 def _is_zip(path: Path) -> bool:
-    """Files of torch before 1.6 are not."""
+    """Return whether a file is a zip archive, which ``torch.save`` writes since torch 1.6."""
     with open(path, "rb") as file:
         return file.read(4) == b"PK\x03\x04"

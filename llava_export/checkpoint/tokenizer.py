@@ -76,7 +76,10 @@ def _from_json(tokenizer: dict[str, Any], checkpoint: Path) -> bytes:
 
 
 def _spells_spaces_like_llama(tokenizer: dict[str, Any]) -> bool:
-    """Return whether text is not normalized, but gets a space in front. Newer and older files say so differently."""
+    """Return whether the tokenizer puts a space before the text and normalizes nothing else.
+
+    Newer files have this as a ``pre_tokenizer``, older ones as a ``normalizer``.
+    """
     splitter = tokenizer.get("pre_tokenizer") or {}
     if splitter:
         return splitter.get("type") == "Metaspace" and splitter.get("prepend_scheme") in ("first", "always")

@@ -9,24 +9,30 @@ from typing import Any
 
 from llava_export.checkpoint.locate import locate, read_json
 from llava_export.errors import CheckpointError, ConfigError
-from llava_export.families.sections import CLIP_L_336
+from llava_export.families.sections import CLIP_L_336, as_section
 
-# The last part of the name under which configs know it, be it a hub id or a folder of the machine it was trained on.
+# Vision towers whose hub id and sizes are known, by the last part of the name in config.json. The name may be a hub id,
+# or a folder on the machine where the model was trained.
 KNOWN = {"clip-vit-large-patch14-336": ("openai/clip-vit-large-patch14-336", CLIP_L_336)}
 
 
 @dataclass(frozen=True)
 class Tower:
-    """``config`` is its vision section; ``folder`` has the weights, and is None where the checkpoint has them."""
+    """A vision tower. ``config`` has its sizes.
+
+    ``folder`` has its weights; None if they are in the checkpoint of the whole model.
+    """
 
     config: Mapping[str, Any]
     folder: Path | None
 
 
 def find_tower(name: Any, *, given: str | None, checkpoint: Path, is_inside: bool) -> Tower:
-    """The tower of this name in ``config.json``, or the one ``given`` in its place: a folder or hub id.
+    """Return the vision tower that ``config.json`` names, or the one ``given`` in its place, a folder or hub id.
 
-    ``is_inside`` says that the checkpoint has its weights. Raises ``ConfigError`` and ``CheckpointError``.
+    ``name`` is the value in ``config.json``, and ``checkpoint`` the folder of the whole model. ``is_inside`` says that
+    its shards have a vision tower's weights. Raises ``CheckpointError`` if the vision tower is not found, and
+    ``ConfigError`` if it cannot be the one that the model was trained with.
     """
     if not isinstance(name, str) or not name:
         raise ConfigError(f"config.json has mm_vision_tower {name!r}; it must name a CLIP tower")
@@ -55,15 +61,13 @@ def find_tower(name: Any, *, given: str | None, checkpoint: Path, is_inside: boo
 
 
 def _local(name: str, *, checkpoint: Path) -> Path | None:
-    """A folder in the checkpoint, or any other on this machine."""
+    """Return a folder of this name with a ``config.json``, in the checkpoint or elsewhere on this machine, or None."""
     folders = (checkpoint / name, Path(name).expanduser())
     return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
 def _in_folder(folder: Path) -> Tower:
-    """A CLIP checkpoint, with or without its text half."""
+    """Return the vision tower of a CLIP checkpoint, with or without its text half. Raises ``ConfigError``."""
     config = read_json(folder / "config.json")
-    section = config.get("vision_config", config)
-    if not isinstance(section, Mapping):
-        raise ConfigError(f"vision_config in {folder / 'config.json'} is not an object")
+    section = as_section(config.get("vision_config", config), where=f"vision_config in {folder / 'config.json'}")
     return Tower(section, folder)

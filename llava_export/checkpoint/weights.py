@@ -1,4 +1,4 @@
-"""A checkpoint's tensors under the model's names: checked as a whole before work starts, filled in block by block."""
+"""A checkpoint's tensors under the model's names: checked as a whole before work starts, then loaded block by block."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ MAX_KEYS_NAMED = 4  # in an error, before it counts the rest
 
 @dataclass(frozen=True)
 class CheckpointTensor:
-    """A tensor of a checkpoint that a parameter of the model is made of. ``fqn`` is its key, renamed by the family."""
+    """A tensor of a checkpoint that a parameter of the model is made of.
+
+    ``fqn`` is its key, renamed by the family. ``shape`` is what the model expects.
+    """
 
     fqn: str
     shape: tuple[int, ...]
 
     def fits(self, found: tuple[int, ...]) -> bool:
-        """Return whether a stored shape will do. A checkpoint may store a linear as a 1x1 convolution."""
+        """Return whether a stored shape can be used. A checkpoint may store a linear as a 1x1 convolution."""
         return found == self.shape or (len(self.shape) == 2 and found == (*self.shape, 1, 1))
 
 

@@ -1,4 +1,9 @@
-"""The checkpoint families this project reads, one file each. A new one is a file and an entry in ``FAMILIES``."""
+"""The checkpoint families that this project reads.
+
+To add a family, write a file here with one ``Family``, whose fields ``families.family`` explains. Add it to
+``FAMILIES`` below, before any family that has the same ``model_type`` and no ``marker``. Then add a random checkpoint
+of the family to ``tests/checkpoints.py``, and compare its logits with those of the published implementation.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +15,15 @@ from llava_export.families.family import Family
 from llava_export.families.llava15 import LLAVA_15, LLAVA_15_ORIGINAL
 from llava_export.families.mobilevlm import MOBILEVLM
 
+# The first one that matches a config.json is chosen. Both of LLaVA-1.5 match model_type "llava"; the one with a marker
+# comes first.
 FAMILIES = (LLAVA_15_ORIGINAL, LLAVA_15, MOBILEVLM)
 
 
 def find_family(config: Mapping[str, Any]) -> Family:
-    """The family of a ``config.json``; raises ``ConfigError`` that lists the supported ones."""
+    """Return the family of a ``config.json``. Raises ``ConfigError``, which lists the supported families."""
     for family in FAMILIES:
-        if family.answers_to(config):
+        if family.matches(config):
             return family
     types: dict[str, dict[str, None]] = {}
     for family in FAMILIES:

@@ -1,4 +1,4 @@
-"""What sets one checkpoint family apart from another: data, and one function that reads its ``config.json``."""
+"""What one checkpoint family differs in from another: mostly data, and a function that reads its ``config.json``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llava_runner.contract import PromptTemplate
 
 
 def renamed(key: str, names: Iterable[tuple[str, str]]) -> str | None:
-    """By the first of the (pattern, replacement) pairs that matches; None if none does."""
+    """Return ``key`` renamed by the first of the (pattern, replacement) pairs that matches, or None if none does."""
     for pattern, replacement in names:
         name, matches = re.subn(pattern, replacement, key, count=1)
         if matches:
@@ -22,34 +22,47 @@ def renamed(key: str, names: Iterable[tuple[str, str]]) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """``model_types`` are the values of ``model_type`` in ``config.json`` that it answers to, with a ``marker`` only if
-    the config has that key, too. Under ``tower_key`` it names the vision tower, which may be a checkpoint of its own:
-    ``parse_config`` gets that one's config, or None where there is no such key. ``check_keys`` raises ``ConfigError``
-    when the keys of the weights show that they are not the config's.
+    """A family of checkpoints that are read in the same way.
 
-    ``key_map`` renames a checkpoint's keys to the model's parameters: the first pattern that matches the start of a key
-    is replaced. ``unused_parameters`` match renamed keys that the model has no use for. ``question`` is asked about the
-    sample image for the golden record.
+    A checkpoint belongs to the family when its ``config.json`` fits ``model_types`` and ``marker``.
+
+    - ``name``: what users and the model card call the family. Several layouts of one family share it.
+    - ``model_types``: the values of ``model_type`` in ``config.json`` that the family has.
+    - ``marker``: a key that ``config.json`` must have, too; None if the ``model_type`` is enough.
+    - ``tower_key``: the key under which ``config.json`` names a vision tower that may be a checkpoint of its own; None
+      if the checkpoint always has the vision tower inside.
+    - ``parse_config``: a function from ``config.json``, and the vision tower's own config, to the model's sizes. The
+      second argument is None if ``tower_key`` is None. It raises ``ConfigError`` for what the modules cannot compute.
+    - ``check_keys``: a function of ``config.json`` and the checkpoint's keys. It raises ``ConfigError`` if the weights
+      are those of another config. None if there is nothing to check.
+    - ``key_map``: (pattern, replacement) pairs from the checkpoint's keys to the names of the model's parameters. The
+      first pattern that matches is replaced, once. A key that none matches is an error.
+    - ``unused_parameters``: patterns of renamed keys that a checkpoint may have and the model does not use.
+    - ``prompt``: the template that the model was trained with.
+    - ``image_aspect_ratio``: how a runner makes an image square, as in ``llava_runner.contract.ModelCard``.
+    - ``question``: what is asked about the sample image for the golden record.
     """
 
     name: str
     model_types: tuple[str, ...]
+    marker: str | None = None
+    tower_key: str | None = None
     parse_config: Callable[[Mapping[str, Any], Mapping[str, Any] | None], LlavaConfig]
+    check_keys: Callable[[Mapping[str, Any], Iterable[str]], None] | None = None
     key_map: tuple[tuple[str, str], ...]
     unused_parameters: tuple[str, ...]
     prompt: PromptTemplate
     image_aspect_ratio: str
     question: str
-    marker: str | None = None
-    tower_key: str | None = None
-    check_keys: Callable[[Mapping[str, Any], Iterable[str]], None] = lambda config, keys: None
 
-    def answers_to(self, config: Mapping[str, Any]) -> bool:
+    def matches(self, config: Mapping[str, Any]) -> bool:
+        """Return whether a checkpoint with this ``config.json`` belongs to the family."""
         return config.get("model_type") in self.model_types and (self.marker is None or self.marker in config)
 
     def rename(self, key: str) -> str | None:
-        """The model's name for a checkpoint's key, or None for a key of no known part."""
+        """Return the model's name for a checkpoint's key, or None for a key of no known part."""
         return renamed(key, self.key_map)
 
     def is_unused(self, fqn: str) -> bool:
+        """Return whether a checkpoint may have this tensor, named as in the model, though the model does not use it."""
         return any(re.search(pattern, fqn) for pattern in self.unused_parameters)

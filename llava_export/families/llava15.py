@@ -1,15 +1,22 @@
-"""LLaVA-1.5, as llava-hf publishes it (``LlavaForConditionalGeneration``) and as its authors do."""
+"""LLaVA-1.5 in two layouts: llava-hf's (``LlavaForConditionalGeneration``) and that of LLaVA's authors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from llava_export.config import LlavaConfig, ProjectorConfig
+from llava_export.config import LlavaConfig, checked_choice
 from llava_export.errors import ConfigError
 from llava_export.families import original
 from llava_export.families.family import Family
-from llava_export.families.sections import CLIP_L_336, as_tuple, llama_section, text_config, vision_config
+from llava_export.families.sections import (
+    CLIP_L_336,
+    UNUSED_PARAMETERS,
+    as_section,
+    llama_section,
+    llava_config,
+    vision_config,
+)
 from llava_export.models.names import LM_HEAD, PROJECTOR, TEXT_DECODER, TOKEN_EMBEDDING, VISION_TOWER
 from llava_runner.contract import PromptTemplate
 
@@ -27,52 +34,36 @@ VICUNA_V1 = PromptTemplate(
 
 
 def parse_config(config: Mapping[str, Any], tower: Mapping[str, Any] | None) -> LlavaConfig:
-    """``config.json`` to sizes; raises ``ConfigError`` for what this family's modules cannot be.
+    """Return the sizes that llava-hf's ``config.json`` gives. Raises ``ConfigError`` for what cannot be computed.
 
-    ``tower`` is None: this family's config has the tower's.
+    ``tower`` is None: this layout's ``config.json`` also describes the vision tower.
     """
-    strategy = config.get("vision_feature_select_strategy", "default")
-    if strategy not in SELECT_STRATEGIES:
-        raise ConfigError(
-            f"vision_feature_select_strategy {strategy!r} is not supported; choose from {', '.join(SELECT_STRATEGIES)}"
-        )
+    name = "vision_feature_select_strategy"
+    strategy = checked_choice(name, config.get(name, "default"), SELECT_STRATEGIES)
     vision = vision_config(
-        _section(config, "vision_config", absent=CLIP_L_336),
+        as_section(config.get("vision_config") or CLIP_L_336, where="vision_config in config.json"),
         feature_layers=config.get("vision_feature_layer", -2),
         keep_class_token=strategy == "full",
     )
-    section = llama_section(_section(config, "text_config", absent={}))
+    section = llama_section(as_section(config.get("text_config") or {}, where="text_config in config.json"))
     if section.get("model_type", "llama") != "llama":
         raise ConfigError(f"language model {section['model_type']!r} is not supported; this family has llama")
-    text = text_config(section, tied=config.get("tie_word_embeddings", False))
-    return LlavaConfig(
-        vision=vision,
-        projector=ProjectorConfig(
-            type="mlp",
-            in_features=vision.feature_size,
-            out_features=text.hidden_size,
-            hidden_act=config.get("projector_hidden_act", "gelu"),
-            bias=config.get("multimodal_projector_bias", True),
-            grid_side=vision.grid_side,
-        ),
-        text=text,
-        bos_id=section["bos_token_id"],
-        eos_ids=as_tuple(section["eos_token_id"]),
+    return llava_config(
+        vision,
+        section,
+        tied=config.get("tie_word_embeddings", False),
+        projector_type="mlp",
+        projector_act=config.get("projector_hidden_act", "gelu"),
+        projector_bias=config.get("multimodal_projector_bias", True),
     )
-
-
-def _section(config: Mapping[str, Any], name: str, *, absent: Mapping[str, Any]) -> Mapping[str, Any]:
-    section = config.get(name) or absent
-    if not isinstance(section, Mapping):
-        raise ConfigError(f"{name} in config.json is not an object")
-    return section
 
 
 LLAVA_15 = Family(
     name="llava-1.5",
     model_types=("llava",),
     parse_config=parse_config,
-    # Two layouts: as published, and as transformers 5 names its modules (no vision_model, everything under model).
+    # Two spellings of the keys: as published, and as transformers 5 names its modules. The latter have no vision_model,
+    # and everything is under model.
     key_map=(
         (r"^(model\.)?vision_tower\.(vision_model\.)?encoder\.layers\.", f"{VISION_TOWER}.layers."),
         (r"^(model\.)?vision_tower\.(vision_model\.)?", f"{VISION_TOWER}."),
@@ -81,7 +72,7 @@ LLAVA_15 = Family(
         (r"^(language_model\.model|model\.language_model)\.", f"{TEXT_DECODER}."),
         (r"^(language_model\.)?lm_head\.", f"{LM_HEAD}."),
     ),
-    unused_parameters=(r"vision_tower\.post_layernorm\.", r"\.position_ids$", r"\.rotary_emb\.inv_freq$"),
+    unused_parameters=UNUSED_PARAMETERS,
     prompt=VICUNA_V1,
     image_aspect_ratio="pad",
     question="What is in the image?",

@@ -1,6 +1,6 @@
 """MobileVLM and MobileVLM V2 as their authors publish them: ``MobileLlamaForCausalLM``.
 
-The layout is LLaVA's own; what is theirs is the projector, LDP in V1 and LDPv2 in V2.
+The layout is LLaVA's own. Only the projectors are MobileVLM's: LDP in V1 and LDPv2 in V2.
 """
 
 from __future__ import annotations

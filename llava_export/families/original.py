@@ -1,7 +1,7 @@
-"""Checkpoints in the layout of LLaVA's own training code, which MobileVLM took over.
+"""Checkpoints in the layout of LLaVA's own training code. MobileVLM's code descends from it and writes the same layout.
 
-The decoder's keys are a Llama's, with ``model.mm_projector`` among them and sometimes ``model.vision_tower``; otherwise
-the tower is a CLIP checkpoint of its own, which ``mm_vision_tower`` names.
+The decoder's keys are those of a Llama checkpoint. The projector's are under ``model.mm_projector``. The vision tower's
+are under ``model.vision_tower``, or in a CLIP checkpoint of its own that ``mm_vision_tower`` in ``config.json`` names.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from llava_export.config import LlavaConfig, ProjectorConfig
+from llava_export.config import LlavaConfig, checked_choice
 from llava_export.errors import ConfigError
 from llava_export.families.family import Family
-from llava_export.families.sections import as_tuple, llama_section, text_config, vision_config
+from llava_export.families.sections import UNUSED_PARAMETERS, llama_section, llava_config, vision_config
 from llava_export.models.names import LM_HEAD, PROJECTOR, TEXT_DECODER, TOKEN_EMBEDDING, VISION_TOWER
 from llava_runner.contract import PromptTemplate
 
-# Published names of the projectors' parts, and ours. Those of V1 and V2 differ, and tell one from the other.
+# Read each pair as (pattern of the published key, the model's name). No two projectors share a key, so the keys tell
+# which projector a checkpoint has.
 MLP_KEYS = (
     (r"^model\.mm_projector\.0\.", f"{PROJECTOR}.linear_1."),
     (r"^model\.mm_projector\.2\.", f"{PROJECTOR}.linear_2."),
@@ -43,13 +44,16 @@ LDPV2_KEYS = (
     (r"^model\.mm_projector\.mlp\.mlp\.2\.", f"{PROJECTOR}.mlp.linear_2."),
     (r"^model\.mm_projector\.peg\.peg\.0\.", f"{PROJECTOR}.position."),
 )
-# By mm_projector_type.
+SELECT_FEATURES = ("patch", "cls_patch")
+# From values of mm_projector_type to the types of ProjectorConfig, and to the projectors' keys.
 PROJECTOR_TYPES = {"mlp2x_gelu": "mlp", "ldpnet": "ldp", "ldpnetv2": "ldpv2"}
 PROJECTOR_KEYS = {"mlp2x_gelu": MLP_KEYS, "ldpnet": LDP_KEYS, "ldpnetv2": LDPV2_KEYS}
-# Inside the checkpoint; in a CLIP checkpoint with or without its text half; and as transformers 5 names its modules.
+# The start of the vision tower's keys: inside the checkpoint, in a CLIP checkpoint with or without its text half, and
+# as transformers 5 names its modules.
 TOWER = (
     r"^(model\.vision_tower\.vision_tower\.)?(vision_model\.)?(?=(embeddings|encoder|pre_layrnorm|post_layernorm)\.)"
 )
+# The keys that do not depend on the projector. A CLIP checkpoint's text half is renamed to clip_text, which is unused.
 COMMON_KEYS = (
     (TOWER + r"encoder\.layers\.", f"{VISION_TOWER}.layers."),
     (TOWER, f"{VISION_TOWER}."),
@@ -69,7 +73,7 @@ def family(
     question: str,
     marker: str | None = None,
 ) -> Family:
-    """``projectors`` are the values of ``mm_projector_type`` that the family has."""
+    """Return a family in this layout. ``projectors`` are the values of ``mm_projector_type`` that it has."""
     return Family(
         name=name,
         model_types=model_types,
@@ -78,12 +82,7 @@ def family(
         check_keys=_check_projector,
         tower_key="mm_vision_tower",
         key_map=(*(pair for projector in projectors for pair in PROJECTOR_KEYS[projector]), *COMMON_KEYS),
-        unused_parameters=(
-            r"^clip_text\.",
-            r"vision_tower\.post_layernorm\.",
-            r"\.position_ids$",
-            r"\.rotary_emb\.inv_freq$",
-        ),
+        unused_parameters=(r"^clip_text\.", *UNUSED_PARAMETERS),
         prompt=prompt,
         image_aspect_ratio="pad",
         question=question,
@@ -91,7 +90,7 @@ def family(
 
 
 def _check_projector(config: Mapping[str, Any], keys: Iterable[str]) -> None:
-    """Raises ``ConfigError`` when the weights are those of another projector than the config's."""
+    """Raise ``ConfigError`` if the weights are those of another projector than the config's."""
     keys = list(keys)
     found = [
         projector
@@ -108,14 +107,14 @@ def _check_projector(config: Mapping[str, Any], keys: Iterable[str]) -> None:
 def _parse_config(
     projectors: tuple[str, ...], config: Mapping[str, Any], tower: Mapping[str, Any] | None
 ) -> LlavaConfig:
-    """``tower`` is the vision section of the tower's own config."""
+    """Return the sizes that ``config.json`` gives. Raises ``ConfigError`` for what cannot be computed.
+
+    ``tower`` is the vision tower's own config.
+    """
     assert tower is not None
-    projector_type = config.get("mm_projector_type")
-    if projector_type not in projectors:
-        raise ConfigError(f"mm_projector_type {projector_type!r} is not supported; choose from {', '.join(projectors)}")
-    select = config.get("mm_vision_select_feature", "patch")
-    if select not in ("patch", "cls_patch"):
-        raise ConfigError(f"mm_vision_select_feature {select!r} is not supported; choose from patch, cls_patch")
+    projector_type = checked_choice("mm_projector_type", config.get("mm_projector_type"), projectors)
+    name = "mm_vision_select_feature"
+    select = checked_choice(name, config.get(name, "patch"), SELECT_FEATURES)
     if config.get("mm_use_im_start_end"):
         raise ConfigError("mm_use_im_start_end is not supported: no released checkpoint puts tokens around an image")
     vision = vision_config(
@@ -126,19 +125,11 @@ def _parse_config(
             f"config.json has mm_hidden_size {config['mm_hidden_size']}, but the vision tower's hidden_size is "
             f"{vision.hidden_size}: it is another tower than the one this model was trained with"
         )
-    section = llama_section(config)
-    text = text_config(section, tied=config.get("tie_word_embeddings", False))
-    return LlavaConfig(
-        vision=vision,
-        projector=ProjectorConfig(
-            type=PROJECTOR_TYPES[projector_type],
-            in_features=vision.feature_size,
-            out_features=text.hidden_size,
-            hidden_act="gelu",
-            bias=True,
-            grid_side=vision.grid_side,
-        ),
-        text=text,
-        bos_id=section["bos_token_id"],
-        eos_ids=as_tuple(section["eos_token_id"]),
+    return llava_config(
+        vision,
+        llama_section(config),
+        tied=config.get("tie_word_embeddings", False),
+        projector_type=PROJECTOR_TYPES[projector_type],
+        projector_act="gelu",
+        projector_bias=True,
     )

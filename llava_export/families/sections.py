@@ -1,14 +1,16 @@
-"""What the ``config.json`` of every family says of its Llama decoder and its CLIP tower."""
+"""What all families share: sections of ``config.json`` about a Llama decoder and a CLIP vision tower."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from llava_export.config import TextConfig, VisionConfig
+from llava_export.config import LlavaConfig, ProjectorConfig, TextConfig, VisionConfig
 from llava_export.errors import ConfigError
+from llava_export.models.names import VISION_TOWER
 
-# Published configs leave out what equals these defaults of transformers' LlamaConfig and CLIPVisionConfig.
+# Published configs leave out values that equal these defaults of transformers' LlamaConfig and CLIPVisionConfig.
 LLAMA_DEFAULTS: Mapping[str, Any] = {
     "hidden_size": 4096,
     "intermediate_size": 11008,
@@ -45,13 +47,60 @@ CLIP_L_336: Mapping[str, Any] = {
 }
 
 
+# Patterns of tensors that checkpoints have and no model uses, under the model's names: the norm after CLIP's last
+# layer, whose output LLaVA does not read, and tables that are computed here.
+UNUSED_PARAMETERS = (
+    "^" + re.escape(f"{VISION_TOWER}.post_layernorm."),
+    r"\.position_ids$",
+    r"\.rotary_emb\.inv_freq$",
+)
+
+
+def as_section(value: Any, *, where: str) -> Mapping[str, Any]:
+    """Return ``value`` if it is a JSON object. Otherwise raise ``ConfigError``, which says ``where`` it stands."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} is not an object")
+    return value
+
+
 def llama_section(section: Mapping[str, Any]) -> dict[str, Any]:
-    """With defaults for what is left out."""
+    """Return the section about a Llama decoder, with defaults for what it leaves out."""
     return _with_defaults(section, LLAMA_DEFAULTS)
 
 
+def llava_config(
+    vision: VisionConfig,
+    section: Mapping[str, Any],
+    *,
+    tied: bool,
+    projector_type: str,
+    projector_act: str,
+    projector_bias: bool,
+) -> LlavaConfig:
+    """Return the sizes of a whole model. ``section`` is a ``llama_section``. Raises ``ConfigError``.
+
+    ``tied`` says that the decoder's head has the weights of the token embedding.
+    """
+    text = text_config(section, tied=tied)
+    projector = ProjectorConfig(
+        type=projector_type,
+        in_features=vision.feature_size,
+        out_features=text.hidden_size,
+        hidden_act=projector_act,
+        bias=projector_bias,
+        grid_side=vision.grid_side,
+    )
+    return LlavaConfig(
+        vision=vision,
+        projector=projector,
+        text=text,
+        bos_id=section["bos_token_id"],
+        eos_ids=as_tuple(section["eos_token_id"]),
+    )
+
+
 def text_config(section: Mapping[str, Any], *, tied: bool) -> TextConfig:
-    """Of a ``llama_section``. Raises ``ConfigError``."""
+    """Return the decoder's sizes. ``section`` is a ``llama_section``. Raises ``ConfigError``."""
     if section["hidden_act"] != "silu":
         raise ConfigError(
             f"the language model's hidden_act {section['hidden_act']!r} is not supported; Llama's is silu"
@@ -82,14 +131,17 @@ def text_config(section: Mapping[str, Any], *, tied: bool) -> TextConfig:
 def vision_config(
     section: Mapping[str, Any], *, feature_layers: int | list[int], keep_class_token: bool
 ) -> VisionConfig:
-    """Of a CLIP tower's section, defaults left out. Negative layers count from the end. Raises ``ConfigError``."""
+    """Return the sizes of a CLIP vision tower whose section may leave out defaults. Raises ``ConfigError``.
+
+    ``feature_layers`` are indices into the hidden states, of which there is one more than layers. Negative ones count
+    from the end.
+    """
     section = _with_defaults(section, CLIP_DEFAULTS)
     if section.get("model_type", "clip_vision_model") != "clip_vision_model":
         raise ConfigError(f"vision tower {section['model_type']!r} is not supported; clip_vision_model is")
     num_hidden_layers = section["num_hidden_layers"]
     return VisionConfig(
         **{name: section[name] for name in CLIP_DEFAULTS},
-        # Negative indices count from the end of num_hidden_layers + 1 hidden states.
         feature_layers=tuple(
             layer if layer >= 0 else num_hidden_layers + 1 + layer for layer in as_tuple(feature_layers)
         ),
@@ -98,8 +150,10 @@ def vision_config(
 
 
 def as_tuple(value: int | list[int]) -> tuple[int, ...]:
+    """Return one number or several as a tuple."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _with_defaults(section: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section with defaults for keys that are missing or null."""
     return {**defaults, **{key: value for key, value in section.items() if value is not None}}

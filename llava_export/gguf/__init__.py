@@ -1,1 +1,1 @@
-"""The product for llama.cpp: from a checkpoint to GGUF files, and those verified."""
+"""The product for llama.cpp: GGUF files are written from a checkpoint, and verified."""

@@ -1,4 +1,7 @@
-"""From a checkpoint to GGUF files for llama.cpp: the language model, and vision tower and projector (mmproj)."""
+"""From a checkpoint to the two GGUF files for llama.cpp: the language model, and the mmproj.
+
+The mmproj has vision tower and projector. The name is llama.cpp's.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.tokenizer import sentencepiece_model
 from llava_export.errors import ExportError
-from llava_export.gguf.tensors import GgufTensor, write_file
+from llava_export.gguf.tensors import GgufFile, GgufTensor, write_file
 from llava_export.gguf.text import text_tensors, write_text_metadata
 from llava_export.gguf.vision import LLAMA_CPP_GRID, check_vision, vision_tensors, write_vision_metadata
 from llava_export.stages import Stages
@@ -20,12 +23,12 @@ NUM_STAGES = 3  # "open checkpoint" included
 
 
 def text_name(quantization: str) -> str:
-    """Return the file name of a language model."""
+    """Return the file name of a language model of this quantization."""
     return f"ggml-model-{quantization}.gguf"
 
 
 def mmproj_name(mmproj_type: str) -> str:
-    """Return the file name of a vision tower and projector."""
+    """Return the file name of an mmproj of this type."""
     return f"mmproj-model-{mmproj_type}.gguf"
 
 
@@ -57,42 +60,26 @@ def export_gguf(
     if config.projector.halves_grid and (side := config.vision.grid_side) != LLAMA_CPP_GRID:
         stages.note(
             f"llama.cpp's {config.projector.type} is written for {LLAMA_CPP_GRID} by {LLAMA_CPP_GRID} patches, and "
-            f"this model has {side} by {side}: llama.cpp takes its language model, but no images"
+            f"this model has {side} by {side}: llama.cpp can run its language model, but not encode images"
         )
-    names = text_name(quantization), mmproj_name(mmproj_type)
-    with staged(output_dir, name="gguf", last=names[1]) as folder:
-        tokenizer_model = sentencepiece_model(checkpoint.folder)
-        with stages.stage("write language model", steps=len(text)) as step:
-            write_file(
-                folder / names[0],
-                text,
-                checkpoint=checkpoint,
-                architecture="llama",
-                quantization=quantization,
-                write_metadata=partial(
-                    write_text_metadata,
-                    config=config,
-                    prompt=checkpoint.family.prompt,
-                    tokenizer_model=tokenizer_model,
-                ),
-                on_tensor=step,
-            )
-        with stages.stage("write mmproj", steps=len(vision)) as step:
-            write_file(
-                folder / names[1],
-                vision,
-                checkpoint=checkpoint,
-                architecture="clip",
-                quantization=mmproj_type,
-                write_metadata=partial(
-                    write_vision_metadata,
-                    config=config,
-                    image_mean=checkpoint.image_mean,
-                    image_std=checkpoint.image_std,
-                ),
-                on_tensor=step,
-            )
-        return {name: (folder / name).stat().st_size for name in names}
+    write_text = partial(
+        write_text_metadata,
+        config=config,
+        prompt=checkpoint.family.prompt,
+        tokenizer_model=sentencepiece_model(checkpoint.folder),
+    )
+    write_vision = partial(
+        write_vision_metadata, config=config, image_mean=checkpoint.image_mean, image_std=checkpoint.image_std
+    )
+    files = {
+        "language model": GgufFile(text_name(quantization), "llama", quantization, text, write_text),
+        "mmproj": GgufFile(mmproj_name(mmproj_type), "clip", mmproj_type, vision, write_vision),
+    }
+    with staged(output_dir, name="gguf", last=mmproj_name(mmproj_type)) as folder:
+        for what, file in files.items():
+            with stages.stage(f"write {what}", steps=len(file.tensors)) as step:
+                write_file(folder, file, checkpoint=checkpoint, on_tensor=step)
+        return {file.name: (folder / file.name).stat().st_size for file in files.values()}
 
 
 def _check_disk(tensors: list[GgufTensor], *, output_dir: Path, force: bool) -> None:

@@ -1,4 +1,4 @@
-"""The types that GGUF files can have. Light, so that ``--help`` is instant."""
+"""The types that GGUF files can have. This file imports nothing, so that ``--help`` is instant."""
 
 TEXT_QUANTIZATIONS = ("f16", "q8_0", "q4_0", "q4_k_s", "q4_k_m")
 DEFAULT_QUANTIZATION = "q4_k_m"

@@ -1,4 +1,4 @@
-"""A tensor on its way from a checkpoint to a GGUF file, and how files are written, one tensor at a time."""
+"""The tensors of a GGUF file, and a function that writes the file one tensor at a time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from llava_export.checkpoint.weights import CheckpointTensor
 from llava_export.families.family import renamed
 from llava_export.gguf.types import FILE_TYPES, Converter, size_of
 
-SOURCE = "llava_export.source"  # the checkpoint's name, for `test_gguf`
+SOURCE = "llava_export.source"  # the key under which a file has the checkpoint's name, for `llava verify`
 
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """``source`` says which tensor of the checkpoint it is; with ``num_rotary_heads`` its rows are reordered."""
+    """A tensor of a GGUF file.
+
+    ``name`` is its name in the file, ``source`` the checkpoint's tensor that it is made of, and ``kind`` its type in
+    the file. Rows of query and key projections are reordered: ``num_rotary_heads`` is the number of their heads, and 0
+    for all other tensors.
+    """
 
     name: str
     source: CheckpointTensor
@@ -29,54 +34,64 @@ class GgufTensor:
 
     @property
     def num_bytes(self) -> int:
+        """The size in the file."""
         return size_of(self.source.shape, self.kind)
 
     def in_gguf_order(self, tensor: Tensor) -> Tensor:
-        """Of q and k each head's two halves interleaved: llama.cpp rotates neighbors, where Llama rotates halves."""
+        """Return a tensor with the rows of each rotary head's two halves interleaved.
+
+        Llama rotates row i of a head together with row i of the second half. llama.cpp rotates neighbors.
+        """
         if not self.num_rotary_heads:
             return tensor
         return tensor.unflatten(0, (self.num_rotary_heads, 2, -1)).swapaxes(1, 2).reshape(tensor.shape)
 
     def in_checkpoint_order(self, tensor: Tensor) -> Tensor:
-        """The opposite."""
+        """Return a tensor of the file with its rows as in the checkpoint: the inverse of ``in_gguf_order``."""
         if not self.num_rotary_heads:
             return tensor
         return tensor.unflatten(0, (self.num_rotary_heads, -1, 2)).swapaxes(1, 2).reshape(tensor.shape)
 
 
+@dataclass(frozen=True)
+class GgufFile:
+    """A file to be written.
+
+    ``name`` is its file name, ``architecture`` what llama.cpp calls the model, and ``quantization`` the type that most
+    tensors have. ``write_metadata`` adds the keys that depend on the model.
+    """
+
+    name: str
+    architecture: str
+    quantization: str
+    tensors: Sequence[GgufTensor]
+    write_metadata: Callable[[GGUFWriter], None]
+
+
 def gguf_name(fqn: str, names: Sequence[tuple[str, str]]) -> str:
-    """``names`` are (pattern, replacement) pairs; raises ``ValueError`` where none fits."""
+    """Return the GGUF name of a parameter, by (pattern, replacement) pairs. Raises ``ValueError`` if none matches."""
     name = renamed(fqn, names)
     if name is None:
         raise ValueError(f"{fqn} has no name in GGUF")
     return name
 
 
-def write_file(
-    path: Path,
-    tensors: Sequence[GgufTensor],
-    *,
-    checkpoint: Checkpoint,
-    architecture: str,
-    quantization: str,
-    write_metadata: Callable[[GGUFWriter], None],
-    on_tensor: Callable[[], None],
-) -> None:
-    """Metadata first, then each tensor as it is read and converted: memory holds one at a time."""
-    writer = GGUFWriter(path, architecture)
+def write_file(folder: Path, file: GgufFile, *, checkpoint: Checkpoint, on_tensor: Callable[[], None]) -> None:
+    """Write a file to ``folder``, and call ``on_tensor`` after each tensor. Memory holds one tensor at a time."""
+    writer = GGUFWriter(folder / file.name, file.architecture)
     writer.add_name(Path(checkpoint.name).name)
     writer.add_string(SOURCE, checkpoint.name)
-    writer.add_file_type(FILE_TYPES[quantization])
+    writer.add_file_type(FILE_TYPES[file.quantization])
     writer.add_quantization_version(GGML_QUANT_VERSION)
-    write_metadata(writer)
-    for tensor in tensors:
-        dtype = np.dtype(np.float32)  # not looked at where the type is told
+    file.write_metadata(writer)
+    for tensor in file.tensors:
+        dtype = np.dtype(np.float32)  # ignored, because raw_dtype is given
         writer.add_tensor_info(tensor.name, tensor.source.shape, dtype, tensor.num_bytes, raw_dtype=tensor.kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     with Converter() as converter:
-        for tensor in tensors:
+        for tensor in file.tensors:
             values = tensor.in_gguf_order(checkpoint.weights.read(tensor.source))
             writer.write_tensor_data(converter.convert(values, tensor.kind))
             on_tensor()

@@ -1,7 +1,8 @@
-"""The language model's GGUF file: llama.cpp's architecture ``llama``."""
+"""The language model's GGUF file, which has llama.cpp's architecture ``llama``: names, types and metadata."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from gguf import GGUFWriter, TokenType
@@ -10,15 +11,18 @@ from llava_export.checkpoint.weights import CheckpointTensor
 from llava_export.config import LlavaConfig
 from llava_export.gguf.tensors import GgufTensor, gguf_name
 from llava_export.gguf.types import text_type
-from llava_export.models.names import VISION_ENCODER, is_in
+from llava_export.models import names
 from llava_runner.contract import PromptTemplate
 
-NAMES = (
-    (r"^token_embedding\.", "token_embd."),
-    (r"^text_decoder\.norm\.", "output_norm."),
-    (r"^text_decoder\.lm_head\.", "output."),
+DECODER = rf"^{re.escape(names.TEXT_DECODER)}\."
+# Read each pair as (pattern of a CheckpointTensor's fqn, start of its name in GGUF): the pattern is replaced, and what
+# follows, "weight" or "bias", stays.
+TEXT_NAMES = (
+    (rf"^{re.escape(names.TOKEN_EMBEDDING)}\.", "token_embd."),
+    (rf"^{re.escape(names.DECODER_NORM)}\.", "output_norm."),
+    (rf"^{re.escape(names.LM_HEAD)}\.", "output."),
     *(
-        (rf"^text_decoder\.layers\.(\d+)\.{ours}\.", rf"blk.\1.{theirs}.")
+        (DECODER + rf"layers\.(\d+)\.{ours}\.", rf"blk.\1.{theirs}.")
         for ours, theirs in (
             ("input_layernorm", "attn_norm"),
             (r"self_attn\.q_proj", "attn_q"),
@@ -35,13 +39,13 @@ NAMES = (
 
 
 def text_tensors(sources: Sequence[CheckpointTensor], *, config: LlavaConfig, quantization: str) -> list[GgufTensor]:
-    """``sources`` are the checkpoint's tensors of the whole model; those of the decoder and the embedding are taken."""
+    """Return the tensors of the language model's file. ``sources`` are the checkpoint's tensors of the whole model."""
     text = config.text
     heads = {"attn_q": text.num_attention_heads, "attn_k": text.num_key_value_heads}
     tensors = []
     for source in sources:
-        if not is_in(source.fqn, VISION_ENCODER):
-            name = gguf_name(source.fqn, NAMES)
+        if not names.is_in(source.fqn, names.VISION_ENCODER):
+            name = gguf_name(source.fqn, TEXT_NAMES)
             part = name.split(".")[2] if name.startswith("blk.") else name
             tensors.append(
                 GgufTensor(
@@ -57,6 +61,7 @@ def text_tensors(sources: Sequence[CheckpointTensor], *, config: LlavaConfig, qu
 def write_text_metadata(
     writer: GGUFWriter, *, config: LlavaConfig, prompt: PromptTemplate, tokenizer_model: bytes
 ) -> None:
+    """Add the keys that llama.cpp needs to run the model. ``tokenizer_model`` is a SentencePiece model, serialized."""
     text = config.text
     writer.add_vocab_size(text.vocab_size)
     writer.add_context_length(text.max_position_embeddings)
@@ -75,7 +80,10 @@ def write_text_metadata(
 
 
 def chat_template(prompt: PromptTemplate) -> str:
-    """Jinja for the prompts that the model was trained with; a system message takes the place of the usual one."""
+    """Return the Jinja template of the prompts that the model was trained with.
+
+    A system message replaces the one that the model was trained with.
+    """
     assistant = prompt.assistant.strip()
     return (
         "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + ' ' }}"
@@ -89,7 +97,7 @@ def chat_template(prompt: PromptTemplate) -> str:
 
 
 def _write_tokenizer(writer: GGUFWriter, tokenizer_model: bytes, *, config: LlavaConfig) -> None:
-    """SentencePiece's pieces; ids of a padded vocabulary that the tokenizer does not have are marked unused."""
+    """Add the tokenizer's pieces. A vocabulary may be padded: ids beyond the pieces are marked as unused."""
     from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
     proto = ModelProto.FromString(tokenizer_model)

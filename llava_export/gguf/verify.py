@@ -79,7 +79,7 @@ class KindErrors:
 
 @dataclass
 class FileComparison:
-    """What the comparison of one file found: errors by type, notes for the user, and what is wrong."""
+    """The result of comparing one file: errors by type in ``kinds``, ``notes`` for the user, and ``failures``."""
 
     name: str
     kinds: list[KindErrors] = field(default_factory=list)

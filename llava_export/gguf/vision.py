@@ -1,4 +1,7 @@
-"""The vision file, mmproj: the tower up to the layer whose features are read, and the projector."""
+"""The vision file, mmproj, with vision tower and projector: names, types and metadata.
+
+Layers of the vision tower that no feature needs are left out.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from llava_export.models import names
 
 TOWER = rf"^{re.escape(names.VISION_TOWER)}\."
 PROJECTOR = rf"^{re.escape(names.PROJECTOR)}\."
+# Read each pair as (pattern of a CheckpointTensor's fqn, start of its name in GGUF): the pattern is replaced, and what
+# follows, "weight" or "bias", stays.
 TOWER_NAMES = (
     (TOWER + r"embeddings\.class_embedding", "v.class_embd"),
     (TOWER + r"embeddings\.patch_embedding\.", "v.patch_embd."),
@@ -35,6 +40,7 @@ TOWER_NAMES = (
         )
     ),
 )
+# The same for projectors, by the value of ``ProjectorConfig.type``.
 PROJECTOR_NAMES = {
     "mlp": ((PROJECTOR + r"linear_1\.", "mm.0."), (PROJECTOR + r"linear_2\.", "mm.2.")),
     "ldp": (
@@ -59,14 +65,12 @@ PROJECTOR_NAMES = {
         (PROJECTOR + r"position\.", "mm.model.peg.0."),
     ),
 }
-
-
-# A side of the grid of patches that llama.cpp's LDP and LDPv2 are written for.
+# The only number of patches in a row or column that llama.cpp's LDP and LDPv2 can compute.
 LLAMA_CPP_GRID = 24
 
 
 def check_vision(config: LlavaConfig) -> None:
-    """Raises ``ExportError`` for what llama.cpp's vision encoder cannot compute."""
+    """Raise ``ExportError`` for a model whose images llama.cpp cannot encode."""
     if config.vision.keep_class_token:
         raise ExportError("llama.cpp drops the class token; this model reads it (select strategy full)")
     if config.vision.hidden_act == "relu":
@@ -76,7 +80,7 @@ def check_vision(config: LlavaConfig) -> None:
 
 
 def vision_tensors(sources: Sequence[CheckpointTensor], *, config: LlavaConfig, quantization: str) -> list[GgufTensor]:
-    """``sources`` are the checkpoint's tensors of the whole model; those of the vision encoder are taken."""
+    """Return the tensors of the mmproj. ``sources`` are the checkpoint's tensors of the whole model."""
     gguf_names = (*TOWER_NAMES, *PROJECTOR_NAMES[config.projector.type])
     tensors = []
     for source in sources:
@@ -89,18 +93,20 @@ def vision_tensors(sources: Sequence[CheckpointTensor], *, config: LlavaConfig, 
 def write_vision_metadata(
     writer: GGUFWriter, *, config: LlavaConfig, image_mean: Sequence[float], image_std: Sequence[float]
 ) -> None:
+    """Add the keys that llama.cpp needs to encode images. Mean and standard deviation are fractions of 1."""
     vision = config.vision
     writer.add_type("mmproj")
     writer.add_clip_has_vision_encoder(True)
     writer.add_clip_projector_type(config.projector.type)
     writer.add_vision_use_gelu(vision.hidden_act == "gelu")
-    writer.add_vision_use_silu(vision.hidden_act == "silu")  # neither: quick_gelu
+    writer.add_vision_use_silu(vision.hidden_act == "silu")  # llama.cpp uses quick_gelu if both are false
     writer.add_vision_projection_dim(config.text.hidden_size)
     writer.add_vision_image_size(vision.image_size)
     writer.add_vision_patch_size(vision.patch_size)
     writer.add_vision_embedding_length(vision.hidden_size)
     writer.add_vision_feed_forward_length(vision.intermediate_size)
-    # llama.cpp would leave out the last of all layers by itself, but not if told which layers' outputs to read.
+    # By itself, llama.cpp would leave out the last layer of those that are here. It does not if the file says which
+    # layers' outputs are read.
     writer.add_vision_block_count(vision.num_used_layers)
     writer.add_array("clip.vision.feature_layer", list(vision.feature_layers))
     writer.add_vision_head_count(vision.num_attention_heads)

@@ -1,6 +1,7 @@
-"""CLIP's vision transformer, up to the layer whose features a LLaVA model reads.
+"""CLIP's vision transformer (Radford et al., 2021), up to the layer whose features a LLaVA model reads.
 
-Shapes: B images (one), N patches plus the class token, D hidden size, H heads, E head size.
+Shapes: B images (always 1), S a side of the image in pixels, N patches plus the class token, D hidden size, H heads,
+E head size.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from llava_export.models.layers import ACTIVATIONS, FusedLinear, LayerNorm
 
 
 class ClipEmbeddings(nn.Module):
+    """Patches as rows, with the class token before them and learned positions added."""
+
     def __init__(self, *, hidden_size: int, image_size: int, patch_size: int) -> None:
         super().__init__()
         self.class_embedding = nn.Parameter(torch.zeros(hidden_size))
@@ -20,13 +23,17 @@ class ClipEmbeddings(nn.Module):
         self.position_embedding = nn.Embedding((image_size // patch_size) ** 2 + 1, hidden_size)
 
     def forward(self, pixel_values_B3SS: Tensor) -> Tensor:
+        """Return rows ``[B, N, D]`` for normalized pixels ``[B, 3, S, S]``."""
         patches_BND = self.patch_embedding(pixel_values_B3SS).permute(0, 2, 3, 1).flatten(1, 2)
         x_BND = torch.cat((self.class_embedding.view(1, 1, -1), patches_BND), dim=1)
         return x_BND + self.position_embedding.weight
 
 
 class ClipAttention(nn.Module):
-    """Every patch looks at every other. Written out: fused attention operators would leave XNNPACK."""
+    """Attention of every row to every other.
+
+    It is written out in single operations, because XNNPACK has no fused attention.
+    """
 
     def __init__(self, hidden_size: int, *, num_heads: int) -> None:
         super().__init__()
@@ -37,9 +44,10 @@ class ClipAttention(nn.Module):
         self.out_proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x_BND: Tensor) -> Tensor:
+        """Return rows ``[B, N, D]`` for rows ``[B, N, D]``."""
         size = x_BND.shape[-1]
         qkv = self.qkv_proj(x_BND)
-        # Slices, not split: with static shapes XNNPACK takes them.
+        # These are slices and not a split: where shapes are static, XNNPACK has slices.
         q_HNE = self._heads(qkv[..., :size]) * self.head_dim**-0.5
         k_HNE = self._heads(qkv[..., size : 2 * size])
         v_HNE = self._heads(qkv[..., 2 * size :])
@@ -48,10 +56,13 @@ class ClipAttention(nn.Module):
         return self.out_proj(y_HNE.transpose(0, 1).reshape(x_BND.shape))
 
     def _heads(self, x_1ND: Tensor) -> Tensor:
+        """Return rows ``[1, N, D]`` as ``[H, N, E]``."""
         return x_1ND.reshape(-1, self.num_heads, self.head_dim).transpose(0, 1)
 
 
 class ClipMlp(nn.Module):
+    """Two linears with an activation between them."""
+
     def __init__(self, hidden_size: int, *, intermediate_size: int, hidden_act: str) -> None:
         super().__init__()
         self.fc1 = nn.Linear(hidden_size, intermediate_size)
@@ -59,10 +70,13 @@ class ClipMlp(nn.Module):
         self.activation = ACTIVATIONS[hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return rows ``[B, N, D]`` for rows ``[B, N, D]``."""
         return self.fc2(self.activation(self.fc1(x)))
 
 
 class ClipLayer(nn.Module):
+    """One layer: attention and MLP, each with a norm before it and its input added after it."""
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.layer_norm1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -71,11 +85,14 @@ class ClipLayer(nn.Module):
         self.mlp = ClipMlp(config.hidden_size, intermediate_size=config.intermediate_size, hidden_act=config.hidden_act)
 
     def forward(self, x_BND: Tensor) -> Tensor:
+        """Return rows ``[B, N, D]`` for rows ``[B, N, D]``."""
         x_BND = x_BND + self.self_attn(self.layer_norm1(x_BND))
         return x_BND + self.mlp(self.layer_norm2(x_BND))
 
 
 class ClipVisionTower(nn.Module):
+    """The vision tower without the layers that no feature needs."""
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.feature_layers = config.feature_layers
@@ -87,14 +104,18 @@ class ClipVisionTower(nn.Module):
         self.layers = nn.ModuleList(ClipLayer(config) for _ in range(config.num_used_layers))
 
     def forward(self, pixel_values_B3SS: Tensor) -> Tensor:
-        """Normalized pixels to features ``[1, num_features, feature_size]``."""
+        """Return features ``[1, num_features, feature_size]`` for normalized pixels ``[1, 3, S, S]``."""
         hidden_states = [self.pre_layrnorm(self.embeddings(pixel_values_B3SS))]
         for layer in self.layers:
             hidden_states.append(layer(hidden_states[-1]))
         return self.features(hidden_states)
 
     def features(self, hidden_states: list[Tensor]) -> Tensor:
-        """The chosen layers' outputs side by side, without the class token unless the model reads it."""
+        """Return features ``[1, num_features, feature_size]``.
+
+        ``hidden_states`` are ``[1, N, D]`` each: the input of the first layer, then every layer's output. The chosen
+        ones are concatenated along the last dimension. The class token is dropped unless the model reads it.
+        """
         chosen = [hidden_states[index] for index in self.feature_layers]
         features_BND = chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=-1)
         return features_BND if self.keep_class_token else features_BND[:, 1:]

@@ -1,8 +1,8 @@
-"""Blocks that both transformers are made of, written so that XNNPACK can take every operation.
+"""Parts that both transformers are made of, written so that every operation can run in XNNPACK.
 
-XNNPACK has no mean over the last dimension and no layer_norm, but it multiplies matrices: both norms here take their
-means as a product with a column of ``1 / size``. It is ``bmm`` and not ``linear`` because the partitioner that takes
-linears one by one would make a delegate of each.
+XNNPACK has no mean over the last dimension and no layer norm, but it multiplies matrices. So both norms here compute
+their means as a product with a column of ``1 / size``. The product is ``bmm`` and not ``linear``: one of the
+partitioners makes a delegate of every linear.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """The cheap GELU that CLIP was trained with: ``x * sigmoid(1.702 x)``."""
+    """Return ``x * sigmoid(1.702 x)``, CLIP's approximation of GELU (Hendrycks and Gimpel, 2016)."""
     return x * torch.sigmoid(1.702 * x)
 
 
+# Functions by the names that ``hidden_act`` has in config.json. ``config.ACTIVATIONS`` lists the same names.
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "quick_gelu": quick_gelu,
@@ -28,10 +29,12 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 class _Norm(nn.Module):
+    """The base of both norms: a weight, ``eps``, and the mean as a product."""
+
     def __init__(self, size: int, *, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
-        # On the CPU even where parameters are built on the meta device: these are constants, no checkpoint has them.
+        # These are constants that no checkpoint has. So they are on the CPU even if parameters are on the meta device.
         self.register_buffer("averager", torch.full((1, size, 1), 1.0 / size, device="cpu"), persistent=False)
         self.register_buffer("eps", torch.tensor([eps], dtype=torch.float32, device="cpu"), persistent=False)
 
@@ -39,6 +42,7 @@ class _Norm(nn.Module):
     eps: Tensor
 
     def _mean(self, x_1TD: Tensor) -> Tensor:
+        """Return the means ``[1, T, 1]`` of rows ``[1, T, D]``."""
         return torch.bmm(x_1TD, self.averager)
 
 
@@ -46,6 +50,7 @@ class RmsNorm(_Norm):
     """Root mean square normalization over the last dimension (Zhang and Sennrich, 2019)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return rows ``[1, T, D]``, normalized, for rows ``[1, T, D]``."""
         return x * torch.rsqrt(self._mean(x * x) + self.eps) * self.weight
 
 
@@ -57,14 +62,16 @@ class LayerNorm(_Norm):
         self.bias = nn.Parameter(torch.zeros(size))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return rows ``[1, T, D]``, normalized, for rows ``[1, T, D]``."""
         centered = x - self._mean(x)
         return centered * torch.rsqrt(self._mean(centered * centered) + self.eps) * self.weight + self.bias
 
 
 class FusedLinear(nn.Linear):
-    """One linear in place of several that read the same input: the input is quantized once and one kernel is called.
+    """One linear in place of several that read the same input. It quantizes the input once and calls one kernel.
 
-    ``parts`` maps the checkpoint's names of the several to their output features, in the order of the rows here.
+    ``parts`` maps the names that the several linears have in a checkpoint to their output features, in the order of the
+    rows here.
     """
 
     def __init__(self, in_features: int, *, parts: Mapping[str, int], bias: bool) -> None:
@@ -72,5 +79,5 @@ class FusedLinear(nn.Linear):
         self.parts = dict(parts)
 
     def fuse(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Weights (or biases) of the parts, ``[part_rows, ...]`` each, to the fused ``[out_features, ...]``."""
+        """Return the weights (or biases) of the parts, ``[part_rows, ...]`` each, as one ``[out_features, ...]``."""
         return torch.cat(list(tensors))

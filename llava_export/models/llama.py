@@ -1,6 +1,7 @@
-"""A Llama decoder with a KV cache, one sequence at a time.
+"""A Llama decoder (Touvron et al., 2023) with a KV cache, for one sequence at a time.
 
-Shapes: T new positions, C positions the cache holds, D hidden size, H query heads, K key/value heads, E head size.
+Shapes: T new positions, C positions in the cache, D hidden size, H query heads, K key/value heads, E head size, e half
+of a head.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from llava_export.models.layers import FusedLinear, RmsNorm
 
 
 class CachedAttention(nn.Module):
-    """Causal attention over everything said so far, which it remembers.
+    """Causal attention with a cache of earlier keys and values, in plain torch.
 
-    The plain torch form: the reference. An exporter passes a class of the same shape to ``LlamaDecoder``.
+    This is the reference. An exporter passes a class with the same arguments to ``LlamaDecoder``.
     """
 
     def __init__(
@@ -38,10 +39,14 @@ class CachedAttention(nn.Module):
     v_cache: Tensor
 
     def forward(self, q_1THE: Tensor, k_1TKE: Tensor, v_1TKE: Tensor, start: int) -> Tensor:
+        """Return values ``[1, T, H, E]`` for queries, keys and values of T positions from ``start`` on.
+
+        The keys and values are added to the cache.
+        """
         end = start + q_1THE.shape[1]
         self.k_cache[:, start:end] = k_1TKE
         self.v_cache[:, start:end] = v_1TKE
-        # Position t of the new ones sees the cache up to and including itself.
+        # Each new position sees the cache up to and including its own.
         visible_TC = torch.arange(end) <= torch.arange(start, end)[:, None]
         y_1HTE = F.scaled_dot_product_attention(
             q_1THE.transpose(1, 2),
@@ -54,11 +59,11 @@ class CachedAttention(nn.Module):
 
 
 class QkvLinear(FusedLinear):
-    """Queries, keys and values in one product, its rows ordered for rotary embedding.
+    """Queries, keys and values in one product, with rows in an order that suits rotary embedding.
 
     Rotation pairs element i of a head with element i + E/2. Here the first halves of all heads come before all second
-    halves, so one split hands the rotation its operands whole: no slicing of every head, which XNNPACK cannot do while
-    T is dynamic. Reordering rows changes no value, quantized or not.
+    halves. So one split gives the rotation its operands, and no head has to be sliced, which XNNPACK cannot do while T
+    is dynamic. The order of rows changes no value, quantized or not.
     """
 
     def __init__(
@@ -70,15 +75,19 @@ class QkvLinear(FusedLinear):
         self.splits = (q_rows // 2, q_rows // 2, kv_rows // 2, kv_rows // 2, kv_rows)
 
     def fuse(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Return the weights (or biases) of ``q_proj``, ``k_proj`` and ``v_proj`` as one ``[out_features, ...]``."""
         q, k, v = tensors
         return torch.cat([self._first_halves_first(q), self._first_halves_first(k), v])
 
     def _first_halves_first(self, rows: Tensor) -> Tensor:
+        """Return the rows ``[heads * E, ...]`` with the first halves of all heads before all second halves."""
         halves = rows.unflatten(0, (-1, 2, self.head_dim // 2))
         return halves.transpose(0, 1).reshape(rows.shape)
 
 
 class LlamaAttention(nn.Module):
+    """Attention with rotary embedding. ``cached_attention`` holds the cache and computes the product."""
+
     def __init__(
         self,
         hidden_size: int,
@@ -98,23 +107,29 @@ class LlamaAttention(nn.Module):
         self.cached_attention = cached_attention
 
     def forward(self, x_1TD: Tensor, cos_T1e: Tensor, sin_T1e: Tensor, start: int) -> Tensor:
+        """Return rows ``[1, T, D]`` for rows ``[1, T, D]`` and the rotations ``[T, 1, e]`` of their positions."""
         q_first, q_second, k_first, k_second, v = self.qkv_proj(x_1TD).split(self.qkv_proj.splits, dim=-1)
         q_1THE = self._rotate(q_first, q_second, cos_T1e, sin_T1e)
         k_1TKE = self._rotate(k_first, k_second, cos_T1e, sin_T1e)
-        # Lowered, these two reshapes keep a symbolic T, so they stay outside XNNPACK, where ExecuTorch makes aliases of
-        # them. Inside they would be delegates of their own that only copy.
+        # This reshape and the last one keep a symbolic T when they are lowered. So they stay outside XNNPACK, where
+        # ExecuTorch makes aliases of them. Inside, each would be a delegate of its own that only copies.
         v_1TKE = v.unflatten(-1, (-1, self.head_dim))
         return self.o_proj(self.cached_attention(q_1THE, k_1TKE, v_1TKE, start).flatten(2))
 
     def _rotate(self, first: Tensor, second: Tensor, cos_T1e: Tensor, sin_T1e: Tensor) -> Tensor:
-        """Rotary position embedding (Su et al., 2021) of the halves of all heads."""
-        # T is given as -1: XNNPACK takes a reshape with an inferred size, not one with a symbolic size.
+        """Return heads ``[1, T, heads, E]``, rotated, for the halves of all heads, ``[1, T, heads * e]`` each.
+
+        This is rotary position embedding (Su et al., 2021).
+        """
+        # T is given as -1: XNNPACK has reshapes with an inferred size, but none with a symbolic size.
         heads, half = first.shape[-1] // (self.head_dim // 2), self.head_dim // 2
         first, second = first.view(1, -1, heads, half), second.view(1, -1, heads, half)
         return torch.cat((first * cos_T1e - second * sin_T1e, second * cos_T1e + first * sin_T1e), dim=-1)
 
 
 class LlamaMlp(nn.Module):
+    """Llama's gated MLP, SwiGLU (Shazeer, 2020). Gate and up projection are one linear."""
+
     def __init__(self, hidden_size: int, *, intermediate_size: int, bias: bool) -> None:
         super().__init__()
         parts = {"gate_proj": intermediate_size, "up_proj": intermediate_size}
@@ -122,11 +137,14 @@ class LlamaMlp(nn.Module):
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return rows ``[1, T, D]`` for rows ``[1, T, D]``."""
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
         return self.down_proj(F.silu(gate) * up)
 
 
 class LlamaLayer(nn.Module):
+    """One layer: attention and MLP, each with a norm before it and its input added after it."""
+
     def __init__(self, config: TextConfig, *, cached_attention: nn.Module) -> None:
         super().__init__()
         self.input_layernorm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -142,12 +160,17 @@ class LlamaLayer(nn.Module):
         self.mlp = LlamaMlp(config.hidden_size, intermediate_size=config.intermediate_size, bias=config.mlp_bias)
 
     def forward(self, x_1TD: Tensor, cos_T1e: Tensor, sin_T1e: Tensor, start: int) -> Tensor:
+        """Return rows ``[1, T, D]`` for rows ``[1, T, D]`` and the rotations ``[T, 1, e]`` of their positions."""
         x_1TD = x_1TD + self.self_attn(self.input_layernorm(x_1TD), cos_T1e, sin_T1e, start)
         return x_1TD + self.mlp(self.post_attention_layernorm(x_1TD))
 
 
 class LlamaDecoder(nn.Module):
-    """Embedded tokens in, logits of the last one out; ``token_embedding`` is another program, so not part of this."""
+    """The decoder from embedded tokens to the logits of the last one.
+
+    The token embedding is not part of it, because it is a method of its own in the program. ``cached_attention`` is the
+    class of the attention, called with the sizes of its cache.
+    """
 
     def __init__(
         self,
@@ -179,7 +202,10 @@ class LlamaDecoder(nn.Module):
     sin: Tensor
 
     def forward(self, inputs_embeds_1TD: Tensor, input_pos: Tensor) -> Tensor:
-        """``float32 [1, T, D]`` after ``input_pos`` (``int64 [1]``) earlier rows, to logits ``[1, 1, vocab_size]``."""
+        """Return logits ``[1, 1, vocab_size]`` of the last of T rows, ``float32 [1, T, D]``.
+
+        ``input_pos``, ``int64 [1]``, is the number of rows that were read before.
+        """
         x_1TD = inputs_embeds_1TD
         start, cos_T1e, sin_T1e = self.positions(input_pos, x_1TD.shape[1])
         for layer in self.layers:
@@ -187,19 +213,25 @@ class LlamaDecoder(nn.Module):
         return self.logits(x_1TD)
 
     def positions(self, input_pos: Tensor, length: int) -> tuple[int, Tensor, Tensor]:
-        """The start as a number, read here once for all layers, and the rotations from there on."""
+        """Return the first position, and the rotations ``[length, 1, e]`` from there on: cosine and sine.
+
+        The position is read from its tensor here, once for all layers.
+        """
         start: int = input_pos.item()  # type: ignore[assignment]  # a symbol while exporting
         torch._check(start >= 0)
         torch._check(start + length <= self.max_context_len)
         return start, self.cos.narrow(0, start, length), self.sin.narrow(0, start, length)
 
     def logits(self, x_1TD: Tensor) -> Tensor:
-        """Of the last position alone: nobody reads the others, and the head is as wide as the vocabulary."""
+        """Return the logits ``[1, 1, vocab_size]`` of the last of T rows ``[1, T, D]``.
+
+        Nobody reads the others, and to compute them would be expensive: the head is as wide as the vocabulary.
+        """
         return self.lm_head(self.norm(x_1TD[:, -1:]))
 
 
 def rotary_tables(*, head_dim: int, theta: float, length: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine ``[length, head_dim / 2]`` of position times frequency."""
+    """Return cosine and sine ``[length, head_dim / 2]`` of position times frequency (Su et al., 2021)."""
     with torch.device("cpu"):
         frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
         angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)

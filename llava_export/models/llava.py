@@ -1,4 +1,4 @@
-"""The whole model: one child module for each method of the exported program, under the method's name."""
+"""The whole model. It has one child module for each method of the exported program, with the method's name."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from llava_export.models.projectors import build_projector
 
 
 class VisionEncoder(nn.Module):
-    """A picture's bytes in, rows for the decoder out."""
+    """The way from an image's bytes to rows for the decoder: normalization, vision tower, projector."""
 
     def __init__(self, config: LlavaConfig, *, image_mean: Sequence[float], image_std: Sequence[float]) -> None:
         super().__init__()
         self.image_size = config.vision.image_size
         self.vision_tower = ClipVisionTower(config.vision)
         self.projector = build_projector(config.projector)
-        # (x / 255 - mean) / std as one product and one sum.
+        # Normalization, (x / 255 - mean) / std, becomes one product and one sum.
         mean, std = (torch.tensor(values, device="cpu").reshape(3, 1, 1) for values in (image_mean, image_std))
         self.register_buffer("scale", 1.0 / (255.0 * std), persistent=False)
         self.register_buffer("shift", -mean / std, persistent=False)
@@ -32,13 +32,16 @@ class VisionEncoder(nn.Module):
     shift: Tensor
 
     def forward(self, image_3HW: Tensor) -> Tensor:
-        """``uint8 [3, H, W]``, RGB, sides up to the image size, to ``float32 [1, num_image_tokens, hidden_size]``."""
+        """Return rows ``float32 [1, num_image_tokens, hidden_size]`` for an RGB image ``uint8 [3, H, W]``.
+
+        Neither side may be longer than the image size.
+        """
         return self.projector(self.vision_tower(self.pixel_values(image_3HW)))
 
     def pixel_values(self, image_3HW: Tensor) -> Tensor:
-        """Scale, normalize and center in a square ``[1, 3, image_size, image_size]``.
+        """Return an image ``uint8 [3, H, W]`` normalized, in the center of ``[1, 3, image_size, image_size]``.
 
-        Zeros around the normalized picture are exactly the mean color around the original.
+        The zeros around the normalized image are exactly the mean color around the original.
         """
         _, height, width = image_3HW.shape
         left, top = (self.image_size - width) // 2, (self.image_size - height) // 2
@@ -48,9 +51,10 @@ class VisionEncoder(nn.Module):
 
 
 class LlavaModel(nn.Module):
-    """Children ``vision_encoder``, ``token_embedding`` and ``text_decoder``.
+    """A LLaVA model with the children ``vision_encoder``, ``token_embedding`` and ``text_decoder``.
 
-    Build it under ``torch.device("meta")`` to get the shapes without the weights.
+    Build it under ``torch.device("meta")`` to get the shapes without the weights. ``cached_attention`` is the class of
+    the decoder's attention.
     """
 
     def __init__(

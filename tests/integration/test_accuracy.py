@@ -1,4 +1,4 @@
-"""The built-in models still answer after quantization, on scenes that no training saw."""
+"""The built-in models still answer well after quantization, about scenes that were not in training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GGUF files: what the checkpoint holds, under llama.cpp's names, and what llama.cpp says with them."""
+"""GGUF files: they hold what the checkpoint holds, under llama.cpp's names, and llama.cpp answers with them."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ needs_llama_cpp = pytest.mark.skipif(
 
 
 def export(model: object, folder: Path, quantization: str = "f16", mmproj_type: str = "f16") -> Path:
+    """Write both files of a checkpoint to ``folder``. Return ``folder``."""
     export_gguf(
         open_checkpoint(str(model)),
         quantization=quantization,
@@ -50,12 +51,13 @@ def export(model: object, folder: Path, quantization: str = "f16", mmproj_type: 
 
 
 def failures(folder: Path) -> list[str]:
+    """Return what the verification of a folder finds wrong."""
     return [failure for comparison in check(folder) for failure in comparison.failures]
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """``exported(name)``: the folder of a built-in model's files in float16, made once."""
+    """A function ``exported(name)``: it returns the folder of a built-in model's float16 files, made once."""
     folders: dict[str, Path] = {}
 
     def make(name: str) -> Path:
@@ -95,7 +97,7 @@ def test_every_shape_passes(shape, checkpoint_of, tmp_path):
 
 
 def test_queries_and_keys_are_in_llama_cpps_order(exported):
-    """Its own conversion: each head's rows from two halves to neighbors."""
+    """Compare with llama.cpp's own conversion, which interleaves the two halves of each head's rows."""
     reader = GGUFReader(exported("tiny-llava") / "ggml-model-f16.gguf")
     stored = {tensor.name: tensor.data for tensor in reader.tensors}
     checkpoint = open_checkpoint("tiny-llava")
@@ -118,7 +120,7 @@ def test_metadata_is_what_llama_cpp_reads(exported):
     tokenizer = Tokenizer.open(CHECKPOINTS["tiny-mobilevlm"] / "tokenizer.model")
     assert len(text["tokenizer.ggml.tokens"]) == tokenizer.vocab_size == 512
     assert (text["tokenizer.ggml.bos_token_id"], text["tokenizer.ggml.eos_token_id"]) == (1, 2)
-    # Five of six layers are read; told so, llama.cpp does not leave out one more.
+    # Five of six layers are read. llama.cpp would leave out one more if feature_layer did not say so.
     assert (vision["clip.vision.block_count"], vision["clip.vision.feature_layer"]) == (5, [5])
     assert vision["clip.projector_type"] == "ldp" and not vision["clip.use_gelu"] and not vision["clip.use_silu"]
 
@@ -131,7 +133,7 @@ def test_ids_beyond_the_tokenizer_are_unused(checkpoint_of, tmp_path):
 
 
 def test_types_are_those_of_the_published_7b_files():
-    """How many tensors of each type llama.cpp lists when it loads a Llama-2-7B of that name."""
+    """Compare with the counts that llama.cpp prints when it loads a published Llama-2-7B of these types."""
     parts = {"attn_q": 4096, "attn_k": 4096, "attn_v": 4096, "attn_output": 4096, "ffn_gate": 4096, "ffn_up": 4096}
     columns = {
         f"blk.{i}.{part}.weight": size for i in range(32) for part, size in (parts | {"ffn_down": 11008}).items()
@@ -148,10 +150,10 @@ def test_types_are_those_of_the_published_7b_files():
 
 
 def test_the_command_line_offers_the_types_there_are():
-    for quantization in TEXT_QUANTIZATIONS:
-        assert text_type("blk.0.ffn_up.weight", (256, 256), quantization=quantization, num_layers=32)
-    for quantization in MMPROJ_TYPES:
-        assert vision_type("v.blk.0.ffn_up.weight", (256, 256), quantization=quantization)
+    texts = [text_type("blk.0.ffn_up.weight", (256, 256), quantization=q, num_layers=32) for q in TEXT_QUANTIZATIONS]
+    assert [kind.name for kind in texts] == ["F16", "Q8_0", "Q4_0", "Q4_K", "Q4_K"]
+    visions = [vision_type("v.blk.0.ffn_up.weight", (256, 256), quantization=name) for name in MMPROJ_TYPES]
+    assert [kind.name for kind in visions] == ["F16", "Q8_0", "F32"]
 
 
 def test_the_chat_template_spells_prompts_as_the_runners_do():

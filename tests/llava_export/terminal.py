@@ -9,6 +9,7 @@ from rich.table import Table
 
 
 def printed(table: Table, *, width: int) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    console.print(table)
-    return console.file.getvalue()
+    """Return a table as text, as a terminal of ``width`` columns shows it."""
+    text = io.StringIO()
+    Console(file=text, width=width).print(table)
+    return text.getvalue()

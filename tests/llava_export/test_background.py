@@ -13,20 +13,24 @@ from llava_export.system import in_background
 
 
 def count(to, *, on_step):
+    """Report ``to`` steps. Return their number and the id of this process."""
     for _ in range(to):
         on_step()
     return to, os.getpid()
 
 
 def complain(*, on_step):
+    """Raise an error of the exporter."""
     raise CheckpointError("a shard is damaged")
 
 
 def die(*, on_step):
+    """End this process as the system does when memory runs out."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def sleep(path, *, on_step):
+    """Write the id of this process to a file, and wait."""
     path.write_text(str(os.getpid()))
     time.sleep(600)
 

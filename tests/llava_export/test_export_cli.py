@@ -1,4 +1,4 @@
-"""The exporter's command line and mistakes: one line, exit code 2, nothing half-written."""
+"""The exporter's command line: a mistake is one line with exit code 2, and leaves no half-written files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,26 +17,42 @@ from sentencepiece import SentencePieceTrainer
 from llava_export.cli import export
 
 
-@pytest.fixture
-def cli(monkeypatch, capsys, tmp_path):
-    """``cli(*arguments)`` exports to a folder of its own and returns the exit code and what it printed to stderr."""
-    output = tmp_path / "output"
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code, and what it printed to stderr."""
 
-    def call(*arguments) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["export", "--output-dir", str(output), *map(str, arguments)])
-        capsys.readouterr()
+    code: str | int | None
+    error: str
+
+
+@dataclass(frozen=True)
+class Cli:
+    """The exporter's command line, which writes to the folder ``output``."""
+
+    output: Path
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *arguments: object) -> Ended:
+        """Run the command in this process, until it exits."""
+        self.monkeypatch.setattr(sys, "argv", ["export", "--output-dir", str(self.output), *map(str, arguments)])
+        self.capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             export.main()
-        return stop.value.code or 0, capsys.readouterr().err
-
-    call.output = output
-    return call
+        return Ended(stop.value.code, self.capsys.readouterr().err)
 
 
-def assert_one_line(code: int, error: str, message: str) -> None:
-    assert code == 2
-    assert error.startswith("error: ") and error.count("\n") == 1
-    assert message in error
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path) -> Cli:
+    """A command line that exports to a folder of its own."""
+    return Cli(tmp_path / "output", monkeypatch, capsys)
+
+
+def assert_one_line(ended: Ended, message: str) -> None:
+    """Check that a command ended with one line of error that has ``message``."""
+    assert ended.code == 2
+    assert ended.error.startswith("error: ") and ended.error.count("\n") == 1
+    assert message in ended.error
 
 
 @pytest.mark.parametrize(
@@ -59,21 +76,20 @@ def assert_one_line(code: int, error: str, message: str) -> None:
 def test_mistakes_are_one_line(flags, message, cli, checkpoint_of, tmp_path):
     plain = checkpoint_of("plain")
     flags = [flag.format(tmp=tmp_path, plain=plain) for flag in flags]
-    code, error = cli("--model", plain, *flags)
-    assert_one_line(code, error, message)
+    assert_one_line(cli("--model", plain, *flags), message)
     assert not cli.output.exists() or list(cli.output.iterdir()) == []
 
 
 def test_a_config_of_another_architecture(cli, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     supported = "llava-1.5 (model_type llava/llava_llama), mobilevlm (model_type mobilevlm)"
-    assert_one_line(*cli("--model", tmp_path), f"model_type 'bert'; supported: {supported}")
+    assert_one_line(cli("--model", tmp_path), f"model_type 'bert'; supported: {supported}")
 
 
 def test_a_checkpoint_without_tokenizer(cli, checkpoint_of, tmp_path):
     folder = shutil.copytree(checkpoint_of("plain"), tmp_path / "copy")
     (folder / "tokenizer.model").unlink()
-    assert_one_line(*cli("--model", folder), "no tokenizer.model and no tokenizer.json")
+    assert_one_line(cli("--model", folder), "no tokenizer.model and no tokenizer.json")
     assert list(cli.output.iterdir()) == []
 
 
@@ -88,16 +104,16 @@ def test_a_tokenizer_of_another_vocabulary(cli, checkpoint_of, tmp_path):
         byte_fallback=True,
         minloglevel=2,
     )
-    assert_one_line(*cli("--model", folder), "the tokenizer has 900 pieces and the model's vocabulary 576")
+    assert_one_line(cli("--model", folder), "the tokenizer has 900 pieces and the model's vocabulary 576")
     assert list(cli.output.iterdir()) == []
 
 
 def test_an_output_folder_that_cannot_be_written(cli, checkpoint_of, tmp_path):
     (tmp_path / "file").write_text("")
     plain = checkpoint_of("plain")
-    assert_one_line(*cli("--model", plain, "--output-dir", tmp_path / "file"), "is a file")
-    assert_one_line(*cli("--model", plain, "--output-dir", tmp_path / "file" / "below"), "Not a directory")
-    assert_one_line(*cli("--model", plain, "--output-dir", "/proc/nowhere"), "/proc/nowhere")
+    assert_one_line(cli("--model", plain, "--output-dir", tmp_path / "file"), "is a file")
+    assert_one_line(cli("--model", plain, "--output-dir", tmp_path / "file" / "below"), "Not a directory")
+    assert_one_line(cli("--model", plain, "--output-dir", "/proc/nowhere"), "/proc/nowhere")
 
 
 def test_a_full_disk(cli, checkpoint_of, monkeypatch):
@@ -107,22 +123,15 @@ def test_a_full_disk(cli, checkpoint_of, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", "tokenizer.bin")
 
     monkeypatch.setattr(pte_export, "write_tokenizer", fail)
-    assert_one_line(*cli("--model", checkpoint_of("plain")), "tokenizer.bin: No space left on device")
+    assert_one_line(cli("--model", checkpoint_of("plain")), "tokenizer.bin: No space left on device")
     assert list(cli.output.iterdir()) == []
 
 
 def test_a_file_size_limit_of_the_system(checkpoint_of, tmp_path):
-    """The same for real: the kernel refuses to let the first artifact grow."""
+    """Check the same with a real limit: the kernel does not let the first artifact grow."""
+    command = [sys.executable, "-m", "llava_export.export", "--model", checkpoint_of("plain")]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "llava_export.export",
-            "--model",
-            checkpoint_of("plain"),
-            "--output-dir",
-            tmp_path / "out",
-        ],
+        [*command, "--output-dir", tmp_path / "out"],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
         capture_output=True,
         text=True,
@@ -138,9 +147,9 @@ def test_a_machine_that_is_too_small(what, cli, checkpoint_of, monkeypatch):
     from llava_export.pte import preflight
 
     monkeypatch.setattr(preflight, "available_memory" if what == "memory" else "free_disk", lambda *_: 100_000)
-    code, error = cli("--model", checkpoint_of("plain"))
-    assert_one_line(code, error, f"of {what}")
-    assert "0.1 MiB are free" in error and "--force" in error
+    ended = cli("--model", checkpoint_of("plain"))
+    assert_one_line(ended, f"of {what}")
+    assert "0.1 MiB are free" in ended.error and "--force" in ended.error
     assert not cli.output.exists()
 
 

@@ -1,4 +1,4 @@
-"""MobileVLM against its published formulas and transformers' parts; LLaVA's original layout; mistaken pairs."""
+"""MobileVLM against its published formulas and transformers' modules, LLaVA's original layout, and mismatched parts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.checkpoint.weights import Weights
 from llava_export.config import ProjectorConfig
 from llava_export.errors import CheckpointError, ConfigError
@@ -26,7 +27,11 @@ from tests.checkpoints import MOBILEVLM_SHAPES, TOWER, random_ldp
 INSIDE = "model.vision_tower.vision_tower."
 
 
+# The published projectors, in torch's own modules. Shapes are [1, C, S, S] within a projector.
+
+
 def convolution(x: Tensor, weights: dict[str, Tensor], name: str, *, stride: int = 1, groups: int = 1) -> Tensor:
+    """Return a convolution with the weights under ``name``."""
     weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
     outputs, inputs, size, _ = weight.shape
     module = nn.Conv2d(
@@ -37,18 +42,20 @@ def convolution(x: Tensor, weights: dict[str, Tensor], name: str, *, stride: int
 
 
 def channel_norm(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
+    """Return a layer norm over channels with the weights under ``name``."""
     module = nn.LayerNorm(x.shape[1], eps=1e-5)
     module.load_state_dict({what: weights[f"{name}.{what}"] for what in ("weight", "bias")})
     return module(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def mlp(x: Tensor, weights: dict[str, Tensor], first: str, second: str) -> Tensor:
+    """Return two linears with GELU between them."""
     hidden = F.gelu(F.linear(x, weights[f"{first}.weight"], weights[f"{first}.bias"]))
     return F.linear(hidden, weights[f"{second}.weight"], weights[f"{second}.bias"])
 
 
 def ldp(features: Tensor, weights: dict[str, Tensor]) -> Tensor:
-    """MobileVLM's projector as published: ``[1, N, in]`` to ``[1, N / 4, C]``."""
+    """Return what MobileVLM's projector makes of features ``[1, N, in]``: rows ``[1, N / 4, C]``."""
     rows = mlp(features, weights, "model.mlp.1", "model.mlp.3")
     side = round(rows.shape[1] ** 0.5)
     x = rows.transpose(1, 2).reshape(1, -1, side, side)
@@ -64,23 +71,27 @@ def ldp(features: Tensor, weights: dict[str, Tensor]) -> Tensor:
 
 
 def ldpv2(features: Tensor, weights: dict[str, Tensor]) -> Tensor:
+    """Return what MobileVLM V2's projector makes of features ``[1, N, in]``: rows ``[1, N / 4, C]``."""
     rows = mlp(features, weights, "mlp.mlp.0", "mlp.mlp.2")
     side = round(rows.shape[1] ** 0.5)
     x = nn.AvgPool2d(2, 2)(rows.transpose(1, 2).reshape(1, -1, side, side))
     return (x + convolution(x, weights, "peg.peg.0", groups=x.shape[1])).flatten(2).transpose(1, 2)
 
 
+# By mm_projector_type: our name of the projector, and its formula.
 REFERENCES = {"ldpnet": ("ldp", ldp), "ldpnetv2": ("ldpv2", ldpv2)}
 
 
-class Tensors:
-    """A dictionary in place of a checkpoint's files."""
+class InMemoryReader(CheckpointReader):
+    """A reader of a dictionary instead of a checkpoint's files."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
+        """Keep the tensors. No files are opened."""
         self._tensors = tensors
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
     def read(self, key: str) -> Tensor:
+        """Return a tensor."""
         return self._tensors[key]
 
 
@@ -96,7 +107,7 @@ def test_projectors_equal_the_published_formulas(published, width, side, checkpo
     )
     projector = build_projector(config).eval()
     weights = Weights(
-        Tensors({f"model.mm_projector.{name}": tensor for name, tensor in tensors.items()}),
+        InMemoryReader({f"model.mm_projector.{name}": tensor for name, tensor in tensors.items()}),
         family=MOBILEVLM,
         config=open_checkpoint(str(checkpoint_of("mobilevlm"))).config,
     )
@@ -108,6 +119,7 @@ def test_projectors_equal_the_published_formulas(published, width, side, checkpo
 
 
 def load(checkpoint: Checkpoint) -> LlavaModel:
+    """Return the model with its weights."""
     model = checkpoint.build_model(max_context_len=64)
     checkpoint.weights.fill(model, prefix="")
     return model
@@ -149,22 +161,24 @@ def test_the_whole_model_equals_transformers_parts_and_the_formulas(name, checkp
 
 @pytest.fixture
 def folder(checkpoint_of, tmp_path) -> Path:
-    """A copy to change."""
+    """The folder of a copy that a test may change."""
     return shutil.copytree(checkpoint_of("mobilevlm"), tmp_path / "copy")
 
 
 def change_config(path: Path, **changes: object) -> None:
+    """Change values in a ``config.json``."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def take_tower_out(folder: Path) -> dict[str, Tensor]:
+def remove_tower(folder: Path) -> dict[str, Tensor]:
+    """Remove the vision tower from a checkpoint's weights. Return its tensors."""
     tensors = torch.load(folder / "pytorch_model.bin")
     torch.save({k: v for k, v in tensors.items() if not k.startswith(INSIDE)}, folder / "pytorch_model.bin")
     return {k.removeprefix(INSIDE): v for k, v in tensors.items() if k.startswith(INSIDE)}
 
 
 def save_clip(tower: dict[str, Tensor], folder: Path) -> Path:
-    """A whole CLIP checkpoint with this tower, as OpenAI's are: its text half belongs to it."""
+    """Save a whole CLIP checkpoint with this vision tower and a text half, as OpenAI's are. Return ``folder``."""
     config = CLIPConfig(vision_config=TOWER, text_config={"hidden_size": 64, "num_hidden_layers": 1, "vocab_size": 99})
     clip = CLIPModel(config)
     names = {key.removeprefix("vision_model."): key for key in clip.state_dict() if key.startswith("vision_model.")}
@@ -177,7 +191,7 @@ def save_clip(tower: dict[str, Tensor], folder: Path) -> Path:
 def test_a_tower_in_a_folder_of_its_own_is_the_same(named_by, folder, checkpoint_of, tmp_path):
     expected = load(open_checkpoint(str(checkpoint_of("mobilevlm")))).vision_encoder.state_dict()
     shutil.rmtree(folder / "tower")
-    clip = save_clip(take_tower_out(folder), folder / "clip" if "in the" in named_by else tmp_path / "clip")
+    clip = save_clip(remove_tower(folder), folder / "clip" if "in the" in named_by else tmp_path / "clip")
     name = {"flag": "openai/some-tower", "config, absolute": str(clip)}.get(named_by, "clip")
     change_config(folder / "config.json", mm_vision_tower=name)
     checkpoint = open_checkpoint(str(folder), vision_tower=str(clip) if named_by == "flag" else None)
@@ -195,7 +209,7 @@ def test_the_published_tower_needs_no_config_where_its_weights_are_inside(folder
 
 
 def test_without_a_tower_anywhere_the_message_says_what_to_give(folder):
-    take_tower_out(folder)
+    remove_tower(folder)
     change_config(folder / "config.json", mm_vision_tower="./nowhere/tower")
     with pytest.raises(CheckpointError, match=r"vision tower, ./nowhere/tower in config.json.*--vision-tower"):
         open_checkpoint(str(folder))
@@ -233,8 +247,8 @@ def test_a_tower_of_another_size_is_named(changes, message, folder):
         open_checkpoint(str(folder))
 
 
-def test_a_tower_for_smaller_pictures_is_not_taken_for_the_published_one(folder, tmp_path):
-    clip = save_clip(take_tower_out(folder), tmp_path / "clip")
+def test_a_tower_for_smaller_images_does_not_replace_the_published_one(folder, tmp_path):
+    clip = save_clip(remove_tower(folder), tmp_path / "clip")
     change_config(folder / "config.json", mm_vision_tower="openai/clip-vit-large-patch14-336")
     with pytest.raises(ConfigError, match=r"trained with openai/clip-vit-large-patch14-336, whose hidden_size is 1024"):
         open_checkpoint(str(folder), vision_tower=str(clip))
@@ -258,7 +272,7 @@ def test_configs_that_no_released_model_has_are_refused(changes, message, folder
 
 
 def original_llava(source: Path, folder: Path) -> tuple[Path, Path]:
-    """The checkpoint of llava-hf in ``source`` in the layout of LLaVA's authors, and its tower."""
+    """Save a llava-hf checkpoint in the layout of LLaVA's authors. Return the model's folder and the vision tower's."""
     tensors = load_file(source / "model.safetensors")
     settings = json.loads((source / "config.json").read_text())
     decoder = {k.removeprefix("language_model."): v for k, v in tensors.items() if k.startswith("language_model.")}

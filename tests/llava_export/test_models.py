@@ -1,4 +1,4 @@
-"""The eager model against transformers: image and text together, prefill and cached decode."""
+"""The eager model against transformers: image and text together, in prefill and in decode with the cache."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ TOLERANCE = 1e-4
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference, divided by the largest magnitude expected."""
     return float((found - expected).abs().max() / expected.abs().max())
 
 
 def load(folder) -> LlavaModel:
+    """Return the model in a folder with its weights."""
     checkpoint = open_checkpoint(str(folder))
     model = checkpoint.build_model(max_context_len=64)
     checkpoint.weights.fill(model, prefix="")

@@ -1,10 +1,12 @@
-"""The files of a package: tokenizer in both forms, sample image, manifest, and the folder they are staged in."""
+"""The files of a package: tokenizer in both forms, sample image, golden record, manifest; and the staging folder."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +37,7 @@ WORDS = ("A", "chat", "USER:", "ASSISTANT:", "What is", "image?", "circle", "</s
 
 
 def random_strings(count: int) -> list[str]:
+    """Return texts of characters from several alphabets and words that tokenizers treat in a special way."""
     generator = random.Random(0)
     strings = []
     for _ in range(count):
@@ -128,10 +131,13 @@ def test_damaged_golden_records_are_refused(content, tmp_path):
 
 def test_staged_files_appear_together_with_the_manifest_last(tmp_path, monkeypatch):
     moved = []
-    from llava_export import staging
+    replace = os.replace
 
-    replace = staging.os.replace
-    monkeypatch.setattr(staging.os, "replace", lambda a, b: (moved.append(b.name), replace(a, b)))
+    def record_and_replace(source: Path, target: Path) -> None:
+        moved.append(target.name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", record_and_replace)
     with staged(tmp_path / "out", name="llava", last="llava.json") as folder:
         for name in ("llava.json", "z.bin", "a.bin"):
             (folder / name).write_text(name)

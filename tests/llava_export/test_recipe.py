@@ -1,8 +1,9 @@
-"""Recipes: what they quantize, how near that stays, and what they refuse."""
+"""Recipes: what they quantize, how large the error is, and what they refuse."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from llava_export.recipe import RECIPES, Recipe
 
 @pytest.fixture(scope="module")
 def model(checkpoint_of) -> LlavaModel:
+    """A small random model with float weights."""
     checkpoint = open_checkpoint(str(checkpoint_of("plain")))
     model = checkpoint.build_model(max_context_len=64)
     checkpoint.weights.fill(model, prefix="")
@@ -25,13 +27,18 @@ def model(checkpoint_of) -> LlavaModel:
 
 
 def quantized(model: LlavaModel, recipe: Recipe) -> LlavaModel:
+    """Return a quantized copy of the model."""
     model = copy.deepcopy(model)
     for fqn, block in model.blocks():
         recipe.quantize(block, fqn=fqn)
     return model
 
 
-def weights(model: LlavaModel) -> dict[str, torch.Tensor]:
+def weights(model: LlavaModel) -> dict[str, Any]:
+    """Return the weights of all linears and of the token embedding, by module.
+
+    The type is Any, because quantized ones have torchao's attributes, too.
+    """
     return {
         name: module.weight
         for name, module in model.named_modules()
@@ -39,14 +46,15 @@ def weights(model: LlavaModel) -> dict[str, torch.Tensor]:
     }
 
 
-def bits_of(weight: torch.Tensor) -> tuple[int, int] | None:
-    """Bits of a quantized weight and the columns that share a scale; None for a float one."""
+def bits_of(weight: Any) -> tuple[int, int] | None:
+    """Return the bits of a quantized weight and the number of columns that share a scale, or None for a float one."""
     if type(weight) in (torch.Tensor, nn.Parameter):
         return None
-    return {torch.int4: 4, torch.int8: 8}[weight.target_dtype], weight.shape[1] // weight.scale.shape[1]
+    return {"torch.int4": 4, "torch.int8": 8}[str(weight.target_dtype)], weight.shape[1] // weight.scale.shape[1]
 
 
 def expected_bits(name: str, weight: torch.Tensor, recipe: Recipe) -> tuple[int, int] | None:
+    """Return what ``bits_of`` should return for the weight of this module."""
     if name == "token_embedding":
         return (recipe.embedding_bits, recipe.group_size) if recipe.embedding_bits < 32 else None
     scheme = recipe.vision if name.startswith("vision_encoder") else recipe.text
@@ -72,7 +80,7 @@ def test_stored_bytes_are_what_is_packed(recipe, model):
     packed = {
         name: sum(len(blob.data) for blob in pack(parameter))
         for name, parameter in quantized(model, recipe).named_parameters()
-        if name != "token_embedding.weight"  # no delegate's: ExecuTorch stores it in its own way
+        if name != "token_embedding.weight"  # not in a delegate: ExecuTorch stores it in its own way
     }
     assert stored.keys() == {*packed, "token_embedding.weight"}
     assert {name: stored[name] for name in packed} == packed
@@ -82,7 +90,7 @@ def test_stored_bytes_are_what_is_packed(recipe, model):
 
 
 def weight_error(model: LlavaModel, recipe: Recipe) -> float:
-    """Mean relative error over the text linears."""
+    """Return the mean relative error of the decoder's linears."""
     original, changed = weights(model), weights(quantized(model, recipe))
     names = [name for name in original if name.startswith("text_decoder")]
     errors = [float((changed[n].dequantize() - original[n]).norm() / original[n].norm()) for n in names]

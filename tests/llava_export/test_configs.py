@@ -1,0 +1,117 @@
+"""Finding a checkpoint and reading its configs: what they mean, and clear errors for what is not supported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from llava_export.checkpoint.checkpoint import open_checkpoint
+from llava_export.checkpoint.locate import image_statistics, locate
+from llava_export.errors import CheckpointError, ConfigError
+from llava_export.families import find_family
+
+
+@pytest.fixture
+def folder(checkpoint_of, tmp_path):
+    """The folder of a copy that a test may change."""
+    return shutil.copytree(checkpoint_of("plain"), tmp_path / "copy")
+
+
+def test_what_is_no_checkpoint_folder_is_said(tmp_path, folder):
+    for model, message in (
+        (tmp_path / "nowhere", "no folder, no hub id and no built-in model"),
+        (folder / "config.json", "is a file"),
+        (tmp_path, "no config.json"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            locate(str(model))
+
+
+def test_without_network_the_message_says_what_to_do(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def fail(*args, **kwargs):
+        raise LocalEntryNotFoundError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(
+        CheckpointError, match=r"llava-hf/llava-1.5-7b-hf cannot be downloaded.*--model FOLDER.*tiny-llava"
+    ):
+        locate("llava-hf/llava-1.5-7b-hf")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "bert"}, "model_type 'bert'; supported: llava-1.5"),
+        ({"text_config": {"model_type": "mistral"}}, "language model 'mistral'"),
+        ({"text_config": {"hidden_act": "gelu"}}, "hidden_act"),
+        ({"text_config": {"rope_parameters": {"rope_type": "yarn"}}}, "type 'yarn'"),
+        ({"text_config": {"num_key_value_heads": 3}}, "num_key_value_heads 3 does not divide"),
+        ({"text_config": {"hidden_size": 0}}, "hidden_size must be a positive integer"),
+        ({"text_config": 3}, "text_config in config.json is not an object"),
+        ({"vision_config": {"model_type": "siglip_vision_model"}}, "vision tower 'siglip_vision_model'"),
+        ({"vision_config": {"hidden_act": "mish"}}, "'mish' is not supported"),
+        ({"vision_feature_layer": -9}, "outside the vision tower's"),
+        ({"vision_feature_select_strategy": "cls"}, "'cls' is not supported; choose from default, full"),
+    ],
+)
+def test_configs_of_other_models_are_refused(change, message, folder):
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in change.items():
+        config[key] = {**config[key], **value} if isinstance(value, dict) else value
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=message):
+        open_checkpoint(str(folder))
+
+
+def test_a_config_that_is_not_json_is_refused(folder):
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config.json is not JSON"):
+        open_checkpoint(str(folder))
+
+
+def test_the_published_7b_config_gets_its_omitted_sizes():
+    published = {
+        "model_type": "llava",
+        "image_token_index": 32000,
+        "projector_hidden_act": "gelu",
+        "text_config": {
+            "max_position_embeddings": 4096,
+            "model_type": "llama",
+            "rms_norm_eps": 1e-05,
+            "vocab_size": 32064,
+        },
+        "vision_config": {
+            "hidden_size": 1024,
+            "image_size": 336,
+            "intermediate_size": 4096,
+            "model_type": "clip_vision_model",
+            "num_attention_heads": 16,
+            "num_hidden_layers": 24,
+            "patch_size": 14,
+        },
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+    }
+    config = find_family(published).parse_config(published, None)
+    text = config.text
+    assert (text.hidden_size, text.intermediate_size, text.num_hidden_layers) == (4096, 11008, 32)
+    assert (text.num_attention_heads, text.num_key_value_heads, text.head_dim) == (32, 32, 128)
+    assert (text.vocab_size, text.rope_theta, text.tie_word_embeddings) == (32064, 10000.0, False)
+    assert (config.vision.num_used_layers, config.num_image_tokens) == (23, 576)
+    assert (config.bos_id, config.eos_ids) == (1, (2,))
+
+
+def test_image_statistics_come_from_either_processor_file(tmp_path):
+    clip = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+    assert image_statistics(tmp_path) == clip
+    section = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.1]}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": section}))
+    assert image_statistics(tmp_path) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**section, "image_std": [1, 1, 0]}))
+    with pytest.raises(CheckpointError):
+        image_statistics(tmp_path)
