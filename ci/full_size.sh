@@ -35,7 +35,7 @@ if [[ ! -f $checkpoint/config.json ]]; then
     rm -rf "$checkpoint"
     measure "make the checkpoint" $python tools/make_checkpoint.py --like "$model" --out "$checkpoint" ${LAYERS:+--layers "$LAYERS"}
 fi
-export_command=($python -m llava_export.export --model "$checkpoint" --output-dir "$package" --with-artifacts)
+export_command=("$python" -m llava_export.export --model "$checkpoint" --output-dir "$package" --with-artifacts)
 "${export_command[@]}" --dry-run
 measure "export" "${export_command[@]}"
 ask=(.venv/bin/llava-run --model_path="$package/llava.pte" --image_path="$package/image.png" --prompt="What is in the image?"

@@ -1,4 +1,4 @@
-"""``runner/build.sh`` and ``runner/adb_run.sh``: what they say to wrong calls, the archive, Android with stand-ins."""
+"""``runner/build.sh`` and ``runner/deploy/adb_run.sh``: what they say to wrong calls, the archive, Android with stand-ins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # In place of the NDK's: Debian's compiler, which is as foreign to this machine, and notes of what it was told.
 TOOLCHAIN = """
-include({root}/runner/aarch64.cmake)
+include({root}/runner/deploy/aarch64.cmake)
 set(ANDROID TRUE)
 if(ANDROID_ABI)  # not where CMake only tries the compiler
   file(WRITE {notes} "${{ANDROID_ABI}} ${{ANDROID_PLATFORM}}")
@@ -107,7 +107,7 @@ def phone(tmp_path, monkeypatch) -> Path:
 
 def test_a_package_is_pushed_once_and_asked(phone, native_build, tiny_package, monkeypatch):
     monkeypatch.setenv("LLAVA_MAIN_DIR", str(native_build))
-    command = [ROOT / "runner/adb_run.sh", tiny_package.folder, "--image_path=image.png", "--prompt=What's there?"]
+    command = [ROOT / "runner/deploy/adb_run.sh", tiny_package.folder, "--image_path=image.png", "--prompt=What's there?"]
     for _ in range(2):
         subprocess.run(command, check=True)
     log = (phone / "log").read_text().splitlines()
@@ -120,7 +120,7 @@ def test_a_package_is_pushed_once_and_asked(phone, native_build, tiny_package, m
 
 def test_the_phone_can_be_timed(phone, native_build, tiny_package, monkeypatch):
     monkeypatch.setenv("LLAVA_MAIN_DIR", str(native_build))
-    subprocess.run([ROOT / "runner/adb_run.sh", tiny_package.folder, "--bench", "--depth=0,600"], check=True)
+    subprocess.run([ROOT / "runner/deploy/adb_run.sh", tiny_package.folder, "--bench", "--depth=0,600"], check=True)
     log = (phone / "log").read_text().splitlines()
     assert "push llava_bench" in log and "push llava_main" not in log
     assert log[-1].endswith("LD_LIBRARY_PATH=. ./llava_bench --model_path=llava.pte --depth=0\\,600")
@@ -131,5 +131,5 @@ def test_the_phone_can_be_timed(phone, native_build, tiny_package, monkeypatch):
 )
 def test_adb_run_says_what_is_missing(arguments, message, phone, native_build, monkeypatch):
     monkeypatch.setenv("LLAVA_MAIN_DIR", str(native_build))
-    done = subprocess.run([ROOT / "runner/adb_run.sh", *arguments], capture_output=True, text=True)
+    done = subprocess.run([ROOT / "runner/deploy/adb_run.sh", *arguments], capture_output=True, text=True)
     assert done.returncode == 2 and message in done.stderr

@@ -1,12 +1,11 @@
-#include "attention.h"
+#include "ops/attention.h"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <vector>
+
+#include "ops/online_softmax.h"
 
 // On x86-64 the loops below are compiled for three generations of processors, and the best is chosen when the program
 // starts. NEON is part of every 64-bit ARM.
@@ -15,7 +14,6 @@
 #else
 #define LLAVA_CLONES
 #endif
-#define LLAVA_INLINE inline __attribute__((always_inline))
 
 namespace llava {
 namespace {
@@ -29,38 +27,6 @@ constexpr int64_t kCacheLine = 64;    // bytes
 
 using Vector = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
 
-LLAVA_INLINE float widen(float value) {
-  return value;
-}
-
-LLAVA_INLINE float widen(BFloat16 value) {
-  return std::bit_cast<float>(uint32_t(value.bits) << 16);
-}
-
-LLAVA_INLINE void narrow(float value, float& out) {
-  out = value;
-}
-
-LLAVA_INLINE void narrow(float value, BFloat16& out) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  out.bits = uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);  // to the nearest, ties to even
-}
-
-// e^x for x <= 0, to float32's precision: 2^n by the exponent's bits, the rest by a polynomial (Cephes, expf).
-LLAVA_INLINE float exp_negative(float x) {
-  x = std::max(x, -87.0f);
-  const float n = std::floor(x * 1.44269504f + 0.5f);
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  return p * std::bit_cast<float>(uint32_t(int32_t(n) + 127) << 23);
-}
-
 // Asks for memory that will be read a little later. Processors foresee reading in order by themselves, but not beyond the
 // end of a page, and a row of keys often fills one.
 template <typename Element>
@@ -69,29 +35,6 @@ LLAVA_INLINE void fetch_ahead(const Element* row, int64_t head_dim) {
   for (int64_t at = 0; at < head_dim * int64_t(sizeof(Element)); at += kCacheLine) {
     __builtin_prefetch(bytes + at);
   }
-}
-
-// The running softmax of one query and head: the largest score so far, and the sum relative to it.
-struct Softmax {
-  float largest = -std::numeric_limits<float>::infinity();
-  float sum = 0.0f;
-};
-
-// Turns the scores of one block into weights; returns what the sum of values so far is to be multiplied with.
-LLAVA_INLINE float absorb(Softmax& softmax, float* scores, int64_t count) {
-  float largest = softmax.largest;
-  for (int64_t j = 0; j < count; ++j) {
-    largest = std::max(largest, scores[j]);
-  }
-  const float correction = softmax.sum == 0.0f ? 0.0f : exp_negative(softmax.largest - largest);
-  float sum = 0.0f;
-  for (int64_t j = 0; j < count; ++j) {
-    scores[j] = exp_negative(scores[j] - largest);
-    sum += scores[j];
-  }
-  softmax.largest = largest;
-  softmax.sum = softmax.sum * correction + sum;
-  return correction;
 }
 
 // What one query has seen of a part of the cached positions, in every head.
@@ -191,6 +134,13 @@ void merge(const std::vector<Partial>& partials, Element* out, const AttentionSh
   }
 }
 
+// Which queries a tile has: `count` of one head, from the new position `first` on.
+struct TileQueries {
+  int64_t head;
+  int64_t first;
+  int64_t count;
+};
+
 // Up to kQueries queries of one head. Keys are packed transposed, so that scores are computed a vector of positions at
 // a time and never summed across one.
 struct Tile {
@@ -210,10 +160,9 @@ LLAVA_INLINE void attend_tile_body(
     Element* out,
     const AttentionShape& shape,
     float scale,
-    int64_t head,
-    int64_t first,
-    int64_t num_queries,
+    const TileQueries& queries,
     Tile& tile) {
+  const auto [head, first, num_queries] = queries;
   const int64_t head_dim = shape.head_dim;
   const int64_t stride = shape.key_value_heads * head_dim;
   const int64_t of_head = head / (shape.heads / shape.key_value_heads) * head_dim;
@@ -303,8 +252,8 @@ LLAVA_INLINE void attend_tile_body(
   }                                                                                                                  \
   LLAVA_CLONES void attend_tile(                                                                                     \
       const Element* query, const Element* keys, const Element* values, Element* out, const AttentionShape& shape,   \
-      float scale, int64_t head, int64_t first, int64_t num_queries, Tile& tile) {                                   \
-    attend_tile_body(query, keys, values, out, shape, scale, head, first, num_queries, tile);                        \
+      float scale, const TileQueries& queries, Tile& tile) {                                                         \
+    attend_tile_body(query, keys, values, out, shape, scale, queries, tile);                                         \
   }
 LLAVA_DEFINE(float)
 LLAVA_DEFINE(BFloat16)
@@ -342,10 +291,9 @@ void attend(
     const auto tile = std::make_unique<Tile>();
     for (int64_t i = begin; i < end; ++i) {
       // Tiles innermost: late ones see more positions than early ones, and so every part gets some of both.
-      const int64_t head = i / tiles;
       const int64_t first = i % tiles * kQueries;
-      const int64_t num_queries = std::min(kQueries, shape.queries - first);
-      attend_tile(query, keys, values, out, shape, scale, head, first, num_queries, *tile);
+      const TileQueries queries{i / tiles, first, std::min(kQueries, shape.queries - first)};
+      attend_tile(query, keys, values, out, shape, scale, queries, *tile);
     }
   });
 }

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <optional>
 
-#include "attention.h"
+#include "ops/attention.h"
 
 namespace llava {
 namespace {

@@ -10,12 +10,12 @@
 #include <random>
 #include <string>
 
-#include "errors.h"
-#include "files.h"
-#include "model_card.h"
-#include "pixels.h"
-#include "program_file.h"
-#include "tokenizer.h"
+#include "base/errors.h"
+#include "base/files.h"
+#include "package/model_card.h"
+#include "image/prepare_image.h"
+#include "package/program_file.h"
+#include "text/tokenizer.h"
 
 namespace llava {
 namespace {

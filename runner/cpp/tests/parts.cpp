@@ -9,10 +9,10 @@
 #include <iterator>
 #include <sstream>
 
-#include "errors.h"
-#include "pixels.h"
-#include "prompt.h"
-#include "tokenizer.h"
+#include "base/errors.h"
+#include "image/prepare_image.h"
+#include "text/prompt.h"
+#include "text/tokenizer.h"
 
 namespace llava {
 namespace {

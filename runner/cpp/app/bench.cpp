@@ -1,0 +1,198 @@
+// llava_bench: the stages of an answer timed one by one, at lengths that are asked for; a line of JSON on stdout.
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "base/errors.h"
+#include "app/flags.h"
+#include "runtime/open_program.h"
+#include "image/prepare_image.h"
+#include "runtime/sampler.h"
+#include "runtime/timings.h"
+#ifdef LLAVA_ETDUMP
+#include "runtime/etdump.h"
+#endif
+
+namespace llava {
+namespace {
+
+constexpr const char* kUsage = R"(usage: llava_bench --model_path PATH [--image_path PATH] [option ...]
+
+Time an exported LLaVA model: load, image, prompt, and decoding with so much in the cache already. One line of JSON.
+
+  --model_path PATH          the .pte
+  --image_path PATH          JPEG, PNG or PPM, or a .pt with a uint8 [3, H, W] tensor (default: no image)
+  --prompt_tokens N          positions of the prompt, the image's among them (default: 600)
+  --decode_tokens N          tokens to decode at each depth (default: 32)
+  --depth N,N,...            positions in the cache where decoding begins (default: 0,600)
+  --cpu_threads N            threads to compute with (default: the machine's fast cores)
+  --packed_cache_path DIR    where weights packed for this processor are kept (default: beside the .pte), or off
+  --workspace_sharing HOW    memory of XNNPACK's delegates: disabled, per_model or global (default: per_model)
+  --etdump_path DIR          also trace every operator, which takes time, to DIR/METHOD.etdump
+)";
+
+struct Options {
+  ProgramOptions program;
+  std::string image_path;
+  std::string etdump_path;
+  int prompt_tokens = 600;
+  int decode_tokens = 32;
+  std::vector<int> depths = {0, 600};
+};
+
+struct Decoding {
+  int depth;
+  Stage stage;
+};
+
+std::optional<Options> parse(int argc, const char* const* argv) {
+  Options options;
+  Flags flags;
+  flags.program(options.program);
+  flags.value("--image_path", [&](auto&, auto& value) { options.image_path = value; });
+  flags.value("--etdump_path", [&](auto&, auto& value) { options.etdump_path = value; });
+  flags.value("--prompt_tokens", [&](auto& flag, auto& value) { options.prompt_tokens = whole_number(flag, value); });
+  flags.value("--decode_tokens", [&](auto& flag, auto& value) { options.decode_tokens = whole_number(flag, value); });
+  flags.value("--depth", [&](auto& flag, auto& value) {
+    options.depths.clear();
+    std::istringstream list(value);
+    for (std::string depth; std::getline(list, depth, ',');) {
+      options.depths.push_back(whole_number(flag, depth));
+    }
+  });
+  if (!flags.parse(argc, argv)) {
+    return std::nullopt;
+  }
+  if (options.program.model_path.empty()) {
+    fail_option("--model_path is missing");
+  }
+  if (options.decode_tokens < 1) {
+    fail_option("--decode_tokens must be 1 or more");
+  }
+  return options;
+}
+
+void check_room(const Options& options, const ModelCard& card) {
+  const int least = options.image_path.empty() ? 1 : card.num_image_tokens + 1;
+  const std::string context = std::to_string(card.max_context_len);
+  if (options.prompt_tokens < least || options.prompt_tokens > card.max_context_len) {
+    throw PromptError(
+        "prompt_tokens " + std::to_string(options.prompt_tokens) + ": it must be from " + std::to_string(least) +
+        " to the context, " + context);
+  }
+  for (const int depth : options.depths) {
+    if (depth < 0 || depth > card.max_context_len - options.decode_tokens) {
+      throw PromptError(
+          "depth " + std::to_string(depth) + " and " + std::to_string(options.decode_tokens) +
+          " decoded tokens do not fit into the context of " + context);
+    }
+  }
+}
+
+// Any tokens: none of what is timed depends on which.
+std::vector<int32_t> some_ids(int count, const ModelCard& card) {
+  std::vector<int32_t> ids;
+  for (int i = 0; i < count; ++i) {
+    ids.push_back(int32_t((int64_t(i) * 7919 + card.bos_id) % card.tokenizer_vocab_size));
+  }
+  return ids;
+}
+
+// KiB of this process in a class of memory that the system tells apart.
+long status_kib(const std::string& name) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with(name + ":")) {
+      return std::stol(line.substr(name.size() + 1));
+    }
+  }
+  return 0;
+}
+
+void print(const Stage& load, const Stage& image, const Stage& prompt, const std::vector<Decoding>& decodings) {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);  // ru_maxrss is in KiB on Linux
+  std::printf("{\"load_ms\": %.3f, \"image_ms\": %.3f, \"prompt_tokens\": %d, \"prompt_ms\": %.3f, \"decode\": [",
+              load.ms, image.ms, prompt.count, prompt.ms);
+  for (const Decoding& decoding : decodings) {
+    std::printf("%s{\"depth\": %d, \"tokens\": %d, \"ms\": %.3f}", &decoding == &decodings.front() ? "" : ", ",
+                decoding.depth, decoding.stage.count, decoding.stage.ms);
+  }
+  std::printf("], \"peak_bytes\": %lld, \"anonymous_bytes\": %lld}\n", 1024LL * usage.ru_maxrss,
+              1024LL * status_kib("RssAnon"));
+}
+
+void run(Options options) {
+#ifdef LLAVA_ETDUMP
+  EtDump trace;
+  if (!options.etdump_path.empty()) {
+    options.program.load.trace = &trace;
+  }
+#else
+  if (!options.etdump_path.empty()) {
+    throw UserError("etdump_path: the ExecuTorch that this was built against has no event tracer");
+  }
+#endif
+  Stage load;
+  Program program = load.measure(0, [&] { return open_program(options.program); });
+  const ModelCard& card = program.card();
+  check_room(options, card);
+  Sampler greedy(0, 1, std::nullopt);
+
+  Stage image;
+  Rows features;
+  if (!options.image_path.empty()) {
+    features = image.measure(0, [&] {
+      return program.encode_image(prepare_image(options.image_path, card, card.image_aspect_ratio));
+    });
+  }
+  Stage prompt;
+  const int num_text_tokens = options.prompt_tokens - int(features.size() / size_t(card.hidden_size));
+  int32_t next = prompt.measure(options.prompt_tokens, [&] {
+    Rows rows = program.embed(some_ids(num_text_tokens, card));
+    rows.insert(rows.begin() + card.hidden_size, features.begin(), features.end());  // behind the first token
+    return greedy.sample(program.decode(rows, 0));
+  });
+
+  int depth_in_cache = options.prompt_tokens;
+  std::vector<Decoding> decodings;
+  for (const int depth : options.depths) {
+    if (depth > depth_in_cache) {
+      program.decode(program.embed(some_ids(depth, card)), 0);
+    }
+    depth_in_cache = std::max(depth, depth_in_cache);
+    Stage stage;
+    for (int i = 0; i < options.decode_tokens; ++i) {
+      next = stage.measure(1, [&] {
+        return greedy.sample(program.decode(program.embed(std::span(&next, 1)), depth + i));
+      });
+    }
+    decodings.push_back({depth, stage});
+  }
+  print(load, image, prompt, decodings);
+#ifdef LLAVA_ETDUMP
+  if (!options.etdump_path.empty()) {
+    trace.write(options.etdump_path);
+  }
+#endif
+}
+
+}  // namespace
+}  // namespace llava
+
+int main(int argc, char** argv) {
+  return llava::exit_cleanly([&] {
+    if (const auto options = llava::parse(argc, argv)) {
+      llava::run(*options);
+    } else {
+      std::fputs(llava::kUsage, stdout);
+    }
+  });
+}

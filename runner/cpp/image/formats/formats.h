@@ -1,0 +1,33 @@
+// The file formats of pictures, and what they share.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "image/resize.h"
+
+namespace llava {
+
+// Each turns a file's content to a picture; `path` is for the message of the ImageError it throws.
+Picture read_jpeg(const std::string& path, std::string_view content);
+Picture read_png(const std::string& path, std::string_view content);
+Picture read_ppm(const std::string& path, std::string_view content);
+
+constexpr int64_t kMaxPixels = int64_t(1024) * 1024 * 1024 / 4 / 3;  // Pillow's MAX_IMAGE_PIXELS
+
+// Throws ImageError.
+[[noreturn]] void fail_to_read(const std::string& path, const std::string& why);
+
+// Throws ImageError for no pixels and too many.
+void check_size(const std::string& path, int64_t width, int64_t height);
+
+// Turned and mirrored as a camera says (EXIF 2.3, tag 0x0112); 1 is upright.
+using Orientation = int;
+
+// The orientation in a TIFF structure, as EXIF data is one; 1 where it says nothing.
+Orientation orientation_in(std::string_view tiff);
+
+Picture upright(Picture picture, Orientation orientation);
+
+}  // namespace llava

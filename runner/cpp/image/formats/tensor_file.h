@@ -1,0 +1,13 @@
+// Reads image.pt: a uint8 [3, H, W] tensor that torch.save has written.
+#pragma once
+
+#include <string>
+
+#include "image/prepare_image.h"
+
+namespace llava {
+
+// Throws ImageError for files that are missing, damaged, or hold anything else.
+Pixels read_tensor_file(const std::string& path);
+
+}  // namespace llava

@@ -1,0 +1,44 @@
+#include "runtime/timings.h"
+
+#include <sys/resource.h>
+
+#include <cstdio>
+
+namespace llava {
+namespace {
+
+template <typename... Values>
+std::string formatted(const char* format, Values... values) {
+  char buffer[256];
+  std::snprintf(buffer, sizeof(buffer), format, values...);
+  return buffer;
+}
+
+std::string line(const char* label, double value, const char* unit) {
+  return formatted("llava_print_timings: %16s = %10.2f %s", label, value, unit);
+}
+
+std::string rate(const Stage& stage, const char* noun) {
+  return formatted(
+      " / %5d %-6s (%8.2f ms per token, %8.2f tokens per second)",
+      stage.count,
+      noun,
+      stage.count ? stage.ms / stage.count : 0.0,
+      stage.ms > 0 ? 1000 * stage.count / stage.ms : 0.0);
+}
+
+}  // namespace
+
+std::string Timings::report() const {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);  // ru_maxrss is in KiB on Linux
+  return line("load time", load.ms, "ms") + "\n" +
+      line("image eval time", image.ms, "ms") + rate(image, "tokens") + "\n" +
+      line("sample time", sample.ms, "ms") + rate(sample, "runs") + "\n" +
+      line("prompt eval time", prompt.ms, "ms") + rate(prompt, "tokens") + "\n" +
+      line("eval time", eval.ms, "ms") + rate(eval, "runs") + "\n" +
+      line("total time", load.ms + image.ms + sample.ms + prompt.ms + eval.ms, "ms") + "\n" +
+      line("peak memory", usage.ru_maxrss / 1024.0, "MiB") + "\n";
+}
+
+}  // namespace llava
