@@ -2,8 +2,8 @@
 # Copies a package and the Android runner to a phone, and asks there.
 #
 #   runner/deploy/adb_run.sh PACKAGE [--bench] [llava_main's options, or llava_bench's ...]
-#   runner/deploy/adb_run.sh demo --image_path=image.png --prompt="What is in the image?" --temperature=0
-#   runner/deploy/adb_run.sh demo --bench --image_path=image.png --depth=0,600
+#   runner/deploy/adb_run.sh demo --image=image.png --prompt="What is in the image?" --temperature=0
+#   runner/deploy/adb_run.sh demo --bench --image=image.png --depth=0,600
 #
 # PACKAGE is the folder that an export with --with-artifacts made. Files that are on the phone already, of the same size,
 # are not copied again. Paths in the options are the phone's; those of files in the package need no folder.
@@ -39,4 +39,4 @@ for file in "$runner/$program" "$runner"/*.so; do
     [[ ! -f $file ]] || adb push "$file" "$folder/" > /dev/null # small, and of one size after many a change
 done
 printf -v options ' %q' "$@"
-adb shell "cd $folder && chmod +x $program && LD_LIBRARY_PATH=. ./$program --model_path=$(basename "${programs[0]}")$options"
+adb shell "cd $folder && chmod +x $program && LD_LIBRARY_PATH=. ./$program --model-path=$(basename "${programs[0]}")$options"

@@ -32,6 +32,11 @@ wheel=$($python -c 'import executorch; print(next(iter(executorch.__path__)))' 2
 version=$($python -c 'import importlib.metadata as m; print(m.version("executorch"))')
 cmake=$($python -c 'import cmake, os; print(os.path.join(cmake.CMAKE_BIN_DIR, "cmake"))' 2> /dev/null) || cmake=cmake
 need "$cmake" "pip install cmake"
+need_header() { # need_header HEADER DEBIAN-PACKAGE
+    [[ -f /usr/include/$1 || -f /usr/local/include/$1 ]] || fail "$1 is missing: apt-get install $2"
+}
+need_header nlohmann/json.hpp nlohmann-json3-dev
+need_header CLI/CLI.hpp libcli11-dev
 mkdir -p "$out"
 
 fetch_sdk() { # the wheel of the same version for another processor; only its SDK is unpacked
@@ -52,7 +57,10 @@ PYTHON
 }
 
 libraries=(libexecutorch.so libexecutorch_{backend_xnnpack,etdump,kernels_optimized,kernels_quantized,threadpool}.so)
-configure=(-DLLAVA_EXECUTORCH_VERSION="$version")
+pyproject=runner/pyproject.toml
+[[ -f $pyproject ]] || pyproject=pyproject.toml
+own_version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$pyproject")
+configure=(-DLLAVA_EXECUTORCH_VERSION="$version" -DLLAVA_VERSION="${own_version:-unknown}")
 case $target in
     native)
         need g++ "apt-get install g++"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import cmake
@@ -16,6 +18,7 @@ from llava_runner.image import prepare_image
 from llava_runner.tokenizer import TextStream, Tokenizer
 from tests.integration.parity import assert_same_answers
 
+ROOT = Path(__file__).parents[2]
 CTEST = Path(cmake.CMAKE_BIN_DIR) / "ctest"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 ALPHABET = (
@@ -127,49 +130,109 @@ def test_both_runners_give_the_same_answers(llava_main, tiny_package, tmp_path):
     assert_same_answers([llava_main], tiny_package.program, scenes=50, folder=tmp_path)
 
 
+def ask(llava_main: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([llava_main, *flags], capture_output=True, text=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"--model_path": "nowhere.pte"}, "nowhere.pte does not exist"),
-        ({"--model_path": "{folder}/tokenizer.bin"}, "is not an ExecuTorch program"),
-        ({"--tokenizer_path": "{folder}/llava.pte"}, "is not a tokenizer that can be read"),
-        ({"--image_path": "nowhere.png"}, "nowhere.png does not exist"),
-        ({"--image_path": "{folder}/tokenizer.bin"}, "neither JPEG nor PNG"),
+        ({"--model-path": "nowhere.pte"}, "nowhere.pte does not exist"),
+        ({"--model-path": "{folder}/tokenizer.bin"}, "is not an ExecuTorch program"),
+        ({"--tokenizer-path": "{folder}/llava.pte"}, "is not a tokenizer that can be read"),
+        ({"--image": "nowhere.png"}, "nowhere.png does not exist"),
+        ({"--image": "{folder}/tokenizer.bin"}, "neither JPEG nor PNG"),
         ({"--prompt": ""}, "--prompt is missing"),
         ({"--prompt": " "}, "the prompt is empty"),
         ({"--prompt": "<image> <image>"}, "more than once"),
+        ({"--prompt": "", "--interactive": "false"}, "--prompt is missing"),
+        ({"--interactive": "perhaps"}, "--interactive = perhaps"),
         ({"--temperature": "-1"}, "temperature -1"),
-        ({"--temperature": "warm"}, "is not a number"),
-        ({"--top_p": "0"}, "top_p 0"),
-        ({"--seq_len": "10"}, "the limit is 10"),
-        ({"--seq_len": "100000"}, "it must be from 1 to the context"),
-        ({"--max_new_tokens": "0"}, "must be at least 1"),
+        ({"--temperature": "warm"}, "--temperature 'warm' is not a number"),
+        ({"--top-p": "0"}, "top_p 0"),
+        ({"--seq-len": "10"}, "the limit is 10"),
+        ({"--seq-len": "100000"}, "it must be from 1 to the context"),
+        ({"--seq-len": "99999999999"}, "--seq-len 99999999999 is out of range"),
+        ({"--max-new-tokens": "0"}, "must be at least 1"),
+        ({"--seed": "-1"}, "--seed -1: it must be from 0"),
+        ({"--threads": "-1"}, "--threads -1: it must be 1 or more"),
         ({"--nothing": "1"}, "there is no option --nothing"),
-        ({"--workspace_sharing": "some"}, "choose from disabled, per_model, global"),
-        ({"--image_aspect_ratio": "stretch"}, "choose from pad, crop"),
+        ({"--temp": "1"}, "there is no option --temp"),
+        ({"--workspace-sharing": "some"}, "choose from disabled, per_model, global"),
+        ({"--image-aspect-ratio": "stretch"}, "choose from pad, crop"),
     ],
     ids=str,
 )
 def test_mistakes_are_one_line(changes, message, llava_main, tiny_package):
     flags = {
-        "--model_path": "{folder}/llava.pte",
-        "--image_path": "{folder}/image.png",
+        "--model-path": "{folder}/llava.pte",
+        "--image": "{folder}/image.png",
         "--prompt": "What is in the image?",
-        "--packed_cache_path": "off",
+        "--packed-cache-path": "off",
         **changes,
     }
-    command = [f"{flag}={value.format(folder=tiny_package.folder)}" for flag, value in flags.items()]
-    done = subprocess.run([llava_main, *command], capture_output=True, text=True)
+    done = ask(llava_main, *(f"{flag}={value.format(folder=tiny_package.folder)}" for flag, value in flags.items()))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert message in done.stderr and done.stdout == ""
 
 
+def test_a_flag_without_its_value_is_named(llava_main):
+    done = ask(llava_main, "--model-path=llava.pte", "--prompt")
+    assert (done.returncode, done.stderr) == (2, "error: --prompt needs a value; --help lists the options\n")
+
+
+def test_every_spelling_of_a_flag_is_accepted(llava_main, tiny_package):
+    folder = tiny_package.folder
+    published = ask(
+        llava_main,
+        f"--model_path={folder}/llava.pte",
+        f"--tokenizer_path={folder}/tokenizer.bin",
+        f"--image_path={folder}/image.pt",
+        "--prompt=ASSISTANT:",
+        "--seq_len=768",
+        "--temperature=0",
+    )
+    assert published.returncode == 0 and published.stdout.strip(), published.stderr
+    files = ["--model-path", f"{folder}/llava.pte", "--image", f"{folder}/image.pt", "--threads", "2"]
+    # A repeated flag has its last value, and a value may look like a flag.
+    for flags in (
+        ["--prompt", "--max_new_tokens", "--prompt", "ASSISTANT:"],
+        ["--cpu_threads=1", "--prompt=ASSISTANT:"],
+    ):
+        assert ask(llava_main, *files, *flags).stdout == published.stdout
+    assert "there is no option --image_pat" in ask(llava_main, "--image_pat=x").stderr
+
+
+@pytest.mark.parametrize("program", ["llava_main", "llava_bench"])
+def test_help_fits_a_terminal_and_names_every_flag(program, native_build):
+    done = ask(native_build / program, "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout == ask(native_build / program, "-h").stdout
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"usage: {program} --model-path PATH") and max(map(len, lines)) <= 80
+    flags = {line.split()[0] for line in lines if line.startswith("  --")}
+    common = {"--model-path", "--image", "--threads", "--packed-cache-path", "--workspace-sharing", "--version"}
+    own = {
+        "llava_main": "--tokenizer-path --prompt --interactive --seq-len --max-new-tokens --temperature --top-p --seed "
+        "--image-aspect-ratio",
+        "llava_bench": "--prompt-tokens --decode-tokens --depth --etdump-path",
+    }
+    assert flags == common | set(own[program].split())
+
+
+@pytest.mark.parametrize("program", ["llava_main", "llava_bench"])
+def test_the_version_is_the_projects_and_executorchs(program, native_build):
+    pyproject = next(path for path in (ROOT / "runner/pyproject.toml", ROOT / "pyproject.toml") if path.exists())
+    (own,) = re.findall(r'^version = "(.*)"$', pyproject.read_text(), re.MULTILINE)
+    done = ask(native_build / program, "--version")
+    assert (done.returncode, done.stdout) == (0, f"{program} {own} (ExecuTorch {version('executorch')})\n")
+
+
 @pytest.mark.parametrize(
-    "flag", ["--workspace_sharing=disabled", "--workspace_sharing=global", "--cpu_threads=1", "--cpu_threads=3"]
+    "flag", ["--workspace-sharing=disabled", "--workspace-sharing=global", "--threads=1", "--threads=3"]
 )
 def test_the_answer_does_not_depend_on_how_it_is_computed(flag, llava_main, tiny_package):
-    flags = [f"--model_path={tiny_package.program}", f"--image_path={tiny_package.folder}/image.png", "--prompt=What?"]
-    plain = subprocess.run([llava_main, *flags], capture_output=True, text=True)
-    other = subprocess.run([llava_main, *flags, flag], capture_output=True, text=True)
+    flags = [f"--model-path={tiny_package.program}", f"--image={tiny_package.folder}/image.png", "--prompt=What?"]
+    plain, other = ask(llava_main, *flags), ask(llava_main, *flags, flag)
     assert (other.returncode, other.stdout) == (0, plain.stdout) and plain.stdout.strip()

@@ -85,10 +85,10 @@ def test_the_archive_runs_where_it_is_unpacked(native_build, tiny_package, tmp_p
         assert not any(library in line for library in ("libjpeg", "libpng", "libtorch"))
     paths = subprocess.run(["readelf", "-d", program], capture_output=True, text=True, check=True).stdout
     assert "[$ORIGIN:" in paths and "site-packages" not in paths
-    flags = [f"--model_path={tiny_package.program}", f"--image_path={tiny_package.folder}/image.png", "--prompt=What?"]
+    flags = [f"--model-path={tiny_package.program}", f"--image={tiny_package.folder}/image.png", "--prompt=What?"]
     done = subprocess.run([program, *flags], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip()
-    bench = [tmp_path / "llava_bench", flags[0], "--prompt_tokens=10", "--decode_tokens=2", "--depth=5"]
+    bench = [tmp_path / "llava_bench", flags[0], "--prompt-tokens=10", "--decode-tokens=2", "--depth=5"]
     timed = json.loads(subprocess.run(bench, capture_output=True, text=True, check=True).stdout)
     assert timed["prompt_tokens"] == 10 and timed["prompt_ms"] > 0
 
@@ -107,14 +107,14 @@ def phone(tmp_path, monkeypatch) -> Path:
 
 def test_a_package_is_pushed_once_and_asked(phone, native_build, tiny_package, monkeypatch):
     monkeypatch.setenv("LLAVA_MAIN_DIR", str(native_build))
-    command = [ROOT / "runner/deploy/adb_run.sh", tiny_package.folder, "--image_path=image.png", "--prompt=What's there?"]
+    command = [ROOT / "runner/deploy/adb_run.sh", tiny_package.folder, "--image=image.png", "--prompt=What's there?"]
     for _ in range(2):
         subprocess.run(command, check=True)
     log = (phone / "log").read_text().splitlines()
     assert log.count("push llava.pte") == 1 and log.count("push llava_main") == 2
     assert (phone / "tokenizer.bin").exists() and (phone / "libexecutorch.so").exists()
     assert log[-1].endswith(
-        r"LD_LIBRARY_PATH=. ./llava_main --model_path=llava.pte --image_path=image.png --prompt=What\'s\ there\?"
+        r"LD_LIBRARY_PATH=. ./llava_main --model-path=llava.pte --image=image.png --prompt=What\'s\ there\?"
     )
 
 
@@ -123,7 +123,7 @@ def test_the_phone_can_be_timed(phone, native_build, tiny_package, monkeypatch):
     subprocess.run([ROOT / "runner/deploy/adb_run.sh", tiny_package.folder, "--bench", "--depth=0,600"], check=True)
     log = (phone / "log").read_text().splitlines()
     assert "push llava_bench" in log and "push llava_main" not in log
-    assert log[-1].endswith("LD_LIBRARY_PATH=. ./llava_bench --model_path=llava.pte --depth=0\\,600")
+    assert log[-1].endswith("LD_LIBRARY_PATH=. ./llava_bench --model-path=llava.pte --depth=0\\,600")
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "app/command_line.h"
 #include "base/errors.h"
-#include "app/flags.h"
 #include "runtime/open_program.h"
 #include "image/prepare_image.h"
 #include "runtime/sampler.h"
@@ -23,19 +23,11 @@
 namespace llava {
 namespace {
 
-constexpr const char* kUsage = R"(usage: llava_bench --model_path PATH [--image_path PATH] [option ...]
+constexpr const char* kFooter = R"(Underscores may stand for hyphens, as in --model_path. --image-path is another
+name of --image, and --cpu-threads of --threads.
 
-Time an exported LLaVA model: load, image, prompt, and decoding with so much in the cache already. One line of JSON.
-
-  --model_path PATH          the .pte
-  --image_path PATH          JPEG, PNG or PPM, or a .pt with a uint8 [3, H, W] tensor (default: no image)
-  --prompt_tokens N          positions of the prompt, the image's among them (default: 600)
-  --decode_tokens N          tokens to decode at each depth (default: 32)
-  --depth N,N,...            positions in the cache where decoding begins (default: 0,600)
-  --cpu_threads N            threads to compute with (default: the machine's fast cores)
-  --packed_cache_path DIR    where weights packed for this processor are kept (default: beside the .pte), or off
-  --workspace_sharing HOW    memory of XNNPACK's delegates: disabled, per_model or global (default: per_model)
-  --etdump_path DIR          also trace every operator, which takes time, to DIR/METHOD.etdump
+Example:
+  llava_bench --model-path=llava.pte --image=photo.jpg --depth=0,600
 )";
 
 struct Options {
@@ -54,27 +46,37 @@ struct Decoding {
 
 std::optional<Options> parse(int argc, const char* const* argv) {
   Options options;
-  Flags flags;
-  flags.program(options.program);
-  flags.value("--image_path", [&](auto&, auto& value) { options.image_path = value; });
-  flags.value("--etdump_path", [&](auto&, auto& value) { options.etdump_path = value; });
-  flags.value("--prompt_tokens", [&](auto& flag, auto& value) { options.prompt_tokens = whole_number(flag, value); });
-  flags.value("--decode_tokens", [&](auto& flag, auto& value) { options.decode_tokens = whole_number(flag, value); });
-  flags.value("--depth", [&](auto& flag, auto& value) {
+  CommandLine line(
+      "llava_bench", "--model-path PATH [--image PATH] [option ...]",
+      "Time an exported LLaVA model: load, image, prompt, and decoding with so much in the cache already. The result is "
+      "one line of JSON, times in milliseconds.",
+      kFooter);
+  line.heading("Work");
+  line.model_and_image(options.program.model_path, options.image_path);
+  line.value("--prompt-tokens", "N", "positions of the prompt, the image's among them (default: 600)",
+             [&](auto& flag, auto& value) { options.prompt_tokens = whole_number(flag, value); });
+  line.value("--decode-tokens", "N", "tokens to decode at each depth (default: 32)",
+             [&](auto& flag, auto& value) { options.decode_tokens = whole_number(flag, value); });
+  line.value("--depth", "N,N,...", "positions in the cache where decoding begins (default: 0,600)",
+             [&](auto& flag, auto& value) {
     options.depths.clear();
     std::istringstream list(value);
     for (std::string depth; std::getline(list, depth, ',');) {
       options.depths.push_back(whole_number(flag, depth));
     }
   });
-  if (!flags.parse(argc, argv)) {
+  line.heading("Computation");
+  line.computation(options.program);
+  line.value("--etdump-path", "DIR", "also trace every operator, which takes time, to DIR/METHOD.etdump",
+             options.etdump_path);
+  if (!line.parse(argc, argv)) {
     return std::nullopt;
   }
   if (options.program.model_path.empty()) {
-    fail_option("--model_path is missing");
+    fail_option("--model-path is missing");
   }
   if (options.decode_tokens < 1) {
-    fail_option("--decode_tokens must be 1 or more");
+    fail_option("--decode-tokens must be 1 or more");
   }
   return options;
 }
@@ -137,7 +139,7 @@ void run(Options options) {
   }
 #else
   if (!options.etdump_path.empty()) {
-    throw UserError("etdump_path: the ExecuTorch that this was built against has no event tracer");
+    throw UserError("--etdump-path: the ExecuTorch that this was built against has no event tracer");
   }
 #endif
   Stage load;
@@ -191,8 +193,6 @@ int main(int argc, char** argv) {
   return llava::exit_cleanly([&] {
     if (const auto options = llava::parse(argc, argv)) {
       llava::run(*options);
-    } else {
-      std::fputs(llava::kUsage, stdout);
     }
   });
 }

@@ -65,11 +65,8 @@ void run(const Options& options) {
 
 int main(int argc, char** argv) {
   return llava::exit_cleanly([&] {
-    const llava::Options options = llava::parse_options(argc, argv);
-    if (options.help) {
-      std::fputs(llava::usage(), stdout);
-      return;
+    if (const auto options = llava::parse_options(argc, argv)) {
+      llava::run(*options);
     }
-    llava::run(options);
   });
 }

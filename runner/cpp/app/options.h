@@ -21,12 +21,10 @@ struct Options {
   double top_p = 1;
   std::optional<uint64_t> seed;
   bool interactive = false;
-  bool help = false;
 };
 
-// Throws UserError for flags that do not exist, lack their value, or have one of the wrong kind.
-Options parse_options(int argc, const char* const* argv);
-
-const char* usage();
+// Returns nullopt where --help or --version was asked for and is printed. Throws UserError for flags that do not exist,
+// lack their value, or have one of the wrong kind.
+std::optional<Options> parse_options(int argc, const char* const* argv);
 
 }  // namespace llava
