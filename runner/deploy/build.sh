@@ -37,6 +37,7 @@ need_header() { # need_header HEADER DEBIAN-PACKAGE
 }
 need_header nlohmann/json.hpp nlohmann-json3-dev
 need_header CLI/CLI.hpp libcli11-dev
+need_header xxhash.h libxxhash-dev
 mkdir -p "$out"
 
 fetch_sdk() { # the wheel of the same version for another processor; only its SDK is unpacked

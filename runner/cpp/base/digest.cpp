@@ -1,30 +1,23 @@
+// XXH3 over memory and, by several threads, over files.
 #include "base/digest.h"
 
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <bit>
 #include <cstdio>
-#include <cstring>
 #include <thread>
 #include <vector>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 namespace llava {
 namespace {
 
-constexpr uint64_t kPrime = 0x9E3779B185EBCA87;
-constexpr size_t kLanes = 8;
-constexpr size_t kBlock = kLanes * sizeof(uint64_t);
 constexpr uint64_t kPart = 8 << 20;  // bytes that a thread reads at a time
 constexpr unsigned kThreads = 4;     // enough for any disk
-
-uint64_t mix(uint64_t state, uint64_t word) {
-  // For a given state one to one, and for a given word too.
-  return std::rotl(state ^ word, 29) * kPrime;
-}
 
 bool read_whole(int file, uint8_t* to, uint64_t size, uint64_t offset) {
   while (size > 0) {
@@ -41,31 +34,21 @@ bool read_whole(int file, uint8_t* to, uint64_t size, uint64_t offset) {
 
 }  // namespace
 
-uint64_t digest(std::span<const uint8_t> bytes, uint64_t seed) {
-  std::array<uint64_t, kLanes> lanes;
-  lanes.fill(seed);
-  std::array<uint64_t, kLanes> words;
-  for (; bytes.size() >= kBlock; bytes = bytes.subspan(kBlock)) {
-    std::memcpy(words.data(), bytes.data(), kBlock);
-    for (size_t i = 0; i < kLanes; ++i) {
-      lanes[i] = mix(lanes[i], words[i]);
-    }
-  }
-  words.fill(bytes.size());  // so that zeros at the end count
-  std::memcpy(words.data(), bytes.data(), bytes.size());
-  uint64_t state = seed;
-  for (size_t i = 0; i < kLanes; ++i) {
-    state = mix(state, mix(lanes[i], words[i]));
-  }
-  return mix(state, bytes.size());
+Digest digest(std::span<const uint8_t> bytes) {
+  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
+  return {hash.high64, hash.low64};
 }
 
-uint64_t digest_of_file(const std::string& path, uint64_t size) {
+Digest digest(std::span<const Digest> parts) {
+  return digest({reinterpret_cast<const uint8_t*>(parts.data()), parts.size_bytes()});
+}
+
+std::optional<Digest> digest_of_file(const std::string& path, uint64_t size) {
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) {
-    return 0;
+    return std::nullopt;
   }
-  std::vector<uint64_t> parts((size + kPart - 1) / kPart);
+  std::vector<Digest> parts((size + kPart - 1) / kPart);
   std::atomic<size_t> next = 0;
   std::atomic<bool> whole = true;
   const auto work = [&] {
@@ -76,7 +59,7 @@ uint64_t digest_of_file(const std::string& path, uint64_t size) {
         whole = false;
         return;
       }
-      parts[i] = digest({bytes.data(), count}, i + 1);
+      parts[i] = digest({bytes.data(), count});
     }
   };
   std::vector<std::thread> threads;
@@ -88,12 +71,17 @@ uint64_t digest_of_file(const std::string& path, uint64_t size) {
     thread.join();
   }
   close(file);
-  return whole ? digest({reinterpret_cast<const uint8_t*>(parts.data()), parts.size() * sizeof(uint64_t)}) : 0;
+  return whole ? std::optional(digest(parts)) : std::nullopt;
 }
 
-std::string hexadecimal(uint64_t value) {
-  char text[17];
-  std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(value));
+std::string hexadecimal(const Digest& digest) {
+  char text[33];
+  std::snprintf(
+      text,
+      sizeof(text),
+      "%016llx%016llx",
+      static_cast<unsigned long long>(digest.high),
+      static_cast<unsigned long long>(digest.low));
   return text;
 }
 

@@ -26,10 +26,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A file's name: STEM.PROGRAM-MACHINE-CONTENT.packed, the last three digests. Whatever is not what its name says is
-// not used: torn, truncated or altered files have another content.
+// A file's name: STEM.PROGRAM-MACHINE-CONTENT.packed, the last three digests. A file is only used if its content is what
+// its name says: torn, truncated and altered files have another content.
 constexpr const char* kSuffix = ".packed";
 constexpr const char* kUnfinished = ".packing";
+constexpr size_t kKeyDigits = 16;     // of the digests of program and machine: enough to tell a few apart
 constexpr size_t kPathAtMost = 255;  // bytes; ExecuTorch cuts a longer one short, and it would name another file
 
 void note(const std::string& message) {
@@ -52,7 +53,7 @@ std::vector<fs::path> files_in(const std::string& folder) {
 }
 
 // What packing depends on beside the program: the processor's features and XNNPACK's build.
-uint64_t digest_of_machine() {
+std::string key_of_machine() {
   utsname system{};
   uname(&system);
   std::string features = std::string(LLAVA_EXECUTORCH_VERSION) + system.machine;
@@ -62,7 +63,7 @@ uint64_t digest_of_machine() {
       features += line;  // of every core, since they may differ
     }
   }
-  return digest({reinterpret_cast<const uint8_t*>(features.data()), features.size()});
+  return hexadecimal(digest(bytes_of(features))).substr(0, kKeyDigits);
 }
 
 // Runs `work` in a process of its own, and `meanwhile` in this one; whether the other came to its end.
@@ -119,9 +120,9 @@ PackedCache::PackedCache(
   }
   while (flock(lock_, LOCK_EX) != 0 && errno == EINTR) {
   }
-  const std::string program_key = hexadecimal(digest_of_structure(program_path));
-  const std::string key = program_key + "-" + hexadecimal(digest_of_machine());
-  if ((folder_ + "/" + stem_ + "." + key + "-" + hexadecimal(0) + kSuffix).size() > kPathAtMost) {
+  const std::string program_key = hexadecimal(digest_of_structure(program_path)).substr(0, kKeyDigits);
+  const std::string key = program_key + "-" + key_of_machine();
+  if ((folder_ + "/" + stem_ + "." + key + "-" + hexadecimal({}) + kSuffix).size() > kPathAtMost) {
     note("packed weights are not kept: the path of their file in " + folder_ + " would be too long");
     return;
   }
@@ -152,8 +153,8 @@ std::string PackedCache::find(const std::string& key) const {
     if (!name.starts_with(begin) || !name.ends_with(kSuffix)) {
       continue;
     }
-    const std::string content = hexadecimal(digest_of_file(path.string(), size_of(path)));
-    if (name == begin + content + kSuffix) {
+    const auto content = digest_of_file(path.string(), size_of(path));
+    if (content && name == begin + hexadecimal(*content) + kSuffix) {
       return path.string();
     }
     note(path.string() + " is damaged: it is made anew");
@@ -187,9 +188,8 @@ std::string PackedCache::make(
     throw;
   }
   packed = packed && size_of(unfinished) > 0 && is_written(unfinished);
-  const uint64_t content = packed ? digest_of_file(unfinished, size_of(unfinished)) : 0;
-  const std::string path = folder_ + "/" + stem_ + "." + key + "-" + hexadecimal(content) + kSuffix;
-  if (content != 0) {
+  if (const auto content = packed ? digest_of_file(unfinished, size_of(unfinished)) : std::nullopt) {
+    const std::string path = folder_ + "/" + stem_ + "." + key + "-" + hexadecimal(*content) + kSuffix;
     // Anyone may read it, and nobody write: ExecuTorch would add to it what it misses.
     fs::permissions(unfinished, fs::perms::owner_read | fs::perms::group_read | fs::perms::others_read, error);
     fs::rename(unfinished, path, error);

@@ -9,7 +9,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "base/digest.h"
 #include "base/errors.h"
 #include "base/files.h"
 #include "base/sha256.h"
@@ -100,7 +99,7 @@ void check_program_file(const std::string& path) {
   read_head(path, file);
 }
 
-uint64_t digest_of_structure(const std::string& path) {
+Digest digest_of_structure(const std::string& path) {
   std::ifstream file;
   const Head head = read_head(path, file);
   if (head.program_size > kProgramAtMost) {
@@ -114,11 +113,8 @@ uint64_t digest_of_structure(const std::string& path) {
     }
     return bytes;
   };
-  const auto add = [](uint64_t sum, const std::string& bytes) {
-    return digest({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, sum);
-  };
   const std::string program = read(0, head.program_size);
-  uint64_t sum = add(0, program);
+  std::vector<Digest> parts = {digest(bytes_of(program))};
   const Flatbuffer flatbuffer(path, program);
   const uint64_t list = flatbuffer.field(flatbuffer.follow(0), kSegmentsField);
   const uint64_t segments = list ? flatbuffer.follow(list) : 0;
@@ -134,10 +130,10 @@ uint64_t digest_of_structure(const std::string& path) {
       fail(path);
     }
     if (size < kDataFrom) {
-      sum = add(sum, read(head.segment_offset + offset, size));
+      parts.push_back(digest(bytes_of(read(head.segment_offset + offset, size))));
     }
   }
-  return sum;
+  return digest(parts);
 }
 
 void check_against_manifest(const std::string& path) {

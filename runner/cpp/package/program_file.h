@@ -1,8 +1,9 @@
 // A .pte as a file: what can be known of it before ExecuTorch maps and trusts it.
 #pragma once
 
-#include <cstdint>
 #include <string>
+
+#include "base/digest.h"
 
 namespace llava {
 
@@ -12,7 +13,7 @@ void check_program_file(const std::string& path);
 
 // A digest of all that ExecuTorch interprets, which is everything but large data. That is named by the SHA-256 of its
 // bytes, where it is weights that XNNPACK packs. Throws PackageError for damaged files.
-uint64_t digest_of_structure(const std::string& path);
+Digest digest_of_structure(const std::string& path);
 
 // Compares the file with the SHA-256 in the manifest beside it, if there is one. Throws PackageError.
 void check_against_manifest(const std::string& path);
