@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import subprocess
@@ -13,8 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from llava_runner.contract import PromptTemplate
 from llava_runner.errors import ImageError
 from llava_runner.image import prepare_image
+from llava_runner.prompt import prompt_chunks
+from llava_runner.timings import peak_memory
 from llava_runner.tokenizer import TextStream, Tokenizer
 from tests.integration.parity import assert_same_answers
 
@@ -38,8 +42,8 @@ def parts(native_build):
     return call
 
 
-def random_picture(index: int, folder: Path) -> Path:
-    """Pictures of many sizes, modes and formats, noisy or smooth."""
+def random_image(index: int, folder: Path) -> Path:
+    """Return the path of an image: of many sizes, modes and formats, noisy or smooth."""
     generator = np.random.default_rng(index)
     width, height = (int(side) for side in generator.integers(20, 700, 2))
     pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -74,16 +78,16 @@ def test_the_parts_programs_pass(native_build):
     assert "100% tests passed" in done.stdout and "Test #2" in done.stdout
 
 
-def test_pictures_are_prepared_to_the_same_bytes(parts, tmp_path):
+def test_images_are_prepared_to_the_same_bytes(parts, tmp_path):
     compared = 0
     for index in range(112):
-        path = random_picture(index, tmp_path)
+        path = random_image(index, tmp_path)
         size, how = (56, 112, 336)[index % 3], ("pad", "crop")[index // 2 % 2]
         try:
             expected = prepare_image(path, image_size=size, image_mean=CLIP_MEAN, image_aspect_ratio=how)
         except ImageError:
             continue  # too thin
-        assert parts("picture", path, size, how) == expected.tobytes(), (index, path.name, size, how)
+        assert parts("image", path, size, how) == expected.tobytes(), (index, path.name, size, how)
         compared += 1
     assert compared >= 100
 
@@ -92,7 +96,7 @@ def test_the_tensor_of_a_package_is_read(parts, tiny_package):
     expected = prepare_image(
         tiny_package.folder / "image.pt", image_size=112, image_mean=CLIP_MEAN, image_aspect_ratio="pad"
     )
-    assert parts("picture", tiny_package.folder / "image.pt", 112, "pad") == expected.tobytes()
+    assert parts("image", tiny_package.folder / "image.pt", 112, "pad") == expected.tobytes()
 
 
 def random_strings(count: int) -> list[str]:
@@ -128,6 +132,16 @@ def test_texts_become_the_same_ids_and_ids_the_same_texts(parts, tiny_package):
 
 def test_both_runners_give_the_same_answers(llava_main, tiny_package, tmp_path):
     assert_same_answers([llava_main], tiny_package.program, scenes=50, folder=tmp_path)
+
+
+@pytest.mark.parametrize("prompt", ["What is it? ", "What is it? ASSISTANT:", "USER: <image> is?", "<image>"])
+@pytest.mark.parametrize("first_turn", [True, False])
+def test_turns_are_spelled_the_same(prompt, first_turn, parts):
+    layout = PromptTemplate(system="System. ", user="USER: ", assistant=" ASSISTANT:", image_suffix="\n")
+    for has_image in (True, False) if "<image>" not in prompt else (True,):
+        expected = prompt_chunks(prompt, template=layout, has_image=has_image, first_turn=first_turn)
+        found = parts("chunks", int(has_image), int(first_turn), stdin=prompt.encode())
+        assert found.decode() == "".join(f"{chunk}\0" for chunk in expected)
 
 
 def ask(llava_main: Path, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -175,6 +189,19 @@ def test_mistakes_are_one_line(changes, message, llava_main, tiny_package):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert message in done.stderr and done.stdout == ""
+
+
+def test_a_missing_image_is_noticed_before_the_program(llava_main):
+    done = ask(llava_main, "--model-path=nowhere.pte", "--image=nowhere.png", "--prompt=What?")
+    assert (done.returncode, done.stderr) == (2, "error: nowhere.png does not exist\n")
+
+
+def test_peak_memory_is_that_of_the_process_alone(native_build, tiny_package):
+    """The system counts what started a process into ru_maxrss, and this one has loaded PyTorch."""
+    work = ["--prompt-tokens=10", "--decode-tokens=1", "--depth=0", "--packed-cache-path=off"]
+    done = ask(native_build / "llava_bench", f"--model-path={tiny_package.program}", *work)
+    measured = json.loads(done.stdout)
+    assert measured["anonymous_bytes"] < measured["peak_bytes"] < peak_memory() / 2
 
 
 def test_a_flag_without_its_value_is_named(llava_main):

@@ -70,6 +70,16 @@ def test_the_file_may_be_elsewhere(llava_main, package, expected, tmp_path):
     assert packed_files(tmp_path / "elsewhere") and not packed_files(package)
 
 
+@pytest.mark.parametrize(("image", "why"), [("nowhere.png", "does not exist"), ("tokenizer.bin", "is not an image")])
+def test_nothing_is_packed_for_an_image_that_cannot_be_read(image, why, llava_main, package, tmp_path):
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    flags = [f"--image={package / image}", f"--packed-cache-path={folder}"]
+    done = subprocess.run(command(llava_main, package, *flags), capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {package / image} {why}")
+    assert not list(folder.iterdir()) and not packed_files(package)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "empty", "longer", "begin", "middle", "end"])
 def test_a_damaged_file_is_made_anew(damage, llava_main, package, expected):
     ask(llava_main, package)

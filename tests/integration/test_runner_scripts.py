@@ -1,4 +1,4 @@
-"""``runner/build.sh`` and ``runner/deploy/adb_run.sh``: what they say to wrong calls, the archive, Android with stand-ins."""
+"""The scripts of ``runner/deploy``: wrong calls, the archive that a build leaves, Android with stand-ins."""
 
 from __future__ import annotations
 

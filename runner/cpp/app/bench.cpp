@@ -1,19 +1,20 @@
 // llava_bench: the stages of an answer timed one by one, at lengths that are asked for; a line of JSON on stdout.
-#include <sys/resource.h>
-
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
-#include <fstream>
 #include <memory>
 #include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include "app/command_line.h"
 #include "base/errors.h"
-#include "runtime/open_program.h"
 #include "image/prepare_image.h"
+#include "runtime/memory.h"
+#include "runtime/open_program.h"
 #include "runtime/sampler.h"
 #include "runtime/timings.h"
 #ifdef LLAVA_ETDUMP
@@ -107,28 +108,26 @@ std::vector<int32_t> some_ids(int count, const ModelCard& card) {
   return ids;
 }
 
-// KiB of this process in a class of memory that the system tells apart.
-long status_kib(const std::string& name) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with(name + ":")) {
-      return std::stol(line.substr(name.size() + 1));
-    }
-  }
-  return 0;
+// Returns milliseconds rounded to microseconds.
+double rounded(double ms) {
+  return std::round(ms * 1000) / 1000;
 }
 
 void print(const Stage& load, const Stage& image, const Stage& prompt, const std::vector<Decoding>& decodings) {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);  // ru_maxrss is in KiB on Linux
-  std::printf("{\"load_ms\": %.3f, \"image_ms\": %.3f, \"prompt_tokens\": %d, \"prompt_ms\": %.3f, \"decode\": [",
-              load.ms, image.ms, prompt.count, prompt.ms);
+  nlohmann::ordered_json decode = nlohmann::ordered_json::array();
   for (const Decoding& decoding : decodings) {
-    std::printf("%s{\"depth\": %d, \"tokens\": %d, \"ms\": %.3f}", &decoding == &decodings.front() ? "" : ", ",
-                decoding.depth, decoding.stage.count, decoding.stage.ms);
+    decode.push_back({{"depth", decoding.depth}, {"tokens", decoding.stage.count}, {"ms", rounded(decoding.stage.ms)}});
   }
-  std::printf("], \"peak_bytes\": %lld, \"anonymous_bytes\": %lld}\n", 1024LL * usage.ru_maxrss,
-              1024LL * status_kib("RssAnon"));
+  const nlohmann::ordered_json line = {
+      {"load_ms", rounded(load.ms)},
+      {"image_ms", rounded(image.ms)},
+      {"prompt_tokens", prompt.count},
+      {"prompt_ms", rounded(prompt.ms)},
+      {"decode", decode},
+      {"peak_bytes", peak_memory()},
+      {"anonymous_bytes", anonymous_memory()},
+  };
+  std::puts(line.dump().c_str());
 }
 
 void run(Options options) {
@@ -142,17 +141,20 @@ void run(Options options) {
     throw UserError("--etdump-path: the ExecuTorch that this was built against has no event tracer");
   }
 #endif
-  Stage load;
+  Stage load, image;
+  std::optional<Image> unprepared;  // read first, as llava_main does
+  if (!options.image_path.empty()) {
+    unprepared = image.measure(0, [&] { return read_image(options.image_path); });
+  }
   Program program = load.measure(0, [&] { return open_program(options.program); });
   const ModelCard& card = program.card();
   check_room(options, card);
   Sampler greedy(0, 1, std::nullopt);
 
-  Stage image;
   Rows features;
-  if (!options.image_path.empty()) {
+  if (unprepared) {
     features = image.measure(0, [&] {
-      return program.encode_image(prepare_image(options.image_path, card, card.image_aspect_ratio));
+      return program.encode_image(prepare_image(*unprepared, card, card.image_aspect_ratio));
     });
   }
   Stage prompt;

@@ -4,9 +4,9 @@
 #include <iostream>
 #include <utility>
 
-#include "base/errors.h"
 #include "app/options.h"
-#include "image/prepare_image.h"
+#include "base/errors.h"
+#include "image/read_image.h"
 #include "package/program_file.h"
 #include "runtime/session.h"
 
@@ -37,8 +37,14 @@ Session open_session(const Options& options) {
 
 void run(const Options& options) {
   Sampler sampler(options.temperature, options.top_p, options.seed);
+  // The image first: a broken one is noticed before anything is packed or loaded. Resizing needs the model's card, so
+  // it comes later, in Session::answer.
+  std::optional<TurnImage> image;
+  if (!options.image_path.empty()) {
+    image = TurnImage{read_image(options.image_path), options.image_aspect_ratio};
+  }
   Session session = open_session(options);
-  const auto ask = [&](const Pixels* image, const std::string& prompt) {
+  const auto ask = [&](const TurnImage* image, const std::string& prompt) {
     const StopReason reason = session.answer(image, prompt, sampler, options.limits, show);
     show("\n");
     if (reason == StopReason::kContext) {
@@ -47,11 +53,7 @@ void run(const Options& options) {
     }
     std::fputs(session.timings().report().c_str(), stderr);
   };
-  std::optional<Pixels> image;
-  if (!options.image_path.empty()) {
-    image = prepare_image(options.image_path, session.card(), options.image_aspect_ratio);
-  }
-  const Pixels* unseen = image ? &*image : nullptr;  // the first turn shows it
+  const TurnImage* unseen = image ? &*image : nullptr;  // the first turn shows it
   if (!options.prompt.empty()) {
     ask(std::exchange(unseen, nullptr), options.prompt);
   }

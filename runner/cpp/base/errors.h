@@ -20,7 +20,7 @@ class PackageError : public UserError {
   using UserError::UserError;
 };
 
-// A file that is not a picture, or one whose size no model can see.
+// A file that is no image, or an image of a size that the model cannot see.
 class ImageError : public UserError {
  public:
   using UserError::UserError;

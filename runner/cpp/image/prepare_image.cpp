@@ -1,11 +1,11 @@
+// The two ways in which LLaVA models make a square of an image.
 #include "image/prepare_image.h"
 
 #include <algorithm>
 #include <cstring>
 
 #include "base/errors.h"
-#include "image/read_image.h"
-#include "image/formats/tensor_file.h"
+#include "image/resize.h"
 
 namespace llava {
 namespace {
@@ -14,86 +14,78 @@ std::string size_of(int width, int height) {
   return std::to_string(width) + "x" + std::to_string(height) + " pixels";
 }
 
-void check_sides(const std::string& path, int width, int height) {
-  if (std::min(width, height) < kMinImageSide) {
-    throw ImageError(path + ": " + size_of(width, height) + " is too small; each side needs at least 2");
+ImageHWC padded_to_square(const ImageHWC& image, const std::array<double, 3>& mean) {
+  const int side = std::max(image.width, image.height);
+  const int left = (side - image.width) / 2;
+  const int top = (side - image.height) / 2;
+  ImageHWC square(side, side);
+  for (size_t i = 0; i < square.bytes.size(); ++i) {
+    square.bytes[i] = uint8_t(mean[i % 3] * 255);
   }
-}
-
-Picture padded_to_square(const Picture& picture, const std::array<double, 3>& mean) {
-  const int side = std::max(picture.width, picture.height);
-  const int left = (side - picture.width) / 2;
-  const int top = (side - picture.height) / 2;
-  Picture square(side, side);
-  for (size_t i = 0; i < square.pixels.size(); ++i) {
-    square.pixels[i] = uint8_t(mean[i % 3] * 255);
-  }
-  for (int y = 0; y < picture.height; ++y) {
-    std::memcpy(square.row(top + y) + 3 * left, picture.row(y), size_t(picture.width) * 3);
+  for (int y = 0; y < image.height; ++y) {
+    std::memcpy(square.row(top + y) + 3 * left, image.row(y), size_t(image.width) * 3);
   }
   return square;
 }
 
-Picture cropped_to_square(const Picture& picture, int size) {
+ImageHWC cropped_to_square(const ImageHWC& image, int size) {
   // Truncated, not rounded, and the offsets floored: CLIPImageProcessor's arithmetic.
-  const double shorter = std::min(picture.width, picture.height);
-  const int width = int(double(int64_t(size) * picture.width) / shorter);
-  const int height = int(double(int64_t(size) * picture.height) / shorter);
-  const Picture resized = resize_bicubic(picture, width, height);
+  const double shorter = std::min(image.width, image.height);
+  const int width = int(double(int64_t(size) * image.width) / shorter);
+  const int height = int(double(int64_t(size) * image.height) / shorter);
+  const ImageHWC resized = resize_bicubic(image, width, height);
   const int left = (width - size) / 2;
   const int top = (height - size) / 2;
-  Picture square(size, size);
+  ImageHWC square(size, size);
   for (int y = 0; y < size; ++y) {
     std::memcpy(square.row(y), resized.row(top + y) + 3 * left, size_t(size) * 3);
   }
   return square;
 }
 
-Pixels channels_first(const Picture& picture) {
-  Pixels pixels{picture.height, picture.width, std::vector<uint8_t>(picture.pixels.size())};
-  const size_t plane = size_t(picture.width) * picture.height;
+ImageCHW channels_first(const ImageHWC& image) {
+  ImageCHW out{image.height, image.width, std::vector<uint8_t>(image.bytes.size())};
+  const size_t plane = size_t(image.width) * image.height;
   for (size_t i = 0; i < plane; ++i) {
     for (size_t channel = 0; channel < 3; ++channel) {
-      pixels.values[channel * plane + i] = picture.pixels[3 * i + channel];
+      out.bytes[channel * plane + i] = image.bytes[3 * i + channel];
     }
   }
-  return pixels;
+  return out;
 }
 
 }  // namespace
 
-Pixels preprocess(const Picture& picture, const ModelCard& card, const std::string& image_aspect_ratio) {
-  const int64_t shorter = std::min(picture.width, picture.height);
-  const int64_t longer = std::max(picture.width, picture.height);
+ImageCHW preprocess(const ImageHWC& image, const ModelCard& card, const std::string& image_aspect_ratio) {
+  const int64_t shorter = std::min(image.width, image.height);
+  const int64_t longer = std::max(image.width, image.height);
   if (shorter * card.image_size < kMinImageSide * longer) {
     throw ImageError(
-        size_of(picture.width, picture.height) + " is too thin: scaled to " + std::to_string(card.image_size) +
+        size_of(image.width, image.height) + " is too thin: scaled to " + std::to_string(card.image_size) +
         " pixels its shorter side would be less than 2 pixels");
   }
   if (image_aspect_ratio == "pad") {
     return channels_first(
-        resize_bicubic(padded_to_square(picture, card.image_mean), card.image_size, card.image_size));
+        resize_bicubic(padded_to_square(image, card.image_mean), card.image_size, card.image_size));
   }
   if (image_aspect_ratio == "crop") {
-    return channels_first(cropped_to_square(picture, card.image_size));
+    return channels_first(cropped_to_square(image, card.image_size));
   }
   throw ImageError("image_aspect_ratio '" + image_aspect_ratio + "': choose from pad, crop");
 }
 
-Pixels prepare_image(const std::string& path, const ModelCard& card, const std::string& image_aspect_ratio) {
-  if (path.ends_with(".pt")) {
-    Pixels pixels = read_tensor_file(path);
-    check_sides(path, pixels.width, pixels.height);
-    if (std::max(pixels.height, pixels.width) > card.image_size) {
+ImageCHW prepare_image(const Image& image, const ModelCard& card, const std::string& image_aspect_ratio) {
+  if (const auto* tensor = std::get_if<ImageCHW>(&image)) {
+    if (std::max(tensor->height, tensor->width) > card.image_size) {
       throw ImageError(
-          path + " has " + size_of(pixels.width, pixels.height) + " and the model sees " +
-          size_of(card.image_size, card.image_size) + "; give the picture itself, or a tensor resized to fit");
+          "the image tensor has " + size_of(tensor->width, tensor->height) + " and the model sees " +
+          std::to_string(card.image_size) + "x" + std::to_string(card.image_size) +
+          "; give the image itself, or a tensor resized to fit");
     }
-    return pixels;
+    return *tensor;
   }
-  const Picture picture = read_picture(path);
-  check_sides(path, picture.width, picture.height);
-  return preprocess(picture, card, image_aspect_ratio.empty() ? card.image_aspect_ratio : image_aspect_ratio);
+  return preprocess(
+      std::get<ImageHWC>(image), card, image_aspect_ratio.empty() ? card.image_aspect_ratio : image_aspect_ratio);
 }
 
 }  // namespace llava

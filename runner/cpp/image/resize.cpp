@@ -65,11 +65,11 @@ uint8_t weighted(const Taps& taps, const uint8_t* in, size_t stride) {
   return uint8_t(std::clamp(sum >> kPrecisionBits, 0, 255));
 }
 
-Picture resize_width(const Picture& picture, int width) {
-  const std::vector<Taps> taps = taps_along(picture.width, width);
-  Picture out(width, picture.height);
+ImageHWC resize_width(const ImageHWC& image, int width) {
+  const std::vector<Taps> taps = taps_along(image.width, width);
+  ImageHWC out(width, image.height);
   for (int y = 0; y < out.height; ++y) {
-    const uint8_t* in_row = picture.row(y);
+    const uint8_t* in_row = image.row(y);
     uint8_t* out_row = out.row(y);
     for (int x = 0; x < width; ++x) {
       for (int channel = 0; channel < 3; ++channel) {
@@ -80,14 +80,14 @@ Picture resize_width(const Picture& picture, int width) {
   return out;
 }
 
-Picture resize_height(const Picture& picture, int height) {
-  const std::vector<Taps> taps = taps_along(picture.height, height);
-  const size_t row_bytes = size_t(picture.width) * 3;
-  Picture out(picture.width, height);
+ImageHWC resize_height(const ImageHWC& image, int height) {
+  const std::vector<Taps> taps = taps_along(image.height, height);
+  const size_t row_bytes = size_t(image.width) * 3;
+  ImageHWC out(image.width, height);
   for (int y = 0; y < height; ++y) {
     uint8_t* out_row = out.row(y);
     for (size_t i = 0; i < row_bytes; ++i) {
-      out_row[i] = weighted(taps[y], picture.pixels.data() + i, row_bytes);
+      out_row[i] = weighted(taps[y], image.bytes.data() + i, row_bytes);
     }
   }
   return out;
@@ -95,9 +95,9 @@ Picture resize_height(const Picture& picture, int height) {
 
 }  // namespace
 
-Picture resize_bicubic(const Picture& picture, int width, int height) {
+ImageHWC resize_bicubic(const ImageHWC& image, int width, int height) {
   // Rounded to 8 bits in between; an axis that keeps its size is left alone.
-  Picture out = width == picture.width ? picture : resize_width(picture, width);
+  ImageHWC out = width == image.width ? image : resize_width(image, width);
   return height == out.height ? out : resize_height(out, height);
 }
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "image/image.h"
 #include "package/model_card.h"
-#include "image/prepare_image.h"
 
 namespace llava {
 
@@ -38,10 +38,10 @@ class Program {
 
   const ModelCard& card() const { return card_; }
 
-  // RGB [3, H, W], sides up to image_size, to [num_image_tokens, hidden_size].
-  Rows encode_image(const Pixels& pixels);
+  // Returns the rows of an image whose sides are at most image_size: [num_image_tokens, hidden_size].
+  Rows encode_image(const ImageCHW& image);
 
-  // T token ids to [T, hidden_size].
+  // Returns the rows of T token ids: [T, hidden_size].
   Rows embed(std::span<const int32_t> ids);
 
   // Appends rows to the context at `position` and returns the logits of the last one, [vocab_size], valid until the

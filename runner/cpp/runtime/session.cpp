@@ -45,7 +45,7 @@ void Session::reset() {
 }
 
 StopReason Session::answer(
-    const Pixels* image,
+    const TurnImage* image,
     const std::string& prompt,
     Sampler& sampler,
     const AnswerLimits& limits,
@@ -68,11 +68,15 @@ StopReason Session::answer(
     end += int(chunk.size());
   }
   check_room(position_, end, num_image_tokens, limit);
+  std::optional<ImageCHW> prepared;
+  if (image) {
+    prepared = timings.image.measure(0, [&] { return prepare_image(image->image, card(), image->aspect_ratio); });
+  }
 
   // Nothing the caller gave can be wrong any more.
   timings_ = timings;
   last_ids_.clear();
-  std::span<const float> logits = read_turn(chunks, image);
+  std::span<const float> logits = read_turn(chunks, prepared ? &*prepared : nullptr);
   position_ = end;
   unread_.reset();
 
@@ -109,7 +113,7 @@ StopReason Session::answer(
   return stop_reason;
 }
 
-// Ids of the chunks before and after the image (or of the one chunk); the first begins the turn.
+// Returns the ids of the chunks before and after the image, or of the one chunk. The first begins the turn.
 std::vector<std::vector<int32_t>> Session::tokenized(const std::string& prompt, bool has_image) const {
   const bool first_turn = position_ == 0;
   std::vector<std::vector<int32_t>> chunks;
@@ -133,8 +137,8 @@ std::vector<std::vector<int32_t>> Session::tokenized(const std::string& prompt, 
   return chunks;
 }
 
-// Runs everything before the answer; the logits of its first token.
-std::span<const float> Session::read_turn(const std::vector<std::vector<int32_t>>& chunks, const Pixels* image) {
+// Runs everything before the answer. Returns the logits of its first token.
+std::span<const float> Session::read_turn(const std::vector<std::vector<int32_t>>& chunks, const ImageCHW* image) {
   Rows features;
   if (image) {
     features = timings_.image.measure(card().num_image_tokens, [&] { return program_.encode_image(*image); });

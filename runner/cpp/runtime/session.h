@@ -21,6 +21,12 @@ struct AnswerLimits {
   std::optional<int> max_new_tokens;  // tokens of the answer; nullopt for what seq_len leaves
 };
 
+// An image as it was read, and how it is to be made square: "pad", "crop", or empty for the model's own way.
+struct TurnImage {
+  Image image;
+  std::string aspect_ratio;
+};
+
 // One program, one tokenizer, and the conversation in the program's KV cache.
 class Session {
  public:
@@ -30,10 +36,11 @@ class Session {
   // Forgets the conversation.
   void reset();
 
-  // The next turn: reads image, if any, and prompt, and calls `show` with each piece of the answer's text. Throws
-  // PromptError before anything is run, and leaves the conversation as it was then.
+  // Takes the next turn: prepares and reads the image, unless it is null, and the prompt, and calls `show` with each
+  // piece of the answer's text. Returns why the answer ended. Throws PromptError and ImageError before anything is run,
+  // and then leaves the conversation as it was.
   StopReason answer(
-      const Pixels* image,
+      const TurnImage* image,
       const std::string& prompt,
       Sampler& sampler,
       const AnswerLimits& limits,
@@ -45,7 +52,7 @@ class Session {
 
  private:
   std::vector<std::vector<int32_t>> tokenized(const std::string& prompt, bool has_image) const;
-  std::span<const float> read_turn(const std::vector<std::vector<int32_t>>& chunks, const Pixels* image);
+  std::span<const float> read_turn(const std::vector<std::vector<int32_t>>& chunks, const ImageCHW* image);
 
   Program program_;
   Tokenizer tokenizer_;

@@ -1,8 +1,8 @@
 #include "runtime/timings.h"
 
-#include <sys/resource.h>
-
 #include <cstdio>
+
+#include "runtime/memory.h"
 
 namespace llava {
 namespace {
@@ -30,15 +30,13 @@ std::string rate(const Stage& stage, const char* noun) {
 }  // namespace
 
 std::string Timings::report() const {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);  // ru_maxrss is in KiB on Linux
   return line("load time", load.ms, "ms") + "\n" +
       line("image eval time", image.ms, "ms") + rate(image, "tokens") + "\n" +
       line("sample time", sample.ms, "ms") + rate(sample, "runs") + "\n" +
       line("prompt eval time", prompt.ms, "ms") + rate(prompt, "tokens") + "\n" +
       line("eval time", eval.ms, "ms") + rate(eval, "runs") + "\n" +
       line("total time", load.ms + image.ms + sample.ms + prompt.ms + eval.ms, "ms") + "\n" +
-      line("peak memory", usage.ru_maxrss / 1024.0, "MiB") + "\n";
+      line("peak memory", double(peak_memory()) / (1 << 20), "MiB") + "\n";
 }
 
 }  // namespace llava

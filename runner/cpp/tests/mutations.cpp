@@ -63,7 +63,7 @@ void read(const std::string& path, const std::string& suffix) {
   } else {
     ModelCard card{};
     card.image_size = 112;
-    prepare_image(path, card, "pad");
+    prepare_image(read_image(path), card, "pad");
   }
 }
 
@@ -79,7 +79,7 @@ int run(int count, const std::string& original) {
       std::perror("memfd");
       return 1;
     }
-    // A tensor is told from a picture by the file's name.
+    // A file with a tensor is told from an image file by its name.
     const std::string path = "/tmp/mutation" + std::to_string(getpid()) + suffix;
     unlink(path.c_str());
     if (symlink(("/proc/self/fd/" + std::to_string(file)).c_str(), path.c_str()) != 0) {

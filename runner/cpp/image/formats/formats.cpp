@@ -9,7 +9,7 @@
 namespace llava {
 
 void fail_to_read(const std::string& path, const std::string& why) {
-  throw ImageError(path + " is not a picture that can be read: " + why);
+  throw ImageError(path + " is not an image that can be read: " + why);
 }
 
 void check_size(const std::string& path, int64_t width, int64_t height) {
@@ -51,22 +51,22 @@ Orientation orientation_in(std::string_view tiff) {
   return 1;
 }
 
-Picture upright(Picture picture, Orientation orientation) {
+ImageHWC upright(ImageHWC image, Orientation orientation) {
   if (orientation == 1) {
-    return picture;
+    return image;
   }
   const bool transposed = orientation >= 5;
-  Picture out(transposed ? picture.height : picture.width, transposed ? picture.width : picture.height);
+  ImageHWC out(transposed ? image.height : image.width, transposed ? image.width : image.height);
   for (int y = 0; y < out.height; ++y) {
     for (int x = 0; x < out.width; ++x) {
       int from_x = transposed ? y : x, from_y = transposed ? x : y;
       if (orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8) {
-        from_x = picture.width - 1 - from_x;
+        from_x = image.width - 1 - from_x;
       }
       if (orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7) {
-        from_y = picture.height - 1 - from_y;
+        from_y = image.height - 1 - from_y;
       }
-      std::memcpy(out.row(y) + 3 * x, picture.row(from_y) + 3 * from_x, 3);
+      std::memcpy(out.row(y) + 3 * x, image.row(from_y) + 3 * from_x, 3);
     }
   }
   return out;

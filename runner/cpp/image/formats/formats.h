@@ -1,18 +1,18 @@
-// The file formats of pictures, and what they share.
+// The file formats of images, and what they share.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <string_view>
 
-#include "image/resize.h"
+#include "image/image.h"
 
 namespace llava {
 
-// Each turns a file's content to a picture; `path` is for the message of the ImageError it throws.
-Picture read_jpeg(const std::string& path, std::string_view content);
-Picture read_png(const std::string& path, std::string_view content);
-Picture read_ppm(const std::string& path, std::string_view content);
+// Each decodes the content of a file; `path` is for the message of the ImageError it throws.
+ImageHWC read_jpeg(const std::string& path, std::string_view content);
+ImageHWC read_png(const std::string& path, std::string_view content);
+ImageHWC read_ppm(const std::string& path, std::string_view content);
 
 constexpr int64_t kMaxPixels = int64_t(1024) * 1024 * 1024 / 4 / 3;  // Pillow's MAX_IMAGE_PIXELS
 
@@ -28,6 +28,6 @@ using Orientation = int;
 // The orientation in a TIFF structure, as EXIF data is one; 1 where it says nothing.
 Orientation orientation_in(std::string_view tiff);
 
-Picture upright(Picture picture, Orientation orientation);
+ImageHWC upright(ImageHWC image, Orientation orientation);
 
 }  // namespace llava

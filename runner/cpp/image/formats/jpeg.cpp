@@ -54,7 +54,7 @@ bool decode_jpeg(
     std::string_view content,
     jpeg_decompress_struct& info,
     JpegErrors& errors,
-    Picture& picture,
+    ImageHWC& image,
     Orientation& orientation,
     std::vector<uint8_t>& row) {
   info.err = jpeg_std_error(&errors.manager);
@@ -68,8 +68,8 @@ bool decode_jpeg(
   jpeg_save_markers(&info, JPEG_APP0 + 1, 0xFFFF);
   jpeg_read_header(&info, TRUE);
   if (int64_t(info.image_width) * info.image_height > kMaxPixels) {
-    picture.width = int(info.image_width);
-    picture.height = int(info.image_height);
+    image.width = int(info.image_width);
+    image.height = int(info.image_height);
     return true;  // checked again by the caller
   }
   const bool is_cmyk = info.num_components == 4;
@@ -78,13 +78,13 @@ bool decode_jpeg(
     orientation = orientation_in(*exif);
   }
   jpeg_start_decompress(&info);
-  picture = Picture(int(info.output_width), int(info.output_height));
+  image = ImageHWC(int(info.output_width), int(info.output_height));
   row.resize(size_t(info.output_width) * info.output_components);
   while (info.output_scanline < info.output_height) {
-    uint8_t* out = picture.row(int(info.output_scanline));
+    uint8_t* out = image.row(int(info.output_scanline));
     uint8_t* rows[] = {is_cmyk ? row.data() : out};
     jpeg_read_scanlines(&info, rows, 1);
-    for (int x = 0; is_cmyk && x < picture.width; ++x) {
+    for (int x = 0; is_cmyk && x < image.width; ++x) {
       // Adobe's programs store ink inverted: 255 is none.
       const auto ink = [&](int i) { return info.saw_Adobe_marker ? 255 - row[4 * x + i] : row[4 * x + i]; };
       const int light = 255 - ink(3);
@@ -100,22 +100,22 @@ bool decode_jpeg(
 
 }  // namespace
 
-Picture read_jpeg(const std::string& path, std::string_view content) {
+ImageHWC read_jpeg(const std::string& path, std::string_view content) {
   jpeg_decompress_struct info{};
   JpegErrors errors{};
-  Picture picture;
+  ImageHWC image;
   Orientation orientation = 1;
   std::vector<uint8_t> row;
-  const bool decoded = decode_jpeg(content, info, errors, picture, orientation, row);
+  const bool decoded = decode_jpeg(content, info, errors, image, orientation, row);
   jpeg_destroy_decompress(&info);
   if (!decoded) {
     fail_to_read(path, errors.message);
   }
-  check_size(path, picture.width, picture.height);
+  check_size(path, image.width, image.height);
   if (errors.ends_early) {
     fail_to_read(path, "it is truncated");
   }
-  return upright(std::move(picture), orientation);
+  return upright(std::move(image), orientation);
 }
 
 }  // namespace llava

@@ -45,20 +45,20 @@ struct PngImage {
 };
 
 // As with JPEG, nothing in here has a destructor.
-bool decode_png(png_structp png, png_infop info, std::string_view& rest, PngImage& image) {
+bool decode_png(png_structp png, png_infop info, std::string_view& rest, PngImage& source) {
   if (setjmp(png_jmpbuf(png))) {
     return false;
   }
   png_set_read_fn(png, &rest, read_png_bytes);
   png_read_info(png, info);
-  image.width = int(png_get_image_width(png, info));
-  image.height = int(png_get_image_height(png, info));
-  if (int64_t(image.width) * image.height > kMaxPixels) {
+  source.width = int(png_get_image_width(png, info));
+  source.height = int(png_get_image_height(png, info));
+  if (int64_t(source.width) * source.height > kMaxPixels) {
     return true;  // checked again by the caller
   }
   const int color = png_get_color_type(png, info);
-  image.is_gray16 = color == PNG_COLOR_TYPE_GRAY && png_get_bit_depth(png, info) == 16;
-  if (!image.is_gray16) {
+  source.is_gray16 = color == PNG_COLOR_TYPE_GRAY && png_get_bit_depth(png, info) == 16;
+  if (!source.is_gray16) {
     png_set_strip_16(png);  // of a color the upper byte, as Pillow takes it
     png_set_expand(png);    // palettes, few bits and transparent colors to 8 bits a channel
     png_set_gray_to_rgb(png);
@@ -66,19 +66,19 @@ bool decode_png(png_structp png, png_infop info, std::string_view& rest, PngImag
   png_set_interlace_handling(png);
   png_read_update_info(png, info);
   const size_t row_bytes = png_get_rowbytes(png, info);
-  image.bytes_per_pixel = int(row_bytes / size_t(image.width));
-  image.bytes.resize(row_bytes * size_t(image.height));
-  image.rows.resize(size_t(image.height));
-  for (int y = 0; y < image.height; ++y) {
-    image.rows[size_t(y)] = image.bytes.data() + row_bytes * size_t(y);
+  source.bytes_per_pixel = int(row_bytes / size_t(source.width));
+  source.bytes.resize(row_bytes * size_t(source.height));
+  source.rows.resize(size_t(source.height));
+  for (int y = 0; y < source.height; ++y) {
+    source.rows[size_t(y)] = source.bytes.data() + row_bytes * size_t(y);
   }
-  png_read_image(png, image.rows.data());
+  png_read_image(png, source.rows.data());
   png_read_end(png, info);
 #ifdef PNG_eXIf_SUPPORTED
   png_bytep exif = nullptr;
   png_uint_32 exif_length = 0;
   if (png_get_eXIf_1(png, info, &exif_length, &exif)) {
-    image.orientation = orientation_in({reinterpret_cast<const char*>(exif), exif_length});
+    source.orientation = orientation_in({reinterpret_cast<const char*>(exif), exif_length});
   }
 #endif
   return true;
@@ -96,27 +96,27 @@ uint8_t over_background(int value, int alpha) {
 
 }  // namespace
 
-Picture read_png(const std::string& path, std::string_view content) {
+ImageHWC read_png(const std::string& path, std::string_view content) {
   PngErrors errors;
-  PngImage image;
+  PngImage source;
   png_structp png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &errors, throw_png, ignore_png_warning);
   png_infop info = png_create_info_struct(png);
-  const bool decoded = decode_png(png, info, content, image);
+  const bool decoded = decode_png(png, info, content, source);
   png_destroy_read_struct(&png, &info, nullptr);
   if (!decoded) {
     fail_to_read(path, errors.message);
   }
-  check_size(path, image.width, image.height);
-  Picture picture(image.width, image.height);
-  for (size_t i = 0; i < picture.pixels.size(); ++i) {
-    const uint8_t* pixel = image.bytes.data() + i / 3 * size_t(image.bytes_per_pixel);
-    if (image.is_gray16) {
-      picture.pixels[i] = uint8_t((pixel[0] << 8 | pixel[1]) / 257);
+  check_size(path, source.width, source.height);
+  ImageHWC image(source.width, source.height);
+  for (size_t i = 0; i < image.bytes.size(); ++i) {
+    const uint8_t* pixel = source.bytes.data() + i / 3 * size_t(source.bytes_per_pixel);
+    if (source.is_gray16) {
+      image.bytes[i] = uint8_t((pixel[0] << 8 | pixel[1]) / 257);
     } else {
-      picture.pixels[i] = image.bytes_per_pixel == 4 ? over_background(pixel[i % 3], pixel[3]) : pixel[i % 3];
+      image.bytes[i] = source.bytes_per_pixel == 4 ? over_background(pixel[i % 3], pixel[3]) : pixel[i % 3];
     }
   }
-  return upright(std::move(picture), image.orientation);
+  return upright(std::move(image), source.orientation);
 }
 
 }  // namespace llava

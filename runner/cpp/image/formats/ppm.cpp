@@ -6,7 +6,7 @@
 
 namespace llava {
 
-Picture read_ppm(const std::string& path, std::string_view content) {
+ImageHWC read_ppm(const std::string& path, std::string_view content) {
   size_t at = 2;
   const auto next_number = [&] {
     while (at < content.size() && (std::isspace(uint8_t(content[at])) || content[at] == '#')) {
@@ -28,12 +28,12 @@ Picture read_ppm(const std::string& path, std::string_view content) {
     fail_to_read(path, "only 8 bits a channel are supported");
   }
   ++at;  // the one white space after the header
-  Picture picture(width, height);
-  if (at > content.size() || content.size() - at < picture.pixels.size()) {
+  ImageHWC image(width, height);
+  if (at > content.size() || content.size() - at < image.bytes.size()) {
     fail_to_read(path, "it is truncated");
   }
-  std::memcpy(picture.pixels.data(), content.data() + at, picture.pixels.size());
-  return picture;
+  std::memcpy(image.bytes.data(), content.data() + at, image.bytes.size());
+  return image;
 }
 
 }  // namespace llava

@@ -256,7 +256,7 @@ T item(const std::vector<Value>& values, size_t index) {
 
 }  // namespace
 
-Pixels read_tensor_file(const std::string& path) {
+ImageCHW read_tensor_file(const std::string& path) {
   const std::string archive = read_file<ImageError>(path);
   const auto files = stored_files(archive);
   const auto pickle = files.find("data.pkl");
@@ -296,16 +296,16 @@ Pixels read_tensor_file(const std::string& path) {
   if (last >= size) {
     fail(path);
   }
-  Pixels pixels{int(shape[1]), int(shape[2]), {}};
-  pixels.values.reserve(size_t(shape[0] * shape[1] * shape[2]));
+  ImageCHW image{int(shape[1]), int(shape[2]), {}};
+  image.bytes.reserve(size_t(shape[0] * shape[1] * shape[2]));
   for (int64_t channel = 0; channel < 3; ++channel) {
     for (int64_t y = 0; y < shape[1]; ++y) {
       for (int64_t x = 0; x < shape[2]; ++x) {
-        pixels.values.push_back(uint8_t(bytes->second[offset + channel * strides[0] + y * strides[1] + x * strides[2]]));
+        image.bytes.push_back(uint8_t(bytes->second[offset + channel * strides[0] + y * strides[1] + x * strides[2]]));
       }
     }
   }
-  return pixels;
+  return image;
 }
 
 }  // namespace llava

@@ -3,11 +3,11 @@
 
 #include <string>
 
-#include "image/prepare_image.h"
+#include "image/image.h"
 
 namespace llava {
 
 // Throws ImageError for files that are missing, damaged, or hold anything else.
-Pixels read_tensor_file(const std::string& path);
+ImageCHW read_tensor_file(const std::string& path);
 
 }  // namespace llava
