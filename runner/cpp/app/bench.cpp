@@ -1,4 +1,4 @@
-// llava_bench: the stages of an answer timed one by one, at lengths that are asked for; a line of JSON on stdout.
+// llava_bench: times the stages of an answer one by one, at given lengths, and prints a line of JSON.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -49,8 +49,8 @@ std::optional<Options> parse(int argc, const char* const* argv) {
   Options options;
   CommandLine line(
       "llava_bench", "--model-path PATH [--image PATH] [option ...]",
-      "Time an exported LLaVA model: load, image, prompt, and decoding with so much in the cache already. The result is "
-      "one line of JSON, times in milliseconds.",
+      "Time an exported LLaVA model: load, image, prompt, and decoding with so much in the cache already. "
+      "The result is one line of JSON, times in milliseconds.",
       kFooter);
   line.heading("Work");
   line.model_and_image(options.program.model_path, options.image_path);
@@ -99,7 +99,7 @@ void check_room(const Options& options, const ModelCard& card) {
   }
 }
 
-// Any tokens: none of what is timed depends on which.
+// Returns token ids to time with. Which ones they are does not change the time.
 std::vector<int32_t> some_ids(int count, const ModelCard& card) {
   std::vector<int32_t> ids;
   for (int i = 0; i < count; ++i) {

@@ -137,8 +137,7 @@ void CommandLine::toggle(const std::string& name, const std::string& help, bool&
 
 void CommandLine::model_and_image(std::string& model_path, std::string& image_path) {
   value("--model-path", "PATH", "the program, a .pte file", model_path);
-  value("--image,--image-path", "PATH", "a JPEG, PNG or PPM file, or a .pt file with a uint8 [3, H, W] tensor "
-        "(default: no image)", image_path);
+  value("--image,--image-path", "PATH", "a JPEG, PNG or PPM file, or a .pt file with a uint8 [3, H, W] tensor (default: no image)", image_path);
 }
 
 void CommandLine::computation(ProgramOptions& options) {
@@ -149,10 +148,10 @@ void CommandLine::computation(ProgramOptions& options) {
       fail_option(flag + " " + value + ": it must be 1 or more");
     }
   });
-  value("--packed-cache-path", "DIR", "folder for the weights that are packed for this processor at the first start "
-        "(default: the program's folder); off keeps none", options.packed_cache_path);
-  value("--workspace-sharing", "HOW", "who shares the memory that XNNPACK computes in: disabled, per_model or global "
-        "(default: per_model)",
+  value("--packed-cache-path", "DIR", "folder for the weights that are packed for this processor at the first start (default: the program's "
+        "folder); off keeps none", options.packed_cache_path);
+  value("--workspace-sharing", "HOW", "who shares the memory that XNNPACK computes in: disabled, per_model or global (default: "
+        "per_model)",
         [&options](const std::string& flag, const std::string& value) {
     options.load.workspace_sharing = WorkspaceSharing(one_of(flag, value, {"disabled", "per_model", "global"}));
   });

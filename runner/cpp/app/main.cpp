@@ -1,4 +1,4 @@
-// llava_main: one question about an image, the answer streamed, timings at the end.
+// llava_main: answers questions about an image. The answer is streamed, timings follow it.
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
@@ -18,7 +18,7 @@ void show(const std::string& text) {
   std::fflush(stdout);
 }
 
-// The next line of stdin; false where the conversation ends.
+// Reads the next line of stdin. Returns false where the conversation ends.
 bool read_question(std::string& question) {
   show("> ");
   return std::getline(std::cin, question) && !question.empty();
@@ -27,9 +27,10 @@ bool read_question(std::string& question) {
 Session open_session(const Options& options) {
   Stage load;
   check_program_file(options.program.model_path);
-  // The tokenizer first: a wrong one is noticed before gigabytes are loaded.
-  const std::filesystem::path beside = std::filesystem::path(options.program.model_path).parent_path() / "tokenizer.bin";
-  const std::string path = options.tokenizer_path.empty() ? beside.string() : options.tokenizer_path;
+  // The tokenizer comes first: a wrong one is noticed before gigabytes are loaded.
+  const std::filesystem::path folder = std::filesystem::path(options.program.model_path).parent_path();
+  const std::string path =
+      options.tokenizer_path.empty() ? (folder / "tokenizer.bin").string() : options.tokenizer_path;
   Tokenizer tokenizer = load.measure(0, [&] { return Tokenizer::open(path); });
   Program program = load.measure(0, [&] { return open_program(options.program); });
   return Session(std::move(program), std::move(tokenizer), load);
@@ -37,7 +38,7 @@ Session open_session(const Options& options) {
 
 void run(const Options& options) {
   Sampler sampler(options.temperature, options.top_p, options.seed);
-  // The image first: a broken one is noticed before anything is packed or loaded. Resizing needs the model's card, so
+  // The image comes first: a broken one is noticed before anything is packed or loaded. Resizing needs the model's card, so
   // it comes later, in Session::answer.
   std::optional<TurnImage> image;
   if (!options.image_path.empty()) {

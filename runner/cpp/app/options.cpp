@@ -1,4 +1,4 @@
-// The flags of llava_main, declared once for parsing and help.
+// The flags of llava_main, declared once for both parsing and help.
 #include "app/options.h"
 
 #include "app/command_line.h"

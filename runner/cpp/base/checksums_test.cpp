@@ -64,7 +64,7 @@ void test_digest() {
   }
 }
 
-// Larger than what one thread reads at a time, and cut where a part of it ends.
+// Tests a file larger than what one thread reads at a time, also cut where such a part ends.
 void test_digest_of_file() {
   const std::string path = "/tmp/checksums_test." + std::to_string(getpid());
   std::string content(20 << 20, 'x');

@@ -1,4 +1,4 @@
-// Mistakes a user can make; they are printed in one line, and the exit code is 2.
+// Mistakes that a user can make. They are printed in one line, and the exit code is 2.
 #pragma once
 
 #include <algorithm>
@@ -32,7 +32,7 @@ class PromptError : public UserError {
   using UserError::UserError;
 };
 
-// The exit code of a program that does `work`.
+// Calls `work` and returns the exit code of the program: 0, or 2 after a UserError, which is printed.
 template <typename Work>
 int exit_cleanly(Work&& work) {
   try {

@@ -1,4 +1,4 @@
-// Whole files as bytes.
+// Reads whole files.
 #pragma once
 
 #include <cerrno>
@@ -10,7 +10,7 @@
 
 namespace llava {
 
-// Throws `Error` for what is missing, no file, or cannot be read.
+// Returns the content of a file. Throws `Error` for what is missing, no file, or cannot be read.
 template <typename Error>
 std::string read_file(const std::string& path) {
   struct stat info;

@@ -1,3 +1,4 @@
+// SHA-256, block by block, and of whole files.
 #include "base/sha256.h"
 
 #include <algorithm>

@@ -11,7 +11,9 @@ namespace llava {
 class Sha256 {
  public:
   void add(std::span<const uint8_t> bytes);
-  std::string digest();  // 64 hexadecimal digits; nothing may be added after it
+
+  // Returns 64 hexadecimal digits. Nothing may be added after it.
+  std::string digest();
 
  private:
   void compress(const uint8_t* block);
@@ -22,7 +24,7 @@ class Sha256 {
   uint64_t size_ = 0;
 };
 
-// Empty where the file cannot be read to its end.
+// Returns 64 hexadecimal digits; an empty string where the file cannot be read to its end.
 std::string sha256_of_file(const std::string& path);
 
 }  // namespace llava

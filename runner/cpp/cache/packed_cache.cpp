@@ -1,3 +1,4 @@
+// Finds, checks, makes and removes files of packed weights.
 #include "cache/packed_cache.h"
 
 #include <fcntl.h>
@@ -52,7 +53,7 @@ std::vector<fs::path> files_in(const std::string& folder) {
   return paths;
 }
 
-// What packing depends on beside the program: the processor's features and XNNPACK's build.
+// Returns a key of what packing depends on, the program apart: the processor's features and XNNPACK's build.
 std::string key_of_machine() {
   utsname system{};
   uname(&system);
@@ -66,7 +67,7 @@ std::string key_of_machine() {
   return hexadecimal(digest(bytes_of(features))).substr(0, kKeyDigits);
 }
 
-// Runs `work` in a process of its own, and `meanwhile` in this one; whether the other came to its end.
+// Runs `work` in a process of its own, and `meanwhile` in this one. Returns whether the other process succeeded.
 bool in_own_process(const std::function<void()>& work, const std::function<void()>& meanwhile) {
   const pid_t parent = getpid();
   const pid_t child = fork();
@@ -78,7 +79,7 @@ bool in_own_process(const std::function<void()>& work, const std::function<void(
     try {
       work();
     } catch (const UserError&) {
-      _exit(1);  // the parent will meet the same
+      _exit(1);  // this process meets the same error later, and reports it
     }
     _exit(0);
   }
@@ -97,7 +98,7 @@ bool in_own_process(const std::function<void()>& work, const std::function<void(
   return child > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-// Whether all of a file has reached the disk.
+// Waits until all of a file has reached the disk. Returns false where it cannot.
 bool is_written(const std::string& path) {
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   const bool written = file >= 0 && fsync(file) == 0;
@@ -112,7 +113,7 @@ bool is_written(const std::string& path) {
 PackedCache::PackedCache(
     const std::string& program_path, const std::string& folder, const std::function<void(const std::string&)>& pack)
     : folder_(folder.empty() ? "." : folder), stem_(fs::path(program_path).stem().string()) {
-  // Held while the file is made and while it is loaded, and by the process that packs.
+  // Held while the file is made and while it is loaded, also by the process that packs.
   lock_ = open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (lock_ < 0) {
     note("packed weights are not kept: " + folder_ + ": " + std::strerror(errno));
@@ -167,7 +168,7 @@ std::string PackedCache::find(const std::string& key) const {
 std::string PackedCache::make(
     const std::string& program_path, const std::string& key, const std::function<void(const std::string&)>& pack) const {
   std::error_code error;
-  // XNNPACK writes to the file as to memory: where the disk is full, that kills the process.
+  // XNNPACK writes to the file as if it were memory. If the disk becomes full, that kills the process.
   const uint64_t wanted = size_of(program_path) / 8 * 9;
   const uint64_t available = fs::space(folder_, error).available;
   if (error || available < wanted || access(folder_.c_str(), W_OK) != 0) {
@@ -190,7 +191,7 @@ std::string PackedCache::make(
   packed = packed && size_of(unfinished) > 0 && is_written(unfinished);
   if (const auto content = packed ? digest_of_file(unfinished, size_of(unfinished)) : std::nullopt) {
     const std::string path = folder_ + "/" + stem_ + "." + key + "-" + hexadecimal(*content) + kSuffix;
-    // Anyone may read it, and nobody write: ExecuTorch would add to it what it misses.
+    // Read-only for all: ExecuTorch would add to the file whatever it does not find there.
     fs::permissions(unfinished, fs::perms::owner_read | fs::perms::group_read | fs::perms::others_read, error);
     fs::rename(unfinished, path, error);
     if (!error) {
@@ -209,7 +210,7 @@ void PackedCache::remove_leftovers(const std::string& program_key) const {
       continue;
     }
     const bool of_this_program = name.substr(stem_.size() + 1).starts_with(program_key + "-");
-    // Nobody is at work on an unfinished one: its maker would hold the lock.
+    // Nobody is writing an unfinished file: its writer would hold the lock.
     if (name.ends_with(kUnfinished) || (name.ends_with(kSuffix) && !of_this_program)) {
       std::error_code error;
       fs::remove(path, error);

@@ -1,3 +1,4 @@
+// Bicubic resizing in Pillow's integer arithmetic.
 #include "image/resize.h"
 
 #include <algorithm>
@@ -22,7 +23,7 @@ double bicubic(double x) {
   return 0.0;
 }
 
-// What one output sample along an axis is made of: weights for the inputs from `first` on.
+// The weights of one output sample along an axis, for the inputs from `first` on.
 struct Taps {
   int first;
   std::vector<int32_t> weights;
@@ -54,7 +55,7 @@ std::vector<Taps> taps_along(int in_size, int out_size) {
   return all;
 }
 
-// Samples `stride` bytes apart from `in` on, weighted.
+// Returns the weighted sum of samples `stride` bytes apart from `in` on.
 uint8_t weighted(const Taps& taps, const uint8_t* in, size_t stride) {
   int32_t sum = 1 << (kPrecisionBits - 1);
   in += taps.first * stride;

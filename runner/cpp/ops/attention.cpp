@@ -1,3 +1,4 @@
+// Attention in vectorized loops: one way for a few new positions, another for many.
 #include "ops/attention.h"
 
 #include <algorithm>
@@ -27,8 +28,8 @@ constexpr int64_t kCacheLine = 64;    // bytes
 
 using Vector = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
 
-// Asks for memory that will be read a little later. Processors foresee reading in order by themselves, but not beyond the
-// end of a page, and a row of keys often fills one.
+// Asks for memory that will be read a little later. Processors foresee by themselves that memory is read in order, but
+// only up to the end of a page, and a row of keys often fills one.
 template <typename Element>
 LLAVA_INLINE void fetch_ahead(const Element* row, int64_t head_dim) {
   const char* bytes = reinterpret_cast<const char*>(row) + kAhead;
@@ -43,7 +44,8 @@ struct Partial {
   std::vector<Softmax> softmax;
 };
 
-// One query over the positions [first, last). They are outermost, so memory is read in the order it lies in.
+// Reads the positions [first, last) for one query, in every head. Positions are the outer loop, so that memory is read in
+// order.
 template <typename Element>
 LLAVA_INLINE void attend_part_body(
     const Element* query,
@@ -105,7 +107,7 @@ LLAVA_INLINE void attend_part_body(
   }
 }
 
-// The parts as if they had been one.
+// Merges what was seen of the parts, as if they had been one, and writes it to `out`.
 template <typename Element>
 void merge(const std::vector<Partial>& partials, Element* out, const AttentionShape& shape) {
   const int64_t head_dim = shape.head_dim;
@@ -243,7 +245,7 @@ LLAVA_INLINE void attend_tile_body(
   }
 }
 
-// Clones are made of functions, not of templates.
+// The compiler clones functions, but not templates, so each instance is written out.
 #define LLAVA_DEFINE(Element)                                                                                        \
   LLAVA_CLONES void attend_part(                                                                                     \
       const Element* query, const Element* keys, const Element* values, Partial& partial,                            \

@@ -1,4 +1,4 @@
-// Causal attention over a KV cache, on plain pointers: no ExecuTorch here.
+// Causal attention over a KV cache, on plain pointers, without ExecuTorch.
 #pragma once
 
 #include <cstdint>
@@ -21,10 +21,10 @@ struct AttentionShape {
 
 constexpr int64_t kMaxHeadDim = 256;
 
-// Runs body(begin, end) over parts of 0..count, perhaps on several threads.
+// Runs body(begin, end) over parts of 0..count, on several threads where it can.
 using ParallelFor = std::function<void(int64_t count, const std::function<void(int64_t begin, int64_t end)>& body)>;
 
-// softmax(q k^T * scale) v, where query t sees the cached positions up to start + t.
+// Computes softmax(q k^T * scale) v, where query t sees the cached positions up to start + t.
 //
 // `query` and `out` are [T, H, E]; `keys` and `values` [C, K, E] with C of at least start + T; all contiguous. The
 // softmax is taken online (Milakov and Gimelshein, 2018), block by block, as in FlashAttention (Dao et al., 2022).

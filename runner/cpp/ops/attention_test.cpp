@@ -1,4 +1,4 @@
-// attend() against attention written down as it is defined, over many shapes and starts.
+// Tests attend() against attention as it is defined, over many shapes and starts.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -30,7 +30,7 @@ void assign(BFloat16& to, float value) {
   to.bits = uint16_t(std::bit_cast<uint32_t>(value) >> 16);
 }
 
-// Two threads, split in the middle.
+// Runs both halves on a thread of their own.
 void in_halves(int64_t count, const std::function<void(int64_t, int64_t)>& body) {
   const int64_t half = count / 2;
   std::thread other([&] { body(0, half); });
@@ -85,7 +85,7 @@ double largest_error(const AttentionShape& shape, std::mt19937& random, float sp
     }
     return values;
   };
-  // No position more than there is, so that a sanitizer sees any read beyond.
+  // The cache has no spare positions, so that a sanitizer sees every read beyond its end.
   const int64_t cached = (shape.start + shape.queries) * shape.key_value_heads * shape.head_dim;
   const auto query = filled(shape.queries * shape.heads * shape.head_dim);
   const auto keys = filled(cached), values = filled(cached);

@@ -1,4 +1,4 @@
-// The arithmetic of attention for one query and head: 16-bit numbers, exponentials, and the softmax taken block by block.
+// The arithmetic of attention for one query and head: 16-bit numbers, exponentials, the softmax taken block by block.
 #pragma once
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Reads a model card from its JSON.
 #include "package/model_card.h"
 
 #include <nlohmann/json.hpp>

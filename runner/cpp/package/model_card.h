@@ -1,5 +1,5 @@
-// What a runner must know of a model: the JSON that the program's constant method get_model_card returns. The Python
-// side of it is llava_runner/contract.py.
+// What a runner must know about a model: the JSON that the program's constant method get_model_card returns. Its Python
+// counterpart is llava_runner/contract.py.
 #pragma once
 
 #include <array>
@@ -31,7 +31,7 @@ struct ModelCard {
   int max_seq_len;
   int max_context_len;
 
-  // Throws PackageError when the text is not a card of this schema.
+  // Returns the card that a text spells. Throws PackageError for a text that is no card of this schema.
   static ModelCard from_json(const std::string& text);
 };
 

@@ -1,3 +1,4 @@
+// Checks a .pte without ExecuTorch: its size, its structure, and its SHA-256.
 #include "package/program_file.h"
 
 #include <algorithm>
@@ -76,10 +77,10 @@ class Flatbuffer {
     return value;
   }
 
-  // What an offset stored at `at` leads to.
+  // Returns the place that the offset stored at `at` leads to.
   uint64_t follow(uint64_t at) const { return at + number<uint32_t>(at); }
 
-  // Where a field of a table lies; 0 if it has its default.
+  // Returns the place of a field of a table; 0 if the field has its default.
   uint64_t field(uint64_t table, int index) const {
     const uint64_t vtable = uint64_t(int64_t(table) - number<int32_t>(table));
     const uint64_t entry = 4 + 2 * uint64_t(index);

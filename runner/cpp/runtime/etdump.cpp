@@ -1,3 +1,4 @@
+// Writes traces to files.
 #include "runtime/etdump.h"
 
 #include <cstdlib>

@@ -1,4 +1,4 @@
-// Traces as ExecuTorch's Inspector reads them.
+// Traces of a program's methods, as ExecuTorch's Inspector reads them.
 #pragma once
 
 #include <executorch/devtools/etdump/etdump_flatcc.h>
@@ -14,8 +14,8 @@ class EtDump : public Trace {
  public:
   executorch::runtime::EventTracer* of(const std::string& method) override { return &tracers_[method]; }
 
-  // METHOD.etdump in `folder` for each method, with all its calls; none may follow. Throws UserError where they cannot
-  // be written.
+  // Writes METHOD.etdump into `folder` for each method, with all its calls. No call may follow. Throws UserError where
+  // a file cannot be written.
   void write(const std::string& folder);
 
  private:

@@ -1,3 +1,4 @@
+// Opens a program with packed weights, or without them.
 #include "runtime/open_program.h"
 
 #include <filesystem>
@@ -15,8 +16,8 @@ Program open_program(const ProgramOptions& options) {
     with_cache.packed_cache_path = packed_cache_path;
     return Program(options.model_path, with_cache);
   };
-  const std::string beside = std::filesystem::path(options.model_path).parent_path().string();
-  const std::string folder = options.packed_cache_path.empty() ? beside : options.packed_cache_path;
+  const std::string own_folder = std::filesystem::path(options.model_path).parent_path().string();
+  const std::string folder = options.packed_cache_path.empty() ? own_folder : options.packed_cache_path;
   const PackedCache cache(options.model_path, folder, load);
   return load(cache.path());
 }

@@ -1,4 +1,4 @@
-// From what a command line says of a model to the loaded program, with the weights packed earlier where there are any.
+// Opens the program that a command line names, with the weights that an earlier start has packed.
 #pragma once
 
 #include <string>
@@ -11,11 +11,11 @@ constexpr const char* kNoPackedCache = "off";
 
 struct ProgramOptions {
   std::string model_path;
-  std::string packed_cache_path;  // a folder, kNoPackedCache, or empty: beside the program
+  std::string packed_cache_path;  // a folder, or kNoPackedCache; empty: the program's folder
   LoadOptions load;
 };
 
-// Throws PackageError as Program does.
+// Returns the loaded program. Throws PackageError as Program does.
 Program open_program(const ProgramOptions& options);
 
 }  // namespace llava

@@ -1,3 +1,4 @@
+// Loads a program by ExecuTorch's Module, and calls its methods.
 #include "runtime/program.h"
 
 #include <executorch/extension/module/module.h>
@@ -28,16 +29,16 @@ constexpr const char* kTokenEmbedding = "token_embedding";
 constexpr const char* kTextDecoder = "text_decoder";
 constexpr const char* kModelCard = "get_model_card";
 
-// Of ExecuTorch's XNNPACK backend; the wheel has no header with them.
+// Names of ExecuTorch's XNNPACK backend and its options. The wheel has no header with them.
 constexpr char kXnnpack[] = "XnnpackBackend";
 constexpr char kWorkspaceSharing[] = "workspace_sharing_mode";
 constexpr char kWeightCache[] = "weight_cache_enabled";
 constexpr char kPackedCachePath[] = "packed_cache_path";
 
-// What the runtime reported last at the level of errors: it tells more than the code that a call returns.
+// The error that the runtime reported last. It says more than the code that a call returns.
 std::string last_report;
 
-// The runtime also reports that files of Arm phones are not there, which belongs nowhere.
+// Keeps errors and drops the rest: the runtime also reports that it misses files which only Arm phones have.
 void keep_errors(
     et_timestamp_t, et_pal_log_level_t level, const char*, const char*, size_t, const char* message, size_t length) {
   if (level == et_pal_log_level_t::kError || level == et_pal_log_level_t::kFatal) {

@@ -15,16 +15,16 @@ namespace llava {
 // Rows for the decoder: float32 [T, hidden_size].
 using Rows = std::vector<float>;
 
-// What XNNPACK's delegates share their memory for intermediate results with.
+// Which of XNNPACK's delegates share their memory for intermediate results.
 enum class WorkspaceSharing { kDisabled, kPerModel, kGlobal };
 
 class Trace;  // in trace.h, which includes ExecuTorch's headers
 
 struct LoadOptions {
   WorkspaceSharing workspace_sharing = WorkspaceSharing::kPerModel;
-  int cpu_threads = 0;            // to compute with; 0: as many as ExecuTorch finds fit
+  int cpu_threads = 0;            // to compute with; 0: as many as ExecuTorch chooses
   std::string packed_cache_path;  // a file of packed weights, made where it does not exist; empty: pack into memory
-  Trace* trace = nullptr;         // of all calls, if not null; it must outlive the program
+  Trace* trace = nullptr;         // traces all calls, unless it is null; it must outlive the program
 };
 
 // A loaded .pte; its text decoder holds one KV cache, so one conversation runs on it at a time.

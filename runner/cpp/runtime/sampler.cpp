@@ -1,3 +1,4 @@
+// Greedy sampling, and nucleus sampling at a temperature.
 #include "runtime/sampler.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// The turns of a conversation: prefill of prompt and image, then decoding, token by token.
 #include "runtime/session.h"
 
 #include <algorithm>

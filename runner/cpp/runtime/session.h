@@ -1,4 +1,4 @@
-// A conversation with a model about images: prompts in, text out piece by piece.
+// A conversation with a model about images: prompts go in, text comes out piece by piece.
 #pragma once
 
 #include <functional>
@@ -17,8 +17,8 @@ namespace llava {
 enum class StopReason { kEos, kLength, kContext };
 
 struct AnswerLimits {
-  std::optional<int> seq_len;         // positions of prompt and answer together; nullopt for the whole context
-  std::optional<int> max_new_tokens;  // tokens of the answer; nullopt for what seq_len leaves
+  std::optional<int> seq_len;         // positions of prompt and answer together; nullopt: the whole context
+  std::optional<int> max_new_tokens;  // tokens of the answer; nullopt: what seq_len leaves
 };
 
 // An image as it was read, and how it is to be made square: "pad", "crop", or empty for the model's own way.

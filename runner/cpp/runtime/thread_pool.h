@@ -1,4 +1,4 @@
-// How many threads ExecuTorch computes with. The wheel's libexecutorch_threadpool.so has these, and no header for them.
+// Declares ExecuTorch's thread pool. The wheel has it in libexecutorch_threadpool.so, but no header for it.
 #pragma once
 
 #include <cstdint>

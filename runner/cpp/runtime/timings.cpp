@@ -1,3 +1,4 @@
+// Prints the timings of an answer.
 #include "runtime/timings.h"
 
 #include <cstdio>
@@ -30,13 +31,15 @@ std::string rate(const Stage& stage, const char* noun) {
 }  // namespace
 
 std::string Timings::report() const {
-  return line("load time", load.ms, "ms") + "\n" +
-      line("image eval time", image.ms, "ms") + rate(image, "tokens") + "\n" +
-      line("sample time", sample.ms, "ms") + rate(sample, "runs") + "\n" +
-      line("prompt eval time", prompt.ms, "ms") + rate(prompt, "tokens") + "\n" +
-      line("eval time", eval.ms, "ms") + rate(eval, "runs") + "\n" +
-      line("total time", load.ms + image.ms + sample.ms + prompt.ms + eval.ms, "ms") + "\n" +
-      line("peak memory", double(peak_memory()) / (1 << 20), "MiB") + "\n";
+  std::string text;
+  text += line("load time", load.ms, "ms") + "\n";
+  text += line("image eval time", image.ms, "ms") + rate(image, "tokens") + "\n";
+  text += line("sample time", sample.ms, "ms") + rate(sample, "runs") + "\n";
+  text += line("prompt eval time", prompt.ms, "ms") + rate(prompt, "tokens") + "\n";
+  text += line("eval time", eval.ms, "ms") + rate(eval, "runs") + "\n";
+  text += line("total time", load.ms + image.ms + sample.ms + prompt.ms + eval.ms, "ms") + "\n";
+  text += line("peak memory", double(peak_memory()) / (1 << 20), "MiB") + "\n";
+  return text;
 }
 
 }  // namespace llava

@@ -6,12 +6,12 @@
 
 namespace llava {
 
-// Time spent on one kind of work and how much was done of it.
+// Time spent on one kind of work, and how much of it was done.
 struct Stage {
   double ms = 0;
   int count = 0;
 
-  // Adds the time of a call, in which `items` were done; returns what the call does.
+  // Calls `work` and adds its time, in which `items` were done. Returns what `work` returns.
   template <typename Work>
   auto measure(int items, Work&& work) {
     struct Timer {
@@ -29,8 +29,8 @@ struct Stage {
 
 // `load` of the package, then the stages of one answer.
 //
-// `image` counts the positions an image takes, preprocessing included; `prompt` all positions of the prompt, the image's
-// among them; `sample` and `eval` count tokens. An answer of n tokens is n samples and n - 1 evals.
+// `image` counts the positions that an image takes, and its time includes preparing the image, but not reading the file.
+// `prompt` counts all positions of the prompt, the image's among them. `sample` and `eval` count tokens. An answer of n tokens is n samples and n - 1 evals.
 struct Timings {
   Stage load;
   Stage image;
@@ -38,6 +38,7 @@ struct Timings {
   Stage prompt;
   Stage eval;
 
+  // Returns seven lines of text, the last of them the peak memory of this process.
   std::string report() const;
 };
 

@@ -11,7 +11,7 @@ class Trace {
  public:
   virtual ~Trace() = default;
 
-  // The tracer of a method's calls; it lives as long as this.
+  // Returns the tracer of a method's calls. It lives as long as this.
   virtual executorch::runtime::EventTracer* of(const std::string& method) = 0;
 };
 

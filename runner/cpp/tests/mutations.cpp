@@ -1,7 +1,7 @@
-// Damaged files of every kind llava_main reads: what cannot be read is refused with a UserError, and nothing else happens.
-// To be built with sanitizers (-DLLAVA_SANITIZE=ON).
+// Reads damaged files of every kind that llava_main reads: each must be read or refused with a UserError, without an
+// error of memory. To be built with sanitizers (-DLLAVA_SANITIZE=ON).
 //
-//   mutations COUNT FILE...     COUNT damaged forms of each file, always the same ones
+//   mutations COUNT FILE...     reads COUNT damaged forms of each file, always the same
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -20,7 +20,8 @@
 namespace llava {
 namespace {
 
-// Some bytes changed, a piece cut out or repeated, the end missing; lengths and counts often lie in the first bytes.
+// Returns the content damaged: some bytes changed, a piece cut out or repeated, or the end missing. Half of the damage is
+// in the first bytes, where lengths and counts often lie.
 std::string damaged(std::string content, std::mt19937_64& random) {
   const auto below = [&](size_t bound) { return bound ? random() % bound : 0; };
   const auto place = [&] { return below(2) ? below(content.size()) : below(std::min<size_t>(content.size(), 128)); };

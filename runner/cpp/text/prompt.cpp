@@ -1,3 +1,4 @@
+// Spells a turn by the model's prompt template.
 #include "text/prompt.h"
 
 #include "base/errors.h"

@@ -1,3 +1,4 @@
+// Encodes and decodes text as SentencePiece's byte pair encoding does.
 #include "text/tokenizer.h"
 
 #include <algorithm>
@@ -18,7 +19,7 @@ constexpr std::string_view kSpaceSign = "\u2581";      // how SentencePiece spel
 constexpr std::string_view kUnknownSign = " \u2047 ";  // how it shows the unknown token
 constexpr std::string_view kReplacement = "\uFFFD";
 
-// Takes numbers and bytes off the front of a file; throws PackageError at its end.
+// Reads numbers and bytes from the front of a file. Throws PackageError at its end.
 class Reader {
  public:
   Reader(std::string_view content, const std::string& path) : content_(content), path_(path) {}
@@ -46,7 +47,7 @@ class Reader {
   const std::string& path_;
 };
 
-// The byte that a piece like <0x0A> stands for.
+// Returns the byte that a piece like <0x0A> stands for; nullopt for other pieces.
 std::optional<uint8_t> byte_of(std::string_view piece) {
   if (piece.size() != 6 || piece.substr(0, 3) != "<0x" || piece[5] != '>') {
     return std::nullopt;
@@ -83,7 +84,7 @@ struct Symbol {
   bool frozen;  // a user-defined piece: never part of another
 };
 
-// Two neighbors that make a piece; `size` tells whether both are still what they were.
+// Two neighbors that make a piece. If `size` is not the sum of their sizes any more, one of them has changed since.
 struct Merge {
   float score;
   int left;
@@ -134,12 +135,12 @@ Tokenizer Tokenizer::open(const std::string& path) {
   return tokenizer;
 }
 
-// The layout drops the kinds of pieces. What SentencePiece's trainer does tells them: ordinary pieces have the scores
-// -0.0, -1, -2, ... after the byte pieces, added ones +0.0. Whether an added piece is matched in text (user-defined) or
-// not (control) cannot be seen; only <pad> is taken for control.
+// A tokenizer.bin does not say of which kind its pieces are. Their scores do: SentencePiece's trainer gives ordinary
+// pieces -0.0, -1, -2, ... after the byte pieces, and added pieces +0.0. An added piece may be matched in text
+// (user-defined) or not (control), which the scores do not say. Only <pad> is taken for a control piece.
 void Tokenizer::infer_kinds(uint32_t bos_id, uint32_t eos_id) {
   std::fill(std::begin(byte_ids_), std::end(byte_ids_), -1);
-  std::optional<size_t> first_ordinary;  // in case a tool has lost the sign of its zero
+  std::optional<size_t> first_ordinary;  // its zero may have lost its sign in another tool
   for (size_t id = 0; id < pieces_.size(); ++id) {
     if (byte_of(pieces_[id].text)) {
       first_ordinary = id + 1;
@@ -175,7 +176,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
   if (text.empty()) {
     return {};
   }
-  // Pieces in a tokenizer.bin have plain spaces; SentencePiece takes its own sign in a text for one, too.
+  // Pieces in a tokenizer.bin have plain spaces. SentencePiece reads its own sign in a text as a space, too.
   std::string spelled = " ";
   for (size_t at = 0; at < text.size();) {
     if (text.substr(at, kSpaceSign.size()) == kSpaceSign) {
@@ -244,7 +245,7 @@ size_t Tokenizer::user_defined_prefix(std::string_view text) const {
   return 0;
 }
 
-// A symbol's id; what is no piece is spelled in bytes, or unknown where a vocabulary has no byte pieces.
+// Appends a symbol's id. A symbol that is no piece is spelled in bytes, or unknown if a vocabulary has no byte pieces.
 void Tokenizer::append(std::string_view symbol, std::vector<int32_t>& ids) const {
   if (const auto found = id_of_.find(symbol); found != id_of_.end()) {
     ids.push_back(found->second);

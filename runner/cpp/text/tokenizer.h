@@ -1,4 +1,4 @@
-// Text to token ids and back, from tokenizer.bin (llama2c's layout) as SentencePiece's BPE does it.
+// Turns text into token ids and back, by tokenizer.bin (llama2c's layout) as SentencePiece's BPE does it.
 #pragma once
 
 #include <cstdint>
@@ -13,15 +13,15 @@ class Tokenizer {
  public:
   Tokenizer(Tokenizer&&) = default;  // not copied: its map holds views of its pieces
 
-  // Throws PackageError when the file is missing, damaged or of another kind.
+  // Reads a tokenizer.bin. Throws PackageError for a file that is missing, damaged or of another kind.
   static Tokenizer open(const std::string& path);
 
-  // Ids of a text, without BOS; a space is put before its first word, as in training. Throws PromptError for text that
-  // is not UTF-8.
+  // Returns the ids of a text, without BOS. A space is put before its first word, as in training. Throws PromptError for
+  // text that is not UTF-8.
   std::vector<int32_t> encode(std::string_view text) const;
 
-  // The UTF-8 bytes a token stands for, one byte for byte pieces. Control tokens, and ids beyond the vocabulary (the
-  // padding of a padded one), stand for nothing.
+  // Returns the UTF-8 bytes that a token stands for; for byte pieces a single byte, for control tokens nothing. Ids beyond
+  // the vocabulary, which models with a padded vocabulary have, stand for nothing, too.
   std::string decode_piece(int32_t id) const;
 
   bool is_byte(int32_t id) const { return has(id) && pieces_[id].kind == Kind::kByte; }
@@ -58,10 +58,10 @@ class TextStream {
  public:
   explicit TextStream(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
 
-  // The characters this token completes, often none.
+  // Returns the characters that this token completes, often none.
   std::string push(int32_t id);
 
-  // What is left at the end: the bytes of a character that was never completed.
+  // Returns what is left at the end: the bytes of a character that was never completed.
   std::string flush() { return take_characters(/*final=*/true); }
 
  private:

@@ -1,3 +1,4 @@
+// Finds the ends of UTF-8 characters.
 #include "text/utf8.h"
 
 #include <cstdint>

@@ -1,3 +1,4 @@
+// What the image formats share: limits, error messages, and turning an image upright.
 #include "image/formats/formats.h"
 
 #include <cstring>

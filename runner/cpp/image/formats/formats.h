@@ -16,18 +16,19 @@ ImageHWC read_ppm(const std::string& path, std::string_view content);
 
 constexpr int64_t kMaxPixels = int64_t(1024) * 1024 * 1024 / 4 / 3;  // Pillow's MAX_IMAGE_PIXELS
 
-// Throws ImageError.
+// Throws ImageError: the file is not an image that can be read.
 [[noreturn]] void fail_to_read(const std::string& path, const std::string& why);
 
-// Throws ImageError for no pixels and too many.
+// Throws ImageError for an image without pixels, and for more than kMaxPixels.
 void check_size(const std::string& path, int64_t width, int64_t height);
 
-// Turned and mirrored as a camera says (EXIF 2.3, tag 0x0112); 1 is upright.
+// How a camera was held, as it notes it (EXIF 2.3, tag 0x0112); 1 is upright.
 using Orientation = int;
 
-// The orientation in a TIFF structure, as EXIF data is one; 1 where it says nothing.
+// Returns the orientation in EXIF data, which is a TIFF structure; 1 where it has none.
 Orientation orientation_in(std::string_view tiff);
 
+// Returns the image turned and mirrored so that it is upright.
 ImageHWC upright(ImageHWC image, Orientation orientation);
 
 }  // namespace llava

@@ -1,3 +1,5 @@
+// Decodes JPEG files, by libjpeg.
+
 // jpeglib.h needs size_t and FILE before it.
 #include <cstddef>
 #include <cstdio>
@@ -49,7 +51,8 @@ std::optional<std::string_view> exif_of(const jpeg_decompress_struct& info) {
   return std::nullopt;
 }
 
-// Everything with a destructor lives outside: an error of the library jumps over them.
+// Decodes into `image`. Returns false after an error. Whatever has a destructor belongs to the caller, because an error
+// of the library leaves this function by a jump, which runs no destructors.
 bool decode_jpeg(
     std::string_view content,
     jpeg_decompress_struct& info,

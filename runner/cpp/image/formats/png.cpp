@@ -1,3 +1,4 @@
+// Decodes PNG files, by libpng.
 #include <png.h>
 
 #include <csetjmp>
@@ -44,7 +45,7 @@ struct PngImage {
   std::vector<png_bytep> rows;
 };
 
-// As with JPEG, nothing in here has a destructor.
+// Decodes into `source`. Returns false after an error. As with JPEG, nothing in here has a destructor.
 bool decode_png(png_structp png, png_infop info, std::string_view& rest, PngImage& source) {
   if (setjmp(png_jmpbuf(png))) {
     return false;
@@ -84,7 +85,7 @@ bool decode_png(png_structp png, png_infop info, std::string_view& rest, PngImag
   return true;
 }
 
-// A channel over the background, by Pillow's integer arithmetic (alpha_composite) for an opaque background.
+// Returns a channel laid on the background, by Pillow's integer arithmetic (alpha_composite) for an opaque one.
 uint8_t over_background(int value, int alpha) {
   if (alpha == 0) {
     return kBackground;

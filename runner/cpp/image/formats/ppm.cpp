@@ -1,3 +1,4 @@
+// Decodes binary PPM files (P6).
 #include <algorithm>
 #include <cctype>
 #include <cstring>

@@ -1,3 +1,4 @@
+// Reads the tensor in a file of torch.save, which is a zip archive with a pickle in it.
 #include "image/formats/tensor_file.h"
 
 #include <cstring>
@@ -11,9 +12,9 @@
 #include "base/errors.h"
 #include "base/files.h"
 
-// torch.save writes a zip archive without compression: <name>/data.pkl is a pickle that says of which type, shape and
-// strides the tensor is, and <name>/data/0 has its bytes. Of the pickle's virtual machine those opcodes are here that
-// such a pickle is made of. Nothing is ever called: a function is just its name.
+// torch.save writes a zip archive without compression. <name>/data.pkl is a pickle with the tensor's type, shape and
+// strides, and <name>/data/0 has its bytes. A pickle is a program for a small machine; the opcodes below are those that
+// such a pickle consists of. Nothing is ever called: a function is kept as its name.
 namespace llava {
 namespace {
 
@@ -21,7 +22,7 @@ namespace {
   throw ImageError(path + " is not an image tensor written by torch.save (uint8 [3, H, W])");
 }
 
-// Little-endian numbers out of bytes; nullopt beyond their end.
+// Returns the little-endian number at a place in bytes; nullopt beyond their end.
 template <typename T>
 std::optional<T> number_at(std::string_view bytes, size_t offset) {
   if (offset > bytes.size() || bytes.size() - offset < sizeof(T)) {
@@ -32,7 +33,7 @@ std::optional<T> number_at(std::string_view bytes, size_t offset) {
   return value;
 }
 
-// The files of an archive, by their names after the first slash; empty if it is none, or compressed.
+// Returns the files of an archive, by their names after the first slash; none for what is no archive, or compressed.
 std::map<std::string_view, std::string_view> stored_files(std::string_view archive) {
   constexpr size_t kEndSize = 22, kEntrySize = 46, kLocalSize = 30;
   const size_t end = archive.rfind("PK\5\6");
@@ -77,12 +78,12 @@ using Value = std::variant<Other, Mark, int64_t, std::string, std::shared_ptr<Tu
 struct Tuple {
   std::vector<Value> items;
 };
-struct Call {  // a function's name and what it was given; "" for what has a persistent id
+struct Call {  // a function's name and its arguments; "" for an object with a persistent id
   std::string function;
   std::vector<Value> arguments;
 };
 
-// Runs a pickle; nullopt if it is none, or needs what is not here.
+// Runs a pickle. The result is nullopt for what is no pickle, or has another opcode.
 class Unpickler {
  public:
   explicit Unpickler(std::string_view bytes) : bytes_(bytes) {}

@@ -7,7 +7,7 @@
 
 namespace llava {
 
-// Throws ImageError for files that are missing, damaged, or hold anything else.
+// Returns the tensor as an image. Throws ImageError for files that are missing, damaged, or hold anything else.
 ImageCHW read_tensor_file(const std::string& path);
 
 }  // namespace llava
