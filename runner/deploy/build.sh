@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds llava_main, the C++ runner, and llava_bench, which times it, against the SDK in an ExecuTorch wheel: no source tree of ExecuTorch, no torch.
+# Builds llava_main, the C++ runner, and llava_bench, which times it, against the SDK in an ExecuTorch wheel: neither
+# the sources of ExecuTorch nor torch are needed.
 #
 #   runner/build.sh [native|aarch64|android] [--clean]
 #

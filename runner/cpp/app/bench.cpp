@@ -54,22 +54,25 @@ std::optional<Options> parse(int argc, const char* const* argv) {
       kFooter);
   line.heading("Work");
   line.model_and_image(options.program.model_path, options.image_path);
-  line.value("--prompt-tokens", "N", "positions of the prompt, the image's among them (default: 600)",
-             [&](auto& flag, auto& value) { options.prompt_tokens = whole_number(flag, value); });
-  line.value("--decode-tokens", "N", "tokens to decode at each depth (default: 32)",
-             [&](auto& flag, auto& value) { options.decode_tokens = whole_number(flag, value); });
-  line.value("--depth", "N,N,...", "positions in the cache where decoding begins (default: 0,600)",
-             [&](auto& flag, auto& value) {
-    options.depths.clear();
-    std::istringstream list(value);
-    for (std::string depth; std::getline(list, depth, ',');) {
-      options.depths.push_back(whole_number(flag, depth));
-    }
+  line.value(
+      "--prompt-tokens", "N", "positions of the prompt, the image's among them (default: 600)",
+      [&](auto& flag, auto& value) { options.prompt_tokens = whole_number(flag, value); });
+  line.value("--decode-tokens", "N", "tokens to decode at each depth (default: 32)", [&](auto& flag, auto& value) {
+    options.decode_tokens = whole_number(flag, value);
   });
+  line.value(
+      "--depth", "N,N,...", "positions in the cache where decoding begins (default: 0,600)",
+      [&](auto& flag, auto& value) {
+        options.depths.clear();
+        std::istringstream list(value);
+        for (std::string depth; std::getline(list, depth, ',');) {
+          options.depths.push_back(whole_number(flag, depth));
+        }
+      });
   line.heading("Computation");
   line.computation(options.program);
-  line.value("--etdump-path", "DIR", "also trace every operator, which takes time, to DIR/METHOD.etdump",
-             options.etdump_path);
+  line.value(
+      "--etdump-path", "DIR", "also trace every operator, which takes time, to DIR/METHOD.etdump", options.etdump_path);
   if (!line.parse(argc, argv)) {
     return std::nullopt;
   }
@@ -153,9 +156,8 @@ void run(Options options) {
 
   Rows features;
   if (unprepared) {
-    features = image.measure(0, [&] {
-      return program.encode_image(prepare_image(*unprepared, card, card.image_aspect_ratio));
-    });
+    features = image.measure(
+        0, [&] { return program.encode_image(prepare_image(*unprepared, card, card.image_aspect_ratio)); });
   }
   Stage prompt;
   const int num_text_tokens = options.prompt_tokens - int(features.size() / size_t(card.hidden_size));
@@ -174,9 +176,8 @@ void run(Options options) {
     depth_in_cache = std::max(depth, depth_in_cache);
     Stage stage;
     for (int i = 0; i < options.decode_tokens; ++i) {
-      next = stage.measure(1, [&] {
-        return greedy.sample(program.decode(program.embed(std::span(&next, 1)), depth + i));
-      });
+      next = stage.measure(
+          1, [&] { return greedy.sample(program.decode(program.embed(std::span(&next, 1)), depth + i)); });
     }
     decodings.push_back({depth, stage});
   }

@@ -39,14 +39,15 @@ class Formatter : public CLI::Formatter {
 
   std::string make_help(const CLI::App* app, std::string, CLI::AppFormatMode mode) const override {
     return "usage: " + app->get_name() + " " + usage_ + "\n\n" + wrapped(app->get_description(), 0) + "\n\n" +
-        make_groups(app, mode) + "\n" + app->get_footer();
+           make_groups(app, mode) + "\n" + app->get_footer();
   }
 
   std::string make_group(std::string group, bool, std::vector<const CLI::Option*> options) const override {
     std::string out = group + ":\n";
     for (const CLI::Option* option : options) {
       const auto& shorts = option->get_snames();
-      std::string flag = "  " + (shorts.empty() ? "" : "-" + shorts.front() + ", ") + "--" + option->get_lnames().front();
+      std::string flag =
+          "  " + (shorts.empty() ? "" : "-" + shorts.front() + ", ") + "--" + option->get_lnames().front();
       if (option->get_items_expected_max() > 0) {
         flag += " " + option->get_type_name();
       }
@@ -122,7 +123,8 @@ void CommandLine::heading(const std::string& text) {
 
 void CommandLine::value(const std::string& names, const std::string& placeholder, const std::string& help, Set set) {
   const std::string flag = names.substr(0, names.find(','));
-  app_->add_option_function<std::string>(names, [=](const std::string& value) { set(flag, value); }, help)
+  app_->add_option_function<std::string>(
+          names, [=](const std::string& value) { set(flag, value); }, help)
       ->type_name(placeholder);
 }
 
@@ -137,24 +139,32 @@ void CommandLine::toggle(const std::string& name, const std::string& help, bool&
 
 void CommandLine::model_and_image(std::string& model_path, std::string& image_path) {
   value("--model-path", "PATH", "the program, a .pte file", model_path);
-  value("--image,--image-path", "PATH", "a JPEG, PNG or PPM file, or a .pt file with a uint8 [3, H, W] tensor (default: no image)", image_path);
+  value(
+      "--image,--image-path", "PATH",
+      "a JPEG, PNG or PPM file, or a .pt file with a uint8 [3, H, W] tensor (default: no image)", image_path);
 }
 
 void CommandLine::computation(ProgramOptions& options) {
-  value("--threads,--cpu-threads", "N", "threads to compute with (default: the machine's fast cores)",
-        [&options](const std::string& flag, const std::string& value) {
-    options.load.cpu_threads = whole_number(flag, value);
-    if (options.load.cpu_threads < 0) {
-      fail_option(flag + " " + value + ": it must be 1 or more");
-    }
-  });
-  value("--packed-cache-path", "DIR", "folder for the weights that are packed for this processor at the first start (default: the program's "
-        "folder); off keeps none", options.packed_cache_path);
-  value("--workspace-sharing", "HOW", "who shares the memory that XNNPACK computes in: disabled, per_model or global (default: "
-        "per_model)",
-        [&options](const std::string& flag, const std::string& value) {
-    options.load.workspace_sharing = WorkspaceSharing(one_of(flag, value, {"disabled", "per_model", "global"}));
-  });
+  value(
+      "--threads,--cpu-threads", "N", "threads to compute with (default: the machine's fast cores)",
+      [&options](const std::string& flag, const std::string& value) {
+        options.load.cpu_threads = whole_number(flag, value);
+        if (options.load.cpu_threads < 0) {
+          fail_option(flag + " " + value + ": it must be 1 or more");
+        }
+      });
+  value(
+      "--packed-cache-path", "DIR",
+      "folder for the weights that are packed for this processor at the first start (default: the program's "
+      "folder); off keeps none",
+      options.packed_cache_path);
+  value(
+      "--workspace-sharing", "HOW",
+      "who shares the memory that XNNPACK computes in: disabled, per_model or global (default: "
+      "per_model)",
+      [&options](const std::string& flag, const std::string& value) {
+        options.load.workspace_sharing = WorkspaceSharing(one_of(flag, value, {"disabled", "per_model", "global"}));
+      });
 }
 
 bool CommandLine::parse(int argc, const char* const* argv) {

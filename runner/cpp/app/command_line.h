@@ -29,7 +29,8 @@ class CommandLine {
   // Puts the flags that are declared next under a heading of their own.
   void heading(const std::string& text);
 
-  // Declares a flag with a value. `names` are separated by commas; help shows the first, and `placeholder` for the value.
+  // Declares a flag with a value. `names` are separated by commas; help shows the first, and `placeholder` for the
+  // value.
   void value(const std::string& names, const std::string& placeholder, const std::string& help, Set set);
   void value(const std::string& names, const std::string& placeholder, const std::string& help, std::string& text);
 

@@ -38,8 +38,8 @@ Session open_session(const Options& options) {
 
 void run(const Options& options) {
   Sampler sampler(options.temperature, options.top_p, options.seed);
-  // The image comes first: a broken one is noticed before anything is packed or loaded. Resizing needs the model's card, so
-  // it comes later, in Session::answer.
+  // The image comes first: a broken one is noticed before anything is packed or loaded. Resizing needs the model's
+  // card, so it comes later, in Session::answer.
   std::optional<TurnImage> image;
   if (!options.image_path.empty()) {
     image = TurnImage{read_image(options.image_path), options.image_aspect_ratio};
@@ -49,8 +49,7 @@ void run(const Options& options) {
     const StopReason reason = session.answer(image, prompt, sampler, options.limits, show);
     show("\n");
     if (reason == StopReason::kContext) {
-      std::fprintf(
-          stderr, "note: the answer ends where the context of %d is full\n", session.card().max_context_len);
+      std::fprintf(stderr, "note: the answer ends where the context of %d is full\n", session.card().max_context_len);
     }
     std::fputs(session.timings().report().c_str(), stderr);
   };

@@ -38,28 +38,37 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       "Ask an exported LLaVA model about an image. The answer goes to stdout, timings go to stderr.", kFooter);
   line.heading("Question");
   line.model_and_image(options.program.model_path, options.image_path);
-  line.value("--prompt", "TEXT", "question or prompt, see below; \\n in it stands for a new line",
-             [&](auto&, auto& value) { options.prompt = with_new_lines(value); });
-  line.toggle("--interactive", "go on with questions from stdin, one a line; an empty line ends the conversation",
-              options.interactive);
-  line.value("--tokenizer-path", "PATH", "the tokenizer (default: tokenizer.bin in the program's folder)",
-             options.tokenizer_path);
-  line.value("--image-aspect-ratio", "HOW", "pad or crop the image to a square (default: as the model was trained)",
-             [&](auto& flag, auto& value) {
-    one_of(flag, value, {"pad", "crop"});
-    options.image_aspect_ratio = value;
-  });
+  line.value(
+      "--prompt", "TEXT", "question or prompt, see below; \\n in it stands for a new line",
+      [&](auto&, auto& value) { options.prompt = with_new_lines(value); });
+  line.toggle(
+      "--interactive", "go on with questions from stdin, one a line; an empty line ends the conversation",
+      options.interactive);
+  line.value(
+      "--tokenizer-path", "PATH", "the tokenizer (default: tokenizer.bin in the program's folder)",
+      options.tokenizer_path);
+  line.value(
+      "--image-aspect-ratio", "HOW", "pad or crop the image to a square (default: as the model was trained)",
+      [&](auto& flag, auto& value) {
+        one_of(flag, value, {"pad", "crop"});
+        options.image_aspect_ratio = value;
+      });
   line.heading("Answer");
-  line.value("--seq-len", "N", "most positions of prompt and answer together (default: the model's context)",
-             [&](auto& flag, auto& value) { options.limits.seq_len = whole_number(flag, value); });
-  line.value("--max-new-tokens", "N", "most tokens of the answer (default: what --seq-len leaves)",
-             [&](auto& flag, auto& value) { options.limits.max_new_tokens = whole_number(flag, value); });
-  line.value("--temperature", "T", "0 always takes the likeliest token; more is more random (default: 0)",
-             [&](auto& flag, auto& value) { options.temperature = real_number(flag, value); });
-  line.value("--top-p", "P", "sample from the likeliest tokens only, which have this probability together (default: 1)",
-             [&](auto& flag, auto& value) { options.top_p = real_number(flag, value); });
-  line.value("--seed", "N", "makes sampling repeatable",
-             [&](auto& flag, auto& value) { options.seed = seed_number(flag, value); });
+  line.value(
+      "--seq-len", "N", "most positions of prompt and answer together (default: the model's context)",
+      [&](auto& flag, auto& value) { options.limits.seq_len = whole_number(flag, value); });
+  line.value(
+      "--max-new-tokens", "N", "most tokens of the answer (default: what --seq-len leaves)",
+      [&](auto& flag, auto& value) { options.limits.max_new_tokens = whole_number(flag, value); });
+  line.value(
+      "--temperature", "T", "0 always takes the likeliest token; more is more random (default: 0)",
+      [&](auto& flag, auto& value) { options.temperature = real_number(flag, value); });
+  line.value(
+      "--top-p", "P", "sample from the likeliest tokens only, which have this probability together (default: 1)",
+      [&](auto& flag, auto& value) { options.top_p = real_number(flag, value); });
+  line.value("--seed", "N", "makes sampling repeatable", [&](auto& flag, auto& value) {
+    options.seed = seed_number(flag, value);
+  });
   line.heading("Computation");
   line.computation(options.program);
   if (!line.parse(argc, argv)) {

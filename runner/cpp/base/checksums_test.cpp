@@ -47,7 +47,8 @@ void test_sha256() {
 
 void test_digest() {
   // Of xxHash's own test vectors: nothing, without a seed.
-  expect(llava::hexadecimal(llava::digest(llava::bytes_of(""))) == "99aa06d3014798d86001c324468d497f", "XXH3 of nothing");
+  expect(
+      llava::hexadecimal(llava::digest(llava::bytes_of(""))) == "99aa06d3014798d86001c324468d497f", "XXH3 of nothing");
   std::mt19937 random(0);
   for (const size_t size : {1, 7, 8, 63, 64, 65, 127, 1000, 4096}) {
     std::vector<uint8_t> bytes(size);

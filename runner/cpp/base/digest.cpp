@@ -77,10 +77,7 @@ std::optional<Digest> digest_of_file(const std::string& path, uint64_t size) {
 std::string hexadecimal(const Digest& digest) {
   char text[33];
   std::snprintf(
-      text,
-      sizeof(text),
-      "%016llx%016llx",
-      static_cast<unsigned long long>(digest.high),
+      text, sizeof(text), "%016llx%016llx", static_cast<unsigned long long>(digest.high),
       static_cast<unsigned long long>(digest.low));
   return text;
 }

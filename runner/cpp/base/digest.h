@@ -9,8 +9,8 @@
 
 namespace llava {
 
-// 128 bits of XXH3 (xxHash, Yann Collet). On an AMD EPYC, by SSE2 alone, one thread digests 23 GB of memory a second, and two
-// threads a file that the system has cached at 15 GB/s. On 64-bit ARM it uses NEON.
+// 128 bits of XXH3 (xxHash, Yann Collet). On an AMD EPYC, by SSE2 alone, one thread digests 23 GB of memory a second,
+// and two threads a file that the system has cached at 15 GB/s. On 64-bit ARM it uses NEON.
 struct Digest {
   uint64_t high = 0;
   uint64_t low = 0;

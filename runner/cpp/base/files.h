@@ -1,12 +1,12 @@
 // Reads whole files.
 #pragma once
 
+#include <sys/stat.h>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <sstream>
 #include <string>
-#include <sys/stat.h>
 
 namespace llava {
 

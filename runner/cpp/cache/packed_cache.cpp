@@ -27,11 +27,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A file's name: STEM.PROGRAM-MACHINE-CONTENT.packed, the last three digests. A file is only used if its content is what
-// its name says: torn, truncated and altered files have another content.
+// A file's name: STEM.PROGRAM-MACHINE-CONTENT.packed, the last three digests. A file is only used if its content is
+// what its name says: torn, truncated and altered files have another content.
 constexpr const char* kSuffix = ".packed";
 constexpr const char* kUnfinished = ".packing";
-constexpr size_t kKeyDigits = 16;     // of the digests of program and machine: enough to tell a few apart
+constexpr size_t kKeyDigits = 16;    // of the digests of program and machine: enough to tell a few apart
 constexpr size_t kPathAtMost = 255;  // bytes; ExecuTorch cuts a longer one short, and it would name another file
 
 void note(const std::string& message) {
@@ -166,7 +166,9 @@ std::string PackedCache::find(const std::string& key) const {
 }
 
 std::string PackedCache::make(
-    const std::string& program_path, const std::string& key, const std::function<void(const std::string&)>& pack) const {
+    const std::string& program_path,
+    const std::string& key,
+    const std::function<void(const std::string&)>& pack) const {
   std::error_code error;
   // XNNPACK writes to the file as if it were memory. If the disk becomes full, that kills the process.
   const uint64_t wanted = size_of(program_path) / 8 * 9;

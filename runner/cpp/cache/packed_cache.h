@@ -12,8 +12,8 @@ namespace llava {
 class PackedCache {
  public:
   // Finds the file that was made of this program on this processor by this ExecuTorch, and checks every byte of it. If
-  // there is none, `pack` makes it, at the path it is given. It does so in a process of its own: if that one fails, on a
-  // full disk for example, this one goes on without the file. Meanwhile this process compares the program with its
+  // there is none, `pack` makes it, at the path it is given. It does so in a process of its own: if that one fails, on
+  // a full disk for example, this one goes on without the file. Meanwhile this process compares the program with its
   // manifest. If another process packs the same, this one waits for it.
   //
   // `folder` is where such files are kept. If none can be used, path() is empty, and a note on stderr says why. Throws
@@ -30,7 +30,9 @@ class PackedCache {
  private:
   std::string find(const std::string& key) const;
   std::string make(
-      const std::string& program_path, const std::string& key, const std::function<void(const std::string&)>& pack) const;
+      const std::string& program_path,
+      const std::string& key,
+      const std::function<void(const std::string&)>& pack) const;
   void remove_leftovers(const std::string& program_key) const;
 
   std::string folder_;

@@ -65,8 +65,7 @@ ImageCHW preprocess(const ImageHWC& image, const ModelCard& card, const std::str
         " pixels its shorter side would be less than 2 pixels");
   }
   if (image_aspect_ratio == "pad") {
-    return channels_first(
-        resize_bicubic(padded_to_square(image, card.image_mean), card.image_size, card.image_size));
+    return channels_first(resize_bicubic(padded_to_square(image, card.image_mean), card.image_size, card.image_size));
   }
   if (image_aspect_ratio == "crop") {
     return channels_first(cropped_to_square(image, card.image_size));

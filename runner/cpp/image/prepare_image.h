@@ -17,8 +17,8 @@ namespace llava {
 // inside the program, half on either side, after it has normalized it: with zeros, which then are the mean color.
 ImageCHW prepare_image(const Image& image, const ModelCard& card, const std::string& image_aspect_ratio);
 
-// Makes a square of image_size pixels. "pad": to a square with the mean color, then bicubic to size (the original LLaVA,
-// MobileVLM). "crop": the shorter edge to size, bicubic, then the center square (CLIPImageProcessor).
+// Makes a square of image_size pixels. "pad": to a square with the mean color, then bicubic to size (the original
+// LLaVA, MobileVLM). "crop": the shorter edge to size, bicubic, then the center square (CLIPImageProcessor).
 ImageCHW preprocess(const ImageHWC& image, const ModelCard& card, const std::string& image_aspect_ratio);
 
 }  // namespace llava

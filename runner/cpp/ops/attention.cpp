@@ -44,8 +44,8 @@ struct Partial {
   std::vector<Softmax> softmax;
 };
 
-// Reads the positions [first, last) for one query, in every head. Positions are the outer loop, so that memory is read in
-// order.
+// Reads the positions [first, last) for one query, in every head. Positions are the outer loop, so that memory is read
+// in order.
 template <typename Element>
 LLAVA_INLINE void attend_part_body(
     const Element* query,
@@ -246,16 +246,16 @@ LLAVA_INLINE void attend_tile_body(
 }
 
 // The compiler clones functions, but not templates, so each instance is written out.
-#define LLAVA_DEFINE(Element)                                                                                        \
-  LLAVA_CLONES void attend_part(                                                                                     \
-      const Element* query, const Element* keys, const Element* values, Partial& partial,                            \
-      const AttentionShape& shape, float scale, int64_t first, int64_t last) {                                       \
-    attend_part_body(query, keys, values, partial, shape, scale, first, last);                                       \
-  }                                                                                                                  \
-  LLAVA_CLONES void attend_tile(                                                                                     \
-      const Element* query, const Element* keys, const Element* values, Element* out, const AttentionShape& shape,   \
-      float scale, const TileQueries& queries, Tile& tile) {                                                         \
-    attend_tile_body(query, keys, values, out, shape, scale, queries, tile);                                         \
+#define LLAVA_DEFINE(Element)                                                                                          \
+  LLAVA_CLONES void attend_part(                                                                                       \
+      const Element* query, const Element* keys, const Element* values, Partial& partial, const AttentionShape& shape, \
+      float scale, int64_t first, int64_t last) {                                                                      \
+    attend_part_body(query, keys, values, partial, shape, scale, first, last);                                         \
+  }                                                                                                                    \
+  LLAVA_CLONES void attend_tile(                                                                                       \
+      const Element* query, const Element* keys, const Element* values, Element* out, const AttentionShape& shape,     \
+      float scale, const TileQueries& queries, Tile& tile) {                                                           \
+    attend_tile_body(query, keys, values, out, shape, scale, queries, tile);                                           \
   }
 LLAVA_DEFINE(float)
 LLAVA_DEFINE(BFloat16)

@@ -12,11 +12,11 @@ struct BFloat16 {
 };
 
 struct AttentionShape {
-  int64_t queries;           // T, new positions
-  int64_t start;             // positions before them
-  int64_t heads;             // H
-  int64_t key_value_heads;   // K, divides H: neighboring heads share one
-  int64_t head_dim;          // E, at most kMaxHeadDim
+  int64_t queries;          // T, new positions
+  int64_t start;            // positions before them
+  int64_t heads;            // H
+  int64_t key_value_heads;  // K, divides H: neighboring heads share one
+  int64_t head_dim;         // E, at most kMaxHeadDim
 };
 
 constexpr int64_t kMaxHeadDim = 256;

@@ -18,8 +18,8 @@ using executorch::aten::Tensor;
 using executorch::runtime::Error;
 using executorch::runtime::KernelRuntimeContext;
 
-// Writes `value` [1, T, K, E] into `cache` [1, C, K, E] from position `start` on. `out` is returned as it is: ExecuTorch
-// wants every kernel to have one.
+// Writes `value` [1, T, K, E] into `cache` [1, C, K, E] from position `start` on. `out` is returned as it is:
+// ExecuTorch wants every kernel to have one.
 Tensor& update_cache_out(
     KernelRuntimeContext& context, const Tensor& value, Tensor& cache, const int64_t start, Tensor& out) {
   ET_KERNEL_CHECK(context, value.dim() == 4 && cache.dim() == 4 && value.size(0) == 1, InvalidArgument, out);
@@ -63,13 +63,9 @@ Tensor& custom_sdpa_out(
   const float factor = float(scale.value_or(1.0 / std::sqrt(double(shape.head_dim))));
   const auto run = [&]<typename Element>(Element) {
     attend<Element>(
-        static_cast<const Element*>(query.const_data_ptr()),
-        static_cast<const Element*>(keys.const_data_ptr()),
-        static_cast<const Element*>(values.const_data_ptr()),
-        static_cast<Element*>(out.mutable_data_ptr()),
-        shape,
-        factor,
-        on_pool);
+        static_cast<const Element*>(query.const_data_ptr()), static_cast<const Element*>(keys.const_data_ptr()),
+        static_cast<const Element*>(values.const_data_ptr()), static_cast<Element*>(out.mutable_data_ptr()), shape,
+        factor, on_pool);
   };
   if (type == ScalarType::Float) {
     run(float());

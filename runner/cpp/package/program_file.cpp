@@ -28,9 +28,9 @@ struct __attribute__((packed)) Head {
   uint64_t segment_size;
 };
 
-constexpr uint64_t kProgramAtMost = 256 << 20;  // bytes of a flatbuffer; a larger one is damaged
-constexpr uint64_t kDataFrom = 64 << 10;        // bytes of a segment that is data and not part of the structure
-constexpr int kSegmentsField = 4;               // of the table Program in ExecuTorch's program.fbs
+constexpr uint64_t kProgramAtMost = 256 << 20;   // bytes of a flatbuffer; a larger one is damaged
+constexpr uint64_t kDataFrom = 64 << 10;         // bytes of a segment that is data and not part of the structure
+constexpr int kSegmentsField = 4;                // of the table Program in ExecuTorch's program.fbs
 constexpr int kOffsetField = 0, kSizeField = 1;  // of the table DataSegment
 
 [[noreturn]] void fail(const std::string& path) {
@@ -53,7 +53,8 @@ Head read_head(const std::string& path, std::ifstream& file) {
     throw PackageError(path + " is not an ExecuTorch program (.pte)");
   }
   const bool overflows = head.segment_offset > UINT64_MAX - head.segment_size;
-  const uint64_t expected = overflows ? UINT64_MAX : std::max(head.program_size, head.segment_offset + head.segment_size);
+  const uint64_t expected =
+      overflows ? UINT64_MAX : std::max(head.program_size, head.segment_offset + head.segment_size);
   if (size < expected) {
     throw PackageError(
         path + " is truncated: " + std::to_string(size) + " of " + std::to_string(expected) +
@@ -143,7 +144,8 @@ void check_against_manifest(const std::string& path) {
     return;
   }
   const auto manifest = nlohmann::json::parse(read_file<PackageError>(manifest_path.string()), nullptr, false);
-  const auto place = nlohmann::json::json_pointer("/files") / std::filesystem::path(path).filename().string() / "sha256";
+  const auto place =
+      nlohmann::json::json_pointer("/files") / std::filesystem::path(path).filename().string() / "sha256";
   if (manifest.is_discarded() || !manifest.contains(place) || !manifest[place].is_string()) {
     return;  // the manifest of something else
   }

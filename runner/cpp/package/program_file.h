@@ -7,12 +7,13 @@
 
 namespace llava {
 
-// Checks by size and first bytes alone that a file is a whole .pte: ExecuTorch maps it, and reading a map beyond the end
-// of its file would kill the process. Throws PackageError.
+// Checks by size and first bytes alone that a file is a whole .pte: ExecuTorch maps it, and reading a map beyond the
+// end of its file would kill the process. Throws PackageError.
 void check_program_file(const std::string& path);
 
-// Returns a digest of all that ExecuTorch interprets, which is everything but large data. Weights that XNNPACK packs are
-// large data, but their names count, and they are the SHA-256 of their bytes. Throws PackageError for damaged files.
+// Returns a digest of all that ExecuTorch interprets, which is everything but large data. Weights that XNNPACK packs
+// are large data, but their names count, and they are the SHA-256 of their bytes. Throws PackageError for damaged
+// files.
 Digest digest_of_structure(const std::string& path);
 
 // Compares the file with the SHA-256 in the manifest in its folder, if there is one. Throws PackageError.

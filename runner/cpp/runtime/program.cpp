@@ -119,8 +119,8 @@ std::span<const float> Program::run(const char* method, size_t expected, const I
 }
 
 Rows Program::encode_image(const ImageCHW& image) {
-  const auto pixels = from_blob(
-      const_cast<uint8_t*>(image.bytes.data()), {3, image.height, image.width}, ScalarType::Byte);
+  const auto pixels =
+      from_blob(const_cast<uint8_t*>(image.bytes.data()), {3, image.height, image.width}, ScalarType::Byte);
   const auto rows = run(kVisionEncoder, size_t(card_.num_image_tokens) * size_t(card_.hidden_size), pixels);
   return {rows.begin(), rows.end()};
 }

@@ -19,8 +19,8 @@ class Sampler {
   // Returns the token id that is chosen by logits [vocab_size].
   int32_t sample(std::span<const float> logits);
 
-  // Returns the distribution [vocab_size] that is sampled from at a temperature above 0. Nucleus sampling as in Holtzman
-  // et al. (2020): the unlikely tail whose total is at most 1 - top_p gets 0.
+  // Returns the distribution [vocab_size] that is sampled from at a temperature above 0. Nucleus sampling as in
+  // Holtzman et al. (2020): the unlikely tail whose total is at most 1 - top_p gets 0.
   std::vector<double> probabilities(std::span<const float> logits) const;
 
  private:

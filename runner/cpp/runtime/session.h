@@ -59,7 +59,7 @@ class Session {
   Stage load_;
   Timings timings_;
   std::vector<int32_t> last_ids_;
-  int position_ = 0;                // rows in the KV cache
+  int position_ = 0;               // rows in the KV cache
   std::optional<int32_t> unread_;  // the newest token of an answer: sampled, but not in the cache yet
 };
 

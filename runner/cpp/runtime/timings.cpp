@@ -21,11 +21,8 @@ std::string line(const char* label, double value, const char* unit) {
 
 std::string rate(const Stage& stage, const char* noun) {
   return formatted(
-      " / %5d %-6s (%8.2f ms per token, %8.2f tokens per second)",
-      stage.count,
-      noun,
-      stage.count ? stage.ms / stage.count : 0.0,
-      stage.ms > 0 ? 1000 * stage.count / stage.ms : 0.0);
+      " / %5d %-6s (%8.2f ms per token, %8.2f tokens per second)", stage.count, noun,
+      stage.count ? stage.ms / stage.count : 0.0, stage.ms > 0 ? 1000 * stage.count / stage.ms : 0.0);
 }
 
 }  // namespace

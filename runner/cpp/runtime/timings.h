@@ -29,8 +29,9 @@ struct Stage {
 
 // `load` of the package, then the stages of one answer.
 //
-// `image` counts the positions that an image takes, and its time includes preparing the image, but not reading the file.
-// `prompt` counts all positions of the prompt, the image's among them. `sample` and `eval` count tokens. An answer of n tokens is n samples and n - 1 evals.
+// `image` counts the positions that an image takes, and its time includes preparing the image, but not reading the
+// file. `prompt` counts all positions of the prompt, the image's among them. `sample` and `eval` count tokens. An
+// answer of n tokens is n samples and n - 1 evals.
 struct Timings {
   Stage load;
   Stage image;

@@ -12,16 +12,16 @@
 
 #include "base/errors.h"
 #include "base/files.h"
-#include "package/model_card.h"
 #include "image/prepare_image.h"
+#include "package/model_card.h"
 #include "package/program_file.h"
 #include "text/tokenizer.h"
 
 namespace llava {
 namespace {
 
-// Returns the content damaged: some bytes changed, a piece cut out or repeated, or the end missing. Half of the damage is
-// in the first bytes, where lengths and counts often lie.
+// Returns the content damaged: some bytes changed, a piece cut out or repeated, or the end missing. Half of the damage
+// is in the first bytes, where lengths and counts often lie.
 std::string damaged(std::string content, std::mt19937_64& random) {
   const auto below = [&](size_t bound) { return bound ? random() % bound : 0; };
   const auto place = [&] { return below(2) ? below(content.size()) : below(std::min<size_t>(content.size(), 128)); };

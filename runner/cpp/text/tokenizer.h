@@ -16,12 +16,12 @@ class Tokenizer {
   // Reads a tokenizer.bin. Throws PackageError for a file that is missing, damaged or of another kind.
   static Tokenizer open(const std::string& path);
 
-  // Returns the ids of a text, without BOS. A space is put before its first word, as in training. Throws PromptError for
-  // text that is not UTF-8.
+  // Returns the ids of a text, without BOS. A space is put before its first word, as in training. Throws PromptError
+  // for text that is not UTF-8.
   std::vector<int32_t> encode(std::string_view text) const;
 
-  // Returns the UTF-8 bytes that a token stands for; for byte pieces a single byte, for control tokens nothing. Ids beyond
-  // the vocabulary, which models with a padded vocabulary have, stand for nothing, too.
+  // Returns the UTF-8 bytes that a token stands for; for byte pieces a single byte, for control tokens nothing. Ids
+  // beyond the vocabulary, which models with a padded vocabulary have, stand for nothing, too.
   std::string decode_piece(int32_t id) const;
 
   bool is_byte(int32_t id) const { return has(id) && pieces_[id].kind == Kind::kByte; }
