@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the C++ runner, exports the built-in model, asks it about the sample picture, and compares the answer.
+# Builds the C++ runner, exports the built-in model, asks it about the sample image, and compares the answer.
 #
 #   ci/test_llava.sh [native|aarch64]
 #

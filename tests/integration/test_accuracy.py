@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-import evaluate
+from benchmarks import evaluate
 import pytest
 from rich.console import Console
 

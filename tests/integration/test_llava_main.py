@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import cmake
@@ -11,11 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from llava_runner.contract import PromptTemplate
 from llava_runner.errors import ImageError
 from llava_runner.image import prepare_image
+from llava_runner.prompt import prompt_chunks
+from llava_runner.timings import peak_memory
 from llava_runner.tokenizer import TextStream, Tokenizer
 from tests.integration.parity import assert_same_answers
 
+ROOT = Path(__file__).parents[2]
 CTEST = Path(cmake.CMAKE_BIN_DIR) / "ctest"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 ALPHABET = (
@@ -35,8 +42,8 @@ def parts(native_build):
     return call
 
 
-def random_picture(index: int, folder: Path) -> Path:
-    """Pictures of many sizes, modes and formats, noisy or smooth."""
+def random_image(index: int, folder: Path) -> Path:
+    """Return the path of an image: of many sizes, modes and formats, noisy or smooth."""
     generator = np.random.default_rng(index)
     width, height = (int(side) for side in generator.integers(20, 700, 2))
     pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -71,16 +78,16 @@ def test_the_parts_programs_pass(native_build):
     assert "100% tests passed" in done.stdout and "Test #2" in done.stdout
 
 
-def test_pictures_are_prepared_to_the_same_bytes(parts, tmp_path):
+def test_images_are_prepared_to_the_same_bytes(parts, tmp_path):
     compared = 0
     for index in range(112):
-        path = random_picture(index, tmp_path)
+        path = random_image(index, tmp_path)
         size, how = (56, 112, 336)[index % 3], ("pad", "crop")[index // 2 % 2]
         try:
             expected = prepare_image(path, image_size=size, image_mean=CLIP_MEAN, image_aspect_ratio=how)
         except ImageError:
             continue  # too thin
-        assert parts("picture", path, size, how) == expected.tobytes(), (index, path.name, size, how)
+        assert parts("image", path, size, how) == expected.tobytes(), (index, path.name, size, how)
         compared += 1
     assert compared >= 100
 
@@ -89,7 +96,7 @@ def test_the_tensor_of_a_package_is_read(parts, tiny_package):
     expected = prepare_image(
         tiny_package.folder / "image.pt", image_size=112, image_mean=CLIP_MEAN, image_aspect_ratio="pad"
     )
-    assert parts("picture", tiny_package.folder / "image.pt", 112, "pad") == expected.tobytes()
+    assert parts("image", tiny_package.folder / "image.pt", 112, "pad") == expected.tobytes()
 
 
 def random_strings(count: int) -> list[str]:
@@ -127,49 +134,132 @@ def test_both_runners_give_the_same_answers(llava_main, tiny_package, tmp_path):
     assert_same_answers([llava_main], tiny_package.program, scenes=50, folder=tmp_path)
 
 
+@pytest.mark.parametrize("prompt", ["What is it? ", "What is it? ASSISTANT:", "USER: <image> is?", "<image>"])
+@pytest.mark.parametrize("first_turn", [True, False])
+def test_turns_are_spelled_the_same(prompt, first_turn, parts):
+    layout = PromptTemplate(system="System. ", user="USER: ", assistant=" ASSISTANT:", image_suffix="\n")
+    for has_image in (True, False) if "<image>" not in prompt else (True,):
+        expected = prompt_chunks(prompt, template=layout, has_image=has_image, first_turn=first_turn)
+        found = parts("chunks", int(has_image), int(first_turn), stdin=prompt.encode())
+        assert found.decode() == "".join(f"{chunk}\0" for chunk in expected)
+
+
+def ask(llava_main: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([llava_main, *flags], capture_output=True, text=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"--model_path": "nowhere.pte"}, "nowhere.pte does not exist"),
-        ({"--model_path": "{folder}/tokenizer.bin"}, "is not an ExecuTorch program"),
-        ({"--tokenizer_path": "{folder}/llava.pte"}, "is not a tokenizer that can be read"),
-        ({"--image_path": "nowhere.png"}, "nowhere.png does not exist"),
-        ({"--image_path": "{folder}/tokenizer.bin"}, "neither JPEG nor PNG"),
+        ({"--model-path": "nowhere.pte"}, "nowhere.pte does not exist"),
+        ({"--model-path": "{folder}/tokenizer.bin"}, "is not an ExecuTorch program"),
+        ({"--tokenizer-path": "{folder}/llava.pte"}, "is not a tokenizer that can be read"),
+        ({"--image": "nowhere.png"}, "nowhere.png does not exist"),
+        ({"--image": "{folder}/tokenizer.bin"}, "neither JPEG nor PNG"),
         ({"--prompt": ""}, "--prompt is missing"),
         ({"--prompt": " "}, "the prompt is empty"),
         ({"--prompt": "<image> <image>"}, "more than once"),
+        ({"--prompt": "", "--interactive": "false"}, "--prompt is missing"),
+        ({"--interactive": "perhaps"}, "--interactive = perhaps"),
         ({"--temperature": "-1"}, "temperature -1"),
-        ({"--temperature": "warm"}, "is not a number"),
-        ({"--top_p": "0"}, "top_p 0"),
-        ({"--seq_len": "10"}, "the limit is 10"),
-        ({"--seq_len": "100000"}, "it must be from 1 to the context"),
-        ({"--max_new_tokens": "0"}, "must be at least 1"),
+        ({"--temperature": "warm"}, "--temperature 'warm' is not a number"),
+        ({"--top-p": "0"}, "top_p 0"),
+        ({"--seq-len": "10"}, "the limit is 10"),
+        ({"--seq-len": "100000"}, "it must be from 1 to the context"),
+        ({"--seq-len": "99999999999"}, "--seq-len 99999999999 is out of range"),
+        ({"--max-new-tokens": "0"}, "must be at least 1"),
+        ({"--seed": "-1"}, "--seed -1: it must be from 0"),
+        ({"--threads": "-1"}, "--threads -1: it must be 1 or more"),
         ({"--nothing": "1"}, "there is no option --nothing"),
-        ({"--workspace_sharing": "some"}, "choose from disabled, per_model, global"),
-        ({"--image_aspect_ratio": "stretch"}, "choose from pad, crop"),
+        ({"--temp": "1"}, "there is no option --temp"),
+        ({"--workspace-sharing": "some"}, "choose from disabled, per_model, global"),
+        ({"--image-aspect-ratio": "stretch"}, "choose from pad, crop"),
     ],
     ids=str,
 )
 def test_mistakes_are_one_line(changes, message, llava_main, tiny_package):
     flags = {
-        "--model_path": "{folder}/llava.pte",
-        "--image_path": "{folder}/image.png",
+        "--model-path": "{folder}/llava.pte",
+        "--image": "{folder}/image.png",
         "--prompt": "What is in the image?",
-        "--packed_cache_path": "off",
+        "--packed-cache-path": "off",
         **changes,
     }
-    command = [f"{flag}={value.format(folder=tiny_package.folder)}" for flag, value in flags.items()]
-    done = subprocess.run([llava_main, *command], capture_output=True, text=True)
+    done = ask(llava_main, *(f"{flag}={value.format(folder=tiny_package.folder)}" for flag, value in flags.items()))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert message in done.stderr and done.stdout == ""
 
 
+def test_a_missing_image_is_noticed_before_the_program(llava_main):
+    done = ask(llava_main, "--model-path=nowhere.pte", "--image=nowhere.png", "--prompt=What?")
+    assert (done.returncode, done.stderr) == (2, "error: nowhere.png does not exist\n")
+
+
+def test_peak_memory_is_that_of_the_process_alone(native_build, tiny_package):
+    """The system counts what started a process into ru_maxrss, and this one has loaded PyTorch."""
+    work = ["--prompt-tokens=10", "--decode-tokens=1", "--depth=0", "--packed-cache-path=off"]
+    done = ask(native_build / "llava_bench", f"--model-path={tiny_package.program}", *work)
+    measured = json.loads(done.stdout)
+    assert measured["anonymous_bytes"] < measured["peak_bytes"] < peak_memory() / 2
+
+
+def test_a_flag_without_its_value_is_named(llava_main):
+    done = ask(llava_main, "--model-path=llava.pte", "--prompt")
+    assert (done.returncode, done.stderr) == (2, "error: --prompt needs a value; --help lists the options\n")
+
+
+def test_every_spelling_of_a_flag_is_accepted(llava_main, tiny_package):
+    folder = tiny_package.folder
+    published = ask(
+        llava_main,
+        f"--model_path={folder}/llava.pte",
+        f"--tokenizer_path={folder}/tokenizer.bin",
+        f"--image_path={folder}/image.pt",
+        "--prompt=ASSISTANT:",
+        "--seq_len=768",
+        "--temperature=0",
+    )
+    assert published.returncode == 0 and published.stdout.strip(), published.stderr
+    files = ["--model-path", f"{folder}/llava.pte", "--image", f"{folder}/image.pt", "--threads", "2"]
+    # A repeated flag has its last value, and a value may look like a flag.
+    for flags in (
+        ["--prompt", "--max_new_tokens", "--prompt", "ASSISTANT:"],
+        ["--cpu_threads=1", "--prompt=ASSISTANT:"],
+    ):
+        assert ask(llava_main, *files, *flags).stdout == published.stdout
+    assert "there is no option --image_pat" in ask(llava_main, "--image_pat=x").stderr
+
+
+@pytest.mark.parametrize("program", ["llava_main", "llava_bench"])
+def test_help_fits_a_terminal_and_names_every_flag(program, native_build):
+    done = ask(native_build / program, "--help")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout == ask(native_build / program, "-h").stdout
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"usage: {program} --model-path PATH") and max(map(len, lines)) <= 80
+    flags = {line.split()[0] for line in lines if line.startswith("  --")}
+    common = {"--model-path", "--image", "--threads", "--packed-cache-path", "--workspace-sharing", "--version"}
+    own = {
+        "llava_main": "--tokenizer-path --prompt --interactive --seq-len --max-new-tokens --temperature --top-p --seed "
+        "--image-aspect-ratio",
+        "llava_bench": "--prompt-tokens --decode-tokens --depth --etdump-path",
+    }
+    assert flags == common | set(own[program].split())
+
+
+@pytest.mark.parametrize("program", ["llava_main", "llava_bench"])
+def test_the_version_is_the_projects_and_executorchs(program, native_build):
+    pyproject = next(path for path in (ROOT / "runner/pyproject.toml", ROOT / "pyproject.toml") if path.exists())
+    (own,) = re.findall(r'^version = "(.*)"$', pyproject.read_text(), re.MULTILINE)
+    done = ask(native_build / program, "--version")
+    assert (done.returncode, done.stdout) == (0, f"{program} {own} (ExecuTorch {version('executorch')})\n")
+
+
 @pytest.mark.parametrize(
-    "flag", ["--workspace_sharing=disabled", "--workspace_sharing=global", "--cpu_threads=1", "--cpu_threads=3"]
+    "flag", ["--workspace-sharing=disabled", "--workspace-sharing=global", "--threads=1", "--threads=3"]
 )
 def test_the_answer_does_not_depend_on_how_it_is_computed(flag, llava_main, tiny_package):
-    flags = [f"--model_path={tiny_package.program}", f"--image_path={tiny_package.folder}/image.png", "--prompt=What?"]
-    plain = subprocess.run([llava_main, *flags], capture_output=True, text=True)
-    other = subprocess.run([llava_main, *flags, flag], capture_output=True, text=True)
+    flags = [f"--model-path={tiny_package.program}", f"--image={tiny_package.folder}/image.png", "--prompt=What?"]
+    plain, other = ask(llava_main, *flags), ask(llava_main, *flags, flag)
     assert (other.returncode, other.stdout) == (0, plain.stdout) and plain.stdout.strip()

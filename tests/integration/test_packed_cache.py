@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import resource
 import shutil
 import signal
@@ -25,14 +26,14 @@ def package(tiny_package, tmp_path) -> Path:
 @pytest.fixture
 def expected(llava_main, tiny_package) -> str:
     done = subprocess.run(
-        command(llava_main, tiny_package.folder, "--packed_cache_path=off"), capture_output=True, text=True
+        command(llava_main, tiny_package.folder, "--packed-cache-path=off"), capture_output=True, text=True
     )
     assert done.returncode == 0 and "circle" in done.stdout
     return done.stdout
 
 
 def command(llava_main: Path, package: Path, *flags: str) -> list[str]:
-    files = [f"--model_path={package}/llava.pte", f"--image_path={package}/image.png"]
+    files = [f"--model-path={package}/llava.pte", f"--image={package}/image.png"]
     return [str(llava_main), *files, f"--prompt={QUESTION}", *flags]
 
 
@@ -59,14 +60,24 @@ def test_weights_are_packed_once_and_then_mapped(llava_main, package, expected):
 
 
 def test_nothing_is_kept_on_request(llava_main, package, expected):
-    assert ask(llava_main, package, "--packed_cache_path=off") == (expected, [])
+    assert ask(llava_main, package, "--packed-cache-path=off") == (expected, [])
     assert not packed_files(package)
 
 
 def test_the_file_may_be_elsewhere(llava_main, package, expected, tmp_path):
     (tmp_path / "elsewhere").mkdir()
-    assert ask(llava_main, package, f"--packed_cache_path={tmp_path / 'elsewhere'}") == (expected, [PACKING])
+    assert ask(llava_main, package, f"--packed-cache-path={tmp_path / 'elsewhere'}") == (expected, [PACKING])
     assert packed_files(tmp_path / "elsewhere") and not packed_files(package)
+
+
+@pytest.mark.parametrize(("image", "why"), [("nowhere.png", "does not exist"), ("tokenizer.bin", "is not an image")])
+def test_nothing_is_packed_for_an_image_that_cannot_be_read(image, why, llava_main, package, tmp_path):
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    flags = [f"--image={package / image}", f"--packed-cache-path={folder}"]
+    done = subprocess.run(command(llava_main, package, *flags), capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {package / image} {why}")
+    assert not list(folder.iterdir()) and not packed_files(package)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "longer", "begin", "middle", "end"])
@@ -120,14 +131,14 @@ def test_a_packer_that_cannot_write_does_not_hurt(llava_main, package, expected)
     ("folder", "why"), [("/proc", "not kept"), ("/nowhere", "No such file"), ("{package}/image.png", "Not a directory")]
 )
 def test_a_folder_that_cannot_take_it_costs_only_time(folder, why, llava_main, package, expected):
-    answer, (note,) = ask(llava_main, package, f"--packed_cache_path={folder.format(package=package)}")
+    answer, (note,) = ask(llava_main, package, f"--packed-cache-path={folder.format(package=package)}")
     assert answer == expected and why in note
 
 
 def test_a_path_too_long_for_executorch_costs_only_time(llava_main, package, expected, tmp_path):
     folder = tmp_path / ("long" * 50)
     folder.mkdir()
-    answer, (note,) = ask(llava_main, package, f"--packed_cache_path={folder}")
+    answer, (note,) = ask(llava_main, package, f"--packed-cache-path={folder}")
     assert answer == expected and "too long" in note
     assert not list(folder.iterdir())
 
@@ -167,6 +178,14 @@ def test_another_program_of_the_same_name_gets_its_own(llava_main, package, expe
     assert answer.split()[:3] == expected.split()[:3] and notes == [PACKING]
     (second,) = packed_files(package)
     assert second != first
+
+
+def test_files_that_an_earlier_version_named_are_removed(llava_main, package, expected):
+    old = package / f"llava.{'0' * 16}-{'1' * 16}-{'2' * 16}.packed"
+    old.write_bytes(b"packed")
+    assert ask(llava_main, package) == (expected, [PACKING])
+    (packed,) = packed_files(package)
+    assert packed != old and re.fullmatch(r"llava\.[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{32}\.packed", packed.name)
 
 
 def test_a_damaged_program_is_refused_before_it_runs(llava_main, package):

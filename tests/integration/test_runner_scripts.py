@@ -1,4 +1,4 @@
-"""``runner/build.sh`` and ``runner/adb_run.sh``: what they say to wrong calls, the archive, Android with stand-ins."""
+"""The scripts of ``runner/deploy``: wrong calls, the archive that a build leaves, Android with stand-ins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # In place of the NDK's: Debian's compiler, which is as foreign to this machine, and notes of what it was told.
 TOOLCHAIN = """
-include({root}/runner/aarch64.cmake)
+include({root}/runner/deploy/aarch64.cmake)
 set(ANDROID TRUE)
 if(ANDROID_ABI)  # not where CMake only tries the compiler
   file(WRITE {notes} "${{ANDROID_ABI}} ${{ANDROID_PLATFORM}}")
@@ -85,10 +85,10 @@ def test_the_archive_runs_where_it_is_unpacked(native_build, tiny_package, tmp_p
         assert not any(library in line for library in ("libjpeg", "libpng", "libtorch"))
     paths = subprocess.run(["readelf", "-d", program], capture_output=True, text=True, check=True).stdout
     assert "[$ORIGIN:" in paths and "site-packages" not in paths
-    flags = [f"--model_path={tiny_package.program}", f"--image_path={tiny_package.folder}/image.png", "--prompt=What?"]
+    flags = [f"--model-path={tiny_package.program}", f"--image={tiny_package.folder}/image.png", "--prompt=What?"]
     done = subprocess.run([program, *flags], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip()
-    bench = [tmp_path / "llava_bench", flags[0], "--prompt_tokens=10", "--decode_tokens=2", "--depth=5"]
+    bench = [tmp_path / "llava_bench", flags[0], "--prompt-tokens=10", "--decode-tokens=2", "--depth=5"]
     timed = json.loads(subprocess.run(bench, capture_output=True, text=True, check=True).stdout)
     assert timed["prompt_tokens"] == 10 and timed["prompt_ms"] > 0
 
@@ -107,23 +107,23 @@ def phone(tmp_path, monkeypatch) -> Path:
 
 def test_a_package_is_pushed_once_and_asked(phone, native_build, tiny_package, monkeypatch):
     monkeypatch.setenv("LLAVA_MAIN_DIR", str(native_build))
-    command = [ROOT / "runner/adb_run.sh", tiny_package.folder, "--image_path=image.png", "--prompt=What's there?"]
+    command = [ROOT / "runner/deploy/adb_run.sh", tiny_package.folder, "--image=image.png", "--prompt=What's there?"]
     for _ in range(2):
         subprocess.run(command, check=True)
     log = (phone / "log").read_text().splitlines()
     assert log.count("push llava.pte") == 1 and log.count("push llava_main") == 2
     assert (phone / "tokenizer.bin").exists() and (phone / "libexecutorch.so").exists()
     assert log[-1].endswith(
-        r"LD_LIBRARY_PATH=. ./llava_main --model_path=llava.pte --image_path=image.png --prompt=What\'s\ there\?"
+        r"LD_LIBRARY_PATH=. ./llava_main --model-path=llava.pte --image=image.png --prompt=What\'s\ there\?"
     )
 
 
 def test_the_phone_can_be_timed(phone, native_build, tiny_package, monkeypatch):
     monkeypatch.setenv("LLAVA_MAIN_DIR", str(native_build))
-    subprocess.run([ROOT / "runner/adb_run.sh", tiny_package.folder, "--bench", "--depth=0,600"], check=True)
+    subprocess.run([ROOT / "runner/deploy/adb_run.sh", tiny_package.folder, "--bench", "--depth=0,600"], check=True)
     log = (phone / "log").read_text().splitlines()
     assert "push llava_bench" in log and "push llava_main" not in log
-    assert log[-1].endswith("LD_LIBRARY_PATH=. ./llava_bench --model_path=llava.pte --depth=0\\,600")
+    assert log[-1].endswith("LD_LIBRARY_PATH=. ./llava_bench --model-path=llava.pte --depth=0\\,600")
 
 
 @pytest.mark.parametrize(
@@ -131,5 +131,5 @@ def test_the_phone_can_be_timed(phone, native_build, tiny_package, monkeypatch):
 )
 def test_adb_run_says_what_is_missing(arguments, message, phone, native_build, monkeypatch):
     monkeypatch.setenv("LLAVA_MAIN_DIR", str(native_build))
-    done = subprocess.run([ROOT / "runner/adb_run.sh", *arguments], capture_output=True, text=True)
+    done = subprocess.run([ROOT / "runner/deploy/adb_run.sh", *arguments], capture_output=True, text=True)
     assert done.returncode == 2 and message in done.stderr

@@ -1,12 +1,12 @@
-#include "attention.h"
+// Attention in vectorized loops: one way for a few new positions, another for many.
+#include "ops/attention.h"
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <vector>
+
+#include "ops/online_softmax.h"
 
 // On x86-64 the loops below are compiled for three generations of processors, and the best is chosen when the program
 // starts. NEON is part of every 64-bit ARM.
@@ -15,7 +15,6 @@
 #else
 #define LLAVA_CLONES
 #endif
-#define LLAVA_INLINE inline __attribute__((always_inline))
 
 namespace llava {
 namespace {
@@ -29,40 +28,8 @@ constexpr int64_t kCacheLine = 64;    // bytes
 
 using Vector = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
 
-LLAVA_INLINE float widen(float value) {
-  return value;
-}
-
-LLAVA_INLINE float widen(BFloat16 value) {
-  return std::bit_cast<float>(uint32_t(value.bits) << 16);
-}
-
-LLAVA_INLINE void narrow(float value, float& out) {
-  out = value;
-}
-
-LLAVA_INLINE void narrow(float value, BFloat16& out) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  out.bits = uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);  // to the nearest, ties to even
-}
-
-// e^x for x <= 0, to float32's precision: 2^n by the exponent's bits, the rest by a polynomial (Cephes, expf).
-LLAVA_INLINE float exp_negative(float x) {
-  x = std::max(x, -87.0f);
-  const float n = std::floor(x * 1.44269504f + 0.5f);
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  return p * std::bit_cast<float>(uint32_t(int32_t(n) + 127) << 23);
-}
-
-// Asks for memory that will be read a little later. Processors foresee reading in order by themselves, but not beyond the
-// end of a page, and a row of keys often fills one.
+// Asks for memory that will be read a little later. Processors foresee by themselves that memory is read in order, but
+// only up to the end of a page, and a row of keys often fills one.
 template <typename Element>
 LLAVA_INLINE void fetch_ahead(const Element* row, int64_t head_dim) {
   const char* bytes = reinterpret_cast<const char*>(row) + kAhead;
@@ -71,36 +38,14 @@ LLAVA_INLINE void fetch_ahead(const Element* row, int64_t head_dim) {
   }
 }
 
-// The running softmax of one query and head: the largest score so far, and the sum relative to it.
-struct Softmax {
-  float largest = -std::numeric_limits<float>::infinity();
-  float sum = 0.0f;
-};
-
-// Turns the scores of one block into weights; returns what the sum of values so far is to be multiplied with.
-LLAVA_INLINE float absorb(Softmax& softmax, float* scores, int64_t count) {
-  float largest = softmax.largest;
-  for (int64_t j = 0; j < count; ++j) {
-    largest = std::max(largest, scores[j]);
-  }
-  const float correction = softmax.sum == 0.0f ? 0.0f : exp_negative(softmax.largest - largest);
-  float sum = 0.0f;
-  for (int64_t j = 0; j < count; ++j) {
-    scores[j] = exp_negative(scores[j] - largest);
-    sum += scores[j];
-  }
-  softmax.largest = largest;
-  softmax.sum = softmax.sum * correction + sum;
-  return correction;
-}
-
 // What one query has seen of a part of the cached positions, in every head.
 struct Partial {
   std::vector<float> sums;  // of values, [heads, head_dim]; empty: the part is another's
   std::vector<Softmax> softmax;
 };
 
-// One query over the positions [first, last). They are outermost, so memory is read in the order it lies in.
+// Reads the positions [first, last) for one query, in every head. Positions are the outer loop, so that memory is read
+// in order.
 template <typename Element>
 LLAVA_INLINE void attend_part_body(
     const Element* query,
@@ -162,7 +107,7 @@ LLAVA_INLINE void attend_part_body(
   }
 }
 
-// The parts as if they had been one.
+// Merges what was seen of the parts, as if they had been one, and writes it to `out`.
 template <typename Element>
 void merge(const std::vector<Partial>& partials, Element* out, const AttentionShape& shape) {
   const int64_t head_dim = shape.head_dim;
@@ -191,6 +136,13 @@ void merge(const std::vector<Partial>& partials, Element* out, const AttentionSh
   }
 }
 
+// Which queries a tile has: `count` of one head, from the new position `first` on.
+struct TileQueries {
+  int64_t head;
+  int64_t first;
+  int64_t count;
+};
+
 // Up to kQueries queries of one head. Keys are packed transposed, so that scores are computed a vector of positions at
 // a time and never summed across one.
 struct Tile {
@@ -210,10 +162,9 @@ LLAVA_INLINE void attend_tile_body(
     Element* out,
     const AttentionShape& shape,
     float scale,
-    int64_t head,
-    int64_t first,
-    int64_t num_queries,
+    const TileQueries& queries,
     Tile& tile) {
+  const auto [head, first, num_queries] = queries;
   const int64_t head_dim = shape.head_dim;
   const int64_t stride = shape.key_value_heads * head_dim;
   const int64_t of_head = head / (shape.heads / shape.key_value_heads) * head_dim;
@@ -294,17 +245,17 @@ LLAVA_INLINE void attend_tile_body(
   }
 }
 
-// Clones are made of functions, not of templates.
-#define LLAVA_DEFINE(Element)                                                                                        \
-  LLAVA_CLONES void attend_part(                                                                                     \
-      const Element* query, const Element* keys, const Element* values, Partial& partial,                            \
-      const AttentionShape& shape, float scale, int64_t first, int64_t last) {                                       \
-    attend_part_body(query, keys, values, partial, shape, scale, first, last);                                       \
-  }                                                                                                                  \
-  LLAVA_CLONES void attend_tile(                                                                                     \
-      const Element* query, const Element* keys, const Element* values, Element* out, const AttentionShape& shape,   \
-      float scale, int64_t head, int64_t first, int64_t num_queries, Tile& tile) {                                   \
-    attend_tile_body(query, keys, values, out, shape, scale, head, first, num_queries, tile);                        \
+// The compiler clones functions, but not templates, so each instance is written out.
+#define LLAVA_DEFINE(Element)                                                                                          \
+  LLAVA_CLONES void attend_part(                                                                                       \
+      const Element* query, const Element* keys, const Element* values, Partial& partial, const AttentionShape& shape, \
+      float scale, int64_t first, int64_t last) {                                                                      \
+    attend_part_body(query, keys, values, partial, shape, scale, first, last);                                         \
+  }                                                                                                                    \
+  LLAVA_CLONES void attend_tile(                                                                                       \
+      const Element* query, const Element* keys, const Element* values, Element* out, const AttentionShape& shape,     \
+      float scale, const TileQueries& queries, Tile& tile) {                                                           \
+    attend_tile_body(query, keys, values, out, shape, scale, queries, tile);                                           \
   }
 LLAVA_DEFINE(float)
 LLAVA_DEFINE(BFloat16)
@@ -342,10 +293,9 @@ void attend(
     const auto tile = std::make_unique<Tile>();
     for (int64_t i = begin; i < end; ++i) {
       // Tiles innermost: late ones see more positions than early ones, and so every part gets some of both.
-      const int64_t head = i / tiles;
       const int64_t first = i % tiles * kQueries;
-      const int64_t num_queries = std::min(kQueries, shape.queries - first);
-      attend_tile(query, keys, values, out, shape, scale, head, first, num_queries, *tile);
+      const TileQueries queries{i / tiles, first, std::min(kQueries, shape.queries - first)};
+      attend_tile(query, keys, values, out, shape, scale, queries, *tile);
     }
   });
 }

@@ -1,4 +1,4 @@
-// Causal attention over a KV cache, on plain pointers: no ExecuTorch here.
+// Causal attention over a KV cache, on plain pointers, without ExecuTorch.
 #pragma once
 
 #include <cstdint>
@@ -12,19 +12,19 @@ struct BFloat16 {
 };
 
 struct AttentionShape {
-  int64_t queries;           // T, new positions
-  int64_t start;             // positions before them
-  int64_t heads;             // H
-  int64_t key_value_heads;   // K, divides H: neighboring heads share one
-  int64_t head_dim;          // E, at most kMaxHeadDim
+  int64_t queries;          // T, new positions
+  int64_t start;            // positions before them
+  int64_t heads;            // H
+  int64_t key_value_heads;  // K, divides H: neighboring heads share one
+  int64_t head_dim;         // E, at most kMaxHeadDim
 };
 
 constexpr int64_t kMaxHeadDim = 256;
 
-// Runs body(begin, end) over parts of 0..count, perhaps on several threads.
+// Runs body(begin, end) over parts of 0..count, on several threads where it can.
 using ParallelFor = std::function<void(int64_t count, const std::function<void(int64_t begin, int64_t end)>& body)>;
 
-// softmax(q k^T * scale) v, where query t sees the cached positions up to start + t.
+// Computes softmax(q k^T * scale) v, where query t sees the cached positions up to start + t.
 //
 // `query` and `out` are [T, H, E]; `keys` and `values` [C, K, E] with C of at least start + T; all contiguous. The
 // softmax is taken online (Milakov and Gimelshein, 2018), block by block, as in FlashAttention (Dao et al., 2022).

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <optional>
 
-#include "attention.h"
+#include "ops/attention.h"
 
 namespace llava {
 namespace {
@@ -18,7 +18,8 @@ using executorch::aten::Tensor;
 using executorch::runtime::Error;
 using executorch::runtime::KernelRuntimeContext;
 
-// Writes `value` [1, T, K, E] into `cache` [1, C, K, E] from position `start` on. `out` is a mere formality.
+// Writes `value` [1, T, K, E] into `cache` [1, C, K, E] from position `start` on. `out` is returned as it is:
+// ExecuTorch wants every kernel to have one.
 Tensor& update_cache_out(
     KernelRuntimeContext& context, const Tensor& value, Tensor& cache, const int64_t start, Tensor& out) {
   ET_KERNEL_CHECK(context, value.dim() == 4 && cache.dim() == 4 && value.size(0) == 1, InvalidArgument, out);
@@ -31,13 +32,14 @@ Tensor& update_cache_out(
   return out;
 }
 
+// Runs body(begin, end) over parts of 0..count on ExecuTorch's threads.
 void on_pool(int64_t count, const std::function<void(int64_t, int64_t)>& body) {
   const int64_t threads = std::max<int64_t>(1, executorch::extension::get_thread_count());
   executorch::extension::parallel_for(0, count, std::max<int64_t>(1, (count + threads - 1) / threads), body);
 }
 
-// `query` [1, T, H, E]; `keys` and `values` [1, C, K, E], filled up to start + T. Causal, without mask and dropout: the
-// only form this project exports.
+// Computes attention of `query` [1, T, H, E] over `keys` and `values` [1, C, K, E], filled up to start + T. Only causal
+// attention, without mask and dropout, is supported: this project exports no other.
 Tensor& custom_sdpa_out(
     KernelRuntimeContext& context,
     const Tensor& query,
@@ -61,13 +63,9 @@ Tensor& custom_sdpa_out(
   const float factor = float(scale.value_or(1.0 / std::sqrt(double(shape.head_dim))));
   const auto run = [&]<typename Element>(Element) {
     attend<Element>(
-        static_cast<const Element*>(query.const_data_ptr()),
-        static_cast<const Element*>(keys.const_data_ptr()),
-        static_cast<const Element*>(values.const_data_ptr()),
-        static_cast<Element*>(out.mutable_data_ptr()),
-        shape,
-        factor,
-        on_pool);
+        static_cast<const Element*>(query.const_data_ptr()), static_cast<const Element*>(keys.const_data_ptr()),
+        static_cast<const Element*>(values.const_data_ptr()), static_cast<Element*>(out.mutable_data_ptr()), shape,
+        factor, on_pool);
   };
   if (type == ScalarType::Float) {
     run(float());

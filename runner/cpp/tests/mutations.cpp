@@ -1,7 +1,7 @@
-// Damaged files of every kind llava_main reads: what cannot be read is refused with a UserError, and nothing else happens.
-// To be built with sanitizers (-DLLAVA_SANITIZE=ON).
+// Reads damaged files of every kind that llava_main reads: each must be read or refused with a UserError, without an
+// error of memory. To be built with sanitizers (-DLLAVA_SANITIZE=ON).
 //
-//   mutations COUNT FILE...     COUNT damaged forms of each file, always the same ones
+//   mutations COUNT FILE...     reads COUNT damaged forms of each file, always the same
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -10,17 +10,18 @@
 #include <random>
 #include <string>
 
-#include "errors.h"
-#include "files.h"
-#include "model_card.h"
-#include "pixels.h"
-#include "program_file.h"
-#include "tokenizer.h"
+#include "base/errors.h"
+#include "base/files.h"
+#include "image/prepare_image.h"
+#include "package/model_card.h"
+#include "package/program_file.h"
+#include "text/tokenizer.h"
 
 namespace llava {
 namespace {
 
-// Some bytes changed, a piece cut out or repeated, the end missing; lengths and counts often lie in the first bytes.
+// Returns the content damaged: some bytes changed, a piece cut out or repeated, or the end missing. Half of the damage
+// is in the first bytes, where lengths and counts often lie.
 std::string damaged(std::string content, std::mt19937_64& random) {
   const auto below = [&](size_t bound) { return bound ? random() % bound : 0; };
   const auto place = [&] { return below(2) ? below(content.size()) : below(std::min<size_t>(content.size(), 128)); };
@@ -63,7 +64,7 @@ void read(const std::string& path, const std::string& suffix) {
   } else {
     ModelCard card{};
     card.image_size = 112;
-    prepare_image(path, card, "pad");
+    prepare_image(read_image(path), card, "pad");
   }
 }
 
@@ -79,7 +80,7 @@ int run(int count, const std::string& original) {
       std::perror("memfd");
       return 1;
     }
-    // A tensor is told from a picture by the file's name.
+    // A file with a tensor is told from an image file by its name.
     const std::string path = "/tmp/mutation" + std::to_string(getpid()) + suffix;
     unlink(path.c_str());
     if (symlink(("/proc/self/fd/" + std::to_string(file)).c_str(), path.c_str()) != 0) {

@@ -1,6 +1,7 @@
-// The parts of llava_main one by one, for tests/runner_cpp: input on stdin or in files, results as bytes on stdout.
+// Runs one part of llava_main alone, for tests/integration/test_llava_main.py: input on stdin or in files, results as
+// bytes on stdout.
 //
-//   parts picture FILE IMAGE_SIZE HOW     the pixels the vision encoder would get, as uint8 [3, H, W]
+//   parts image FILE IMAGE_SIZE HOW       the image that the vision encoder would get, as uint8 [3, H, W]
 //   parts encode TOKENIZER                for each string on stdin (ended by a zero byte) its ids, one line each
 //   parts decode TOKENIZER                for each line of ids on stdin the bytes of the text in hex, one line each
 //   parts chunks HAS_IMAGE FIRST_TURN     the chunks of the prompt on stdin, each ended by a zero byte
@@ -9,10 +10,10 @@
 #include <iterator>
 #include <sstream>
 
-#include "errors.h"
-#include "pixels.h"
-#include "prompt.h"
-#include "tokenizer.h"
+#include "base/errors.h"
+#include "image/prepare_image.h"
+#include "text/prompt.h"
+#include "text/tokenizer.h"
 
 namespace llava {
 namespace {
@@ -27,12 +28,12 @@ void write(const std::string& text) {
 
 void run(const std::vector<std::string>& arguments) {
   const std::string& part = arguments.at(0);
-  if (part == "picture") {
+  if (part == "image") {
     ModelCard card{};
     card.image_size = std::stoi(arguments.at(2));
     card.image_mean = {0.48145466, 0.4578275, 0.40821073};
-    const Pixels pixels = prepare_image(arguments.at(1), card, arguments.at(3));
-    write(std::string(pixels.values.begin(), pixels.values.end()));
+    const ImageCHW image = prepare_image(read_image(arguments.at(1)), card, arguments.at(3));
+    write(std::string(image.bytes.begin(), image.bytes.end()));
   } else if (part == "encode") {
     const Tokenizer tokenizer = Tokenizer::open(arguments.at(1));
     std::istringstream strings(everything_on_stdin());

@@ -1,0 +1,221 @@
+// Flags and help by CLI11; see command_line.h.
+#include "app/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <sstream>
+
+#include "base/errors.h"
+
+namespace llava {
+namespace {
+
+constexpr size_t kColumns = 80;
+constexpr size_t kFlagColumns = 28;  // the longest flag with its placeholder, and what sets it off
+
+// Breaks text into lines of at most kColumns, all but the first indented.
+std::string wrapped(const std::string& text, size_t indent) {
+  std::string out;
+  size_t column = indent;
+  std::istringstream words(text);
+  for (std::string word; words >> word;) {
+    if (column > indent && column + 1 + word.size() > kColumns) {
+      out += "\n" + std::string(indent, ' ');
+      column = indent;
+    }
+    out += column > indent ? " " + word : word;
+    column += word.size() + (column > indent ? 1 : 0);
+  }
+  return out;
+}
+
+// Lays the help out for a terminal of kColumns columns.
+class Formatter : public CLI::Formatter {
+ public:
+  explicit Formatter(const std::string& usage) : usage_(usage) { column_width(kFlagColumns); }
+
+  std::string make_help(const CLI::App* app, std::string, CLI::AppFormatMode mode) const override {
+    return "usage: " + app->get_name() + " " + usage_ + "\n\n" + wrapped(app->get_description(), 0) + "\n\n" +
+           make_groups(app, mode) + "\n" + app->get_footer();
+  }
+
+  std::string make_group(std::string group, bool, std::vector<const CLI::Option*> options) const override {
+    std::string out = group + ":\n";
+    for (const CLI::Option* option : options) {
+      const auto& shorts = option->get_snames();
+      std::string flag =
+          "  " + (shorts.empty() ? "" : "-" + shorts.front() + ", ") + "--" + option->get_lnames().front();
+      if (option->get_items_expected_max() > 0) {
+        flag += " " + option->get_type_name();
+      }
+      flag.resize(std::max(flag.size() + 2, kFlagColumns), ' ');
+      out += flag + wrapped(option->get_description(), kFlagColumns) + "\n";
+    }
+    return out;
+  }
+
+ private:
+  std::string usage_;
+};
+
+template <typename T>
+T number(const std::string& flag, const std::string& text, T (*parse)(const char*, char**)) {
+  char* end = nullptr;
+  errno = 0;
+  const T value = parse(text.c_str(), &end);
+  if (text.empty() || *end != '\0' || errno == ERANGE) {
+    fail_option(flag + " '" + text + "' is not a number");
+  }
+  return value;
+}
+
+}  // namespace
+
+void fail_option(const std::string& message) {
+  throw UserError(message + "; --help lists the options");
+}
+
+int whole_number(const std::string& flag, const std::string& text) {
+  const long value = number<long>(flag, text, [](const char* from, char** end) { return std::strtol(from, end, 10); });
+  if (value < INT32_MIN || value > INT32_MAX) {
+    fail_option(flag + " " + text + " is out of range");
+  }
+  return int(value);
+}
+
+uint64_t seed_number(const std::string& flag, const std::string& text) {
+  if (text.starts_with("-")) {
+    fail_option(flag + " " + text + ": it must be from 0 to 2^64 - 1");
+  }
+  return number<unsigned long long>(
+      flag, text, [](const char* from, char** end) { return std::strtoull(from, end, 10); });
+}
+
+double real_number(const std::string& flag, const std::string& text) {
+  return number<double>(flag, text, [](const char* from, char** end) { return std::strtod(from, end); });
+}
+
+size_t one_of(const std::string& flag, const std::string& value, const std::vector<std::string>& choices) {
+  const auto found = std::find(choices.begin(), choices.end(), value);
+  if (found == choices.end()) {
+    fail_option(flag + " '" + value + "': choose from " + CLI::detail::join(choices, ", "));
+  }
+  return size_t(found - choices.begin());
+}
+
+CommandLine::CommandLine(
+    const std::string& program, const std::string& usage, const std::string& description, std::string footer)
+    : app_(std::make_unique<CLI::App>(description, program)) {
+  app_->formatter(std::make_shared<Formatter>(usage));
+  app_->footer(std::move(footer));
+  app_->set_help_flag();  // in parse(), so that the two stand at the end of the help
+  app_->option_defaults()->take_last();
+}
+
+CommandLine::~CommandLine() = default;
+
+void CommandLine::heading(const std::string& text) {
+  app_->option_defaults()->group(text);
+}
+
+void CommandLine::value(const std::string& names, const std::string& placeholder, const std::string& help, Set set) {
+  const std::string flag = names.substr(0, names.find(','));
+  app_->add_option_function<std::string>(
+          names, [=](const std::string& value) { set(flag, value); }, help)
+      ->type_name(placeholder);
+}
+
+void CommandLine::value(
+    const std::string& names, const std::string& placeholder, const std::string& help, std::string& text) {
+  value(names, placeholder, help, [&text](const std::string&, const std::string& value) { text = value; });
+}
+
+void CommandLine::toggle(const std::string& name, const std::string& help, bool& on) {
+  app_->add_flag(name, on, help);
+}
+
+void CommandLine::model_and_image(std::string& model_path, std::string& image_path) {
+  value("--model-path", "PATH", "the program, a .pte file", model_path);
+  value(
+      "--image,--image-path", "PATH",
+      "a JPEG, PNG or PPM file, or a .pt file with a uint8 [3, H, W] tensor (default: no image)", image_path);
+}
+
+void CommandLine::computation(ProgramOptions& options) {
+  value(
+      "--threads,--cpu-threads", "N", "threads to compute with (default: the machine's fast cores)",
+      [&options](const std::string& flag, const std::string& value) {
+        options.load.cpu_threads = whole_number(flag, value);
+        if (options.load.cpu_threads < 0) {
+          fail_option(flag + " " + value + ": it must be 1 or more");
+        }
+      });
+  value(
+      "--packed-cache-path", "DIR",
+      "folder for the weights that are packed for this processor at the first start (default: the program's "
+      "folder); off keeps none",
+      options.packed_cache_path);
+  value(
+      "--workspace-sharing", "HOW",
+      "who shares the memory that XNNPACK computes in: disabled, per_model or global (default: "
+      "per_model)",
+      [&options](const std::string& flag, const std::string& value) {
+        options.load.workspace_sharing = WorkspaceSharing(one_of(flag, value, {"disabled", "per_model", "global"}));
+      });
+}
+
+bool CommandLine::parse(int argc, const char* const* argv) {
+  heading("Other");
+  app_->set_help_flag("-h,--help", "print this and end");
+  const std::string versions = LLAVA_VERSION " (ExecuTorch " LLAVA_EXECUTORCH_VERSION ")";
+  app_->set_version_flag("--version", app_->get_name() + " " + versions)->description("print the version and end");
+  try {
+    std::vector<std::string> reversed = arguments(argc, argv);
+    std::reverse(reversed.begin(), reversed.end());
+    app_->parse(std::move(reversed));
+    return true;
+  } catch (const CLI::CallForHelp&) {
+    std::fputs(app_->help().c_str(), stdout);
+  } catch (const CLI::CallForVersion& version) {
+    std::puts(version.what());
+  } catch (const CLI::ParseError& error) {
+    fail_option(error.what());
+  }
+  return false;
+}
+
+// Returns the arguments as CLI11 is to see them: flags spelled with hyphens, and each value apart from its flag, since
+// CLI11 takes --name= for a flag whose value follows.
+std::vector<std::string> CommandLine::arguments(int argc, const char* const* argv) const {
+  std::vector<std::string> found;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    const size_t equals = argument.find('=');
+    std::string name = argument.substr(0, equals);
+    if (name.starts_with("--")) {
+      std::replace(name.begin(), name.end(), '_', '-');
+    }
+    const CLI::Option* option = app_->get_option_no_throw(name);
+    if (!option) {
+      fail_option("there is no option " + argument.substr(0, equals));
+    }
+    if (option->get_items_expected_max() == 0) {
+      found.push_back(equals == std::string::npos ? name : name + argument.substr(equals));
+      if (option == app_->get_help_ptr() || option == app_->get_version_ptr()) {
+        return found;
+      }
+      continue;
+    }
+    if (equals == std::string::npos && i + 1 == argc) {
+      fail_option(name + " needs a value");
+    }
+    found.push_back(name);
+    found.push_back(equals == std::string::npos ? argv[++i] : argument.substr(equals + 1));
+  }
+  return found;
+}
+
+}  // namespace llava

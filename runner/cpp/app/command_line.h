@@ -1,0 +1,65 @@
+// Flags and help of a program: one declaration of a flag gives both.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/open_program.h"
+
+namespace CLI {
+class App;
+}
+
+namespace llava {
+
+// The command line of a program, by CLI11. A flag is spelled with hyphens; underscores are accepted, too, and so are
+// both --name=value and --name value. A flag that is given twice has its last value.
+class CommandLine {
+ public:
+  // Called with the flag, for messages, and its value.
+  using Set = std::function<void(const std::string& flag, const std::string& value)>;
+
+  // `usage` stands behind the program's name in the help, `footer` at the end as it is.
+  CommandLine(const std::string& program, const std::string& usage, const std::string& description, std::string footer);
+  ~CommandLine();
+
+  // Puts the flags that are declared next under a heading of their own.
+  void heading(const std::string& text);
+
+  // Declares a flag with a value. `names` are separated by commas; help shows the first, and `placeholder` for the
+  // value.
+  void value(const std::string& names, const std::string& placeholder, const std::string& help, Set set);
+  void value(const std::string& names, const std::string& placeholder, const std::string& help, std::string& text);
+
+  // Declares a flag without a value. --name=false switches it off again.
+  void toggle(const std::string& name, const std::string& help, bool& on);
+
+  // Declares --model-path and --image, which all programs here have.
+  void model_and_image(std::string& model_path, std::string& image_path);
+
+  // Declares how the model is computed: threads, packed weights, memory.
+  void computation(ProgramOptions& options);
+
+  // Reads the flags. Returns false where --help or --version was asked for and is printed. Throws UserError for flags
+  // that do not exist, lack their value, or have one of the wrong kind.
+  bool parse(int argc, const char* const* argv);
+
+ private:
+  std::vector<std::string> arguments(int argc, const char* const* argv) const;
+
+  std::unique_ptr<CLI::App> app_;
+};
+
+// These throw UserError, which names the flag and mentions --help.
+[[noreturn]] void fail_option(const std::string& message);
+int whole_number(const std::string& flag, const std::string& text);
+uint64_t seed_number(const std::string& flag, const std::string& text);
+double real_number(const std::string& flag, const std::string& text);
+
+// Returns the index of `value` in `choices`.
+size_t one_of(const std::string& flag, const std::string& value, const std::vector<std::string>& choices);
+
+}  // namespace llava

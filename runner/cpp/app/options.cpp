@@ -1,0 +1,86 @@
+// The flags of llava_main, declared once for both parsing and help.
+#include "app/options.h"
+
+#include "app/command_line.h"
+
+namespace llava {
+namespace {
+
+constexpr const char* kFooter = R"(A prompt is one of three kinds:
+  "What is this?"             a plain question, to which the model's prompt
+                              template is added
+  "What is this? ASSISTANT:"  with the assistant's cue: taken literally, after
+                              the system sentence, "USER: " and the image
+  "USER: <image> What ..."    with <image>: taken literally as a whole
+
+Underscores may stand for hyphens, as in --model_path. --image-path is another
+name of --image, and --cpu-threads of --threads.
+
+Example:
+  llava_main --model-path=llava.pte --image=photo.jpg \
+      --prompt="What is in the image?"
+)";
+
+// Replaces \n, as it is typed in a shell, by a new line.
+std::string with_new_lines(std::string text) {
+  for (size_t at = 0; (at = text.find("\\n", at)) != std::string::npos; ++at) {
+    text.replace(at, 2, 1, '\n');
+  }
+  return text;
+}
+
+}  // namespace
+
+std::optional<Options> parse_options(int argc, const char* const* argv) {
+  Options options;
+  CommandLine line(
+      "llava_main", "--model-path PATH --prompt TEXT [--image PATH] [option ...]",
+      "Ask an exported LLaVA model about an image. The answer goes to stdout, timings go to stderr.", kFooter);
+  line.heading("Question");
+  line.model_and_image(options.program.model_path, options.image_path);
+  line.value(
+      "--prompt", "TEXT", "question or prompt, see below; \\n in it stands for a new line",
+      [&](auto&, auto& value) { options.prompt = with_new_lines(value); });
+  line.toggle(
+      "--interactive", "go on with questions from stdin, one a line; an empty line ends the conversation",
+      options.interactive);
+  line.value(
+      "--tokenizer-path", "PATH", "the tokenizer (default: tokenizer.bin in the program's folder)",
+      options.tokenizer_path);
+  line.value(
+      "--image-aspect-ratio", "HOW", "pad or crop the image to a square (default: as the model was trained)",
+      [&](auto& flag, auto& value) {
+        one_of(flag, value, {"pad", "crop"});
+        options.image_aspect_ratio = value;
+      });
+  line.heading("Answer");
+  line.value(
+      "--seq-len", "N", "most positions of prompt and answer together (default: the model's context)",
+      [&](auto& flag, auto& value) { options.limits.seq_len = whole_number(flag, value); });
+  line.value(
+      "--max-new-tokens", "N", "most tokens of the answer (default: what --seq-len leaves)",
+      [&](auto& flag, auto& value) { options.limits.max_new_tokens = whole_number(flag, value); });
+  line.value(
+      "--temperature", "T", "0 always takes the likeliest token; more is more random (default: 0)",
+      [&](auto& flag, auto& value) { options.temperature = real_number(flag, value); });
+  line.value(
+      "--top-p", "P", "sample from the likeliest tokens only, which have this probability together (default: 1)",
+      [&](auto& flag, auto& value) { options.top_p = real_number(flag, value); });
+  line.value("--seed", "N", "makes sampling repeatable", [&](auto& flag, auto& value) {
+    options.seed = seed_number(flag, value);
+  });
+  line.heading("Computation");
+  line.computation(options.program);
+  if (!line.parse(argc, argv)) {
+    return std::nullopt;
+  }
+  if (options.program.model_path.empty()) {
+    fail_option("--model-path is missing");
+  }
+  if (options.prompt.empty() && !options.interactive) {
+    fail_option("--prompt is missing");
+  }
+  return options;
+}
+
+}  // namespace llava

@@ -1,0 +1,30 @@
+// The command line of llava_main.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "runtime/open_program.h"
+#include "runtime/session.h"
+
+namespace llava {
+
+struct Options {
+  ProgramOptions program;
+  std::string tokenizer_path;
+  std::string image_path;
+  std::string prompt;
+  std::string image_aspect_ratio;
+  AnswerLimits limits;
+  double temperature = 0;
+  double top_p = 1;
+  std::optional<uint64_t> seed;
+  bool interactive = false;
+};
+
+// Returns nullopt where --help or --version was asked for and is printed. Throws UserError for flags that do not exist,
+// lack their value, or have one of the wrong kind.
+std::optional<Options> parse_options(int argc, const char* const* argv);
+
+}  // namespace llava

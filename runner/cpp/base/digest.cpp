@@ -1,0 +1,85 @@
+// XXH3 over memory and, by several threads, over files.
+#include "base/digest.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <thread>
+#include <vector>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+namespace llava {
+namespace {
+
+constexpr uint64_t kPart = 8 << 20;  // bytes that a thread reads at a time
+constexpr unsigned kThreads = 4;     // enough for any disk
+
+bool read_whole(int file, uint8_t* to, uint64_t size, uint64_t offset) {
+  while (size > 0) {
+    const ssize_t count = pread(file, to, size, off_t(offset));
+    if (count <= 0) {
+      return false;
+    }
+    to += count;
+    size -= uint64_t(count);
+    offset += uint64_t(count);
+  }
+  return true;
+}
+
+}  // namespace
+
+Digest digest(std::span<const uint8_t> bytes) {
+  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
+  return {hash.high64, hash.low64};
+}
+
+Digest digest(std::span<const Digest> parts) {
+  return digest({reinterpret_cast<const uint8_t*>(parts.data()), parts.size_bytes()});
+}
+
+std::optional<Digest> digest_of_file(const std::string& path, uint64_t size) {
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) {
+    return std::nullopt;
+  }
+  std::vector<Digest> parts((size + kPart - 1) / kPart);
+  std::atomic<size_t> next = 0;
+  std::atomic<bool> whole = true;
+  const auto work = [&] {
+    std::vector<uint8_t> bytes(kPart);
+    for (size_t i; (i = next++) < parts.size();) {
+      const uint64_t count = std::min(kPart, size - i * kPart);
+      if (!read_whole(file, bytes.data(), count, i * kPart)) {
+        whole = false;
+        return;
+      }
+      parts[i] = digest({bytes.data(), count});
+    }
+  };
+  std::vector<std::thread> threads;
+  for (unsigned i = 1; i < std::clamp(std::thread::hardware_concurrency(), 1u, kThreads); ++i) {
+    threads.emplace_back(work);
+  }
+  work();
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  close(file);
+  return whole ? std::optional(digest(parts)) : std::nullopt;
+}
+
+std::string hexadecimal(const Digest& digest) {
+  char text[33];
+  std::snprintf(
+      text, sizeof(text), "%016llx%016llx", static_cast<unsigned long long>(digest.high),
+      static_cast<unsigned long long>(digest.low));
+  return text;
+}
+
+}  // namespace llava

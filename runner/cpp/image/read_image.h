@@ -1,0 +1,21 @@
+// Reads an image file without knowing the model, so that a broken one is noticed before a model is loaded.
+#pragma once
+
+#include <string>
+#include <variant>
+
+#include "image/image.h"
+
+namespace llava {
+
+constexpr int kMinImageSide = 2;  // pixels
+
+// The content of an image file, or of a file with a tensor (.pt).
+using Image = std::variant<ImageHWC, ImageCHW>;
+
+// Reads a .pt file by its name, and JPEG, PNG and binary PPM by their content: as Pillow does, upright, 8-bit RGB,
+// transparency laid on white. Throws ImageError for files that are missing, damaged, of another kind, smaller than
+// kMinImageSide, or of more pixels than Pillow takes without a warning.
+Image read_image(const std::string& path);
+
+}  // namespace llava

@@ -1,0 +1,62 @@
+// An exported program on ExecuTorch's runtime: the three methods of the contract as calls.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "image/image.h"
+#include "package/model_card.h"
+
+namespace llava {
+
+// Rows for the decoder: float32 [T, hidden_size].
+using Rows = std::vector<float>;
+
+// Which of XNNPACK's delegates share their memory for intermediate results.
+enum class WorkspaceSharing { kDisabled, kPerModel, kGlobal };
+
+class Trace;  // in trace.h, which includes ExecuTorch's headers
+
+struct LoadOptions {
+  WorkspaceSharing workspace_sharing = WorkspaceSharing::kPerModel;
+  int cpu_threads = 0;            // to compute with; 0: as many as ExecuTorch chooses
+  std::string packed_cache_path;  // a file of packed weights, made where it does not exist; empty: pack into memory
+  Trace* trace = nullptr;         // traces all calls, unless it is null; it must outlive the program
+};
+
+// A loaded .pte; its text decoder holds one KV cache, so one conversation runs on it at a time.
+class Program {
+ public:
+  // Loads the program and its three methods, weights packed and ready to run. Throws PackageError when the file is
+  // missing, damaged, or not a program of this contract.
+  Program(const std::string& path, const LoadOptions& options);
+  Program(Program&&) noexcept;
+  ~Program();
+
+  const ModelCard& card() const { return card_; }
+
+  // Returns the rows of an image whose sides are at most image_size: [num_image_tokens, hidden_size].
+  Rows encode_image(const ImageCHW& image);
+
+  // Returns the rows of T token ids: [T, hidden_size].
+  Rows embed(std::span<const int32_t> ids);
+
+  // Appends rows to the context at `position` and returns the logits of the last one, [vocab_size], valid until the
+  // next call. More rows than max_seq_len go in as several calls. Rows cached at `position` and after it are forgotten.
+  std::span<const float> decode(std::span<const float> rows, int position);
+
+ private:
+  template <typename... Inputs>
+  std::span<const float> run(const char* method, size_t expected, const Inputs&... inputs);
+
+  struct Runtime;  // ExecuTorch's headers stay in the source file
+
+  std::string path_;
+  std::unique_ptr<Runtime> runtime_;
+  ModelCard card_;
+};
+
+}  // namespace llava

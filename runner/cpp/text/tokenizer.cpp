@@ -1,0 +1,315 @@
+// Encodes and decodes text as SentencePiece's byte pair encoding does.
+#include "text/tokenizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <optional>
+#include <queue>
+
+#include "base/errors.h"
+#include "base/files.h"
+#include "text/utf8.h"
+
+namespace llava {
+namespace {
+
+constexpr std::string_view kSpaceSign = "\u2581";      // how SentencePiece spells a space
+constexpr std::string_view kUnknownSign = " \u2047 ";  // how it shows the unknown token
+constexpr std::string_view kReplacement = "\uFFFD";
+
+// Reads numbers and bytes from the front of a file. Throws PackageError at its end.
+class Reader {
+ public:
+  Reader(std::string_view content, const std::string& path) : content_(content), path_(path) {}
+
+  template <typename T>
+  T number() {
+    T value;
+    std::memcpy(&value, take(sizeof(T)).data(), sizeof(T));
+    return value;
+  }
+
+  std::string_view take(size_t length) {
+    if (content_.size() < length) {
+      throw PackageError(path_ + " is not a tokenizer that can be read: it ends too early");
+    }
+    const std::string_view taken = content_.substr(0, length);
+    content_.remove_prefix(length);
+    return taken;
+  }
+
+  bool at_end() const { return content_.empty(); }
+
+ private:
+  std::string_view content_;
+  const std::string& path_;
+};
+
+// Returns the byte that a piece like <0x0A> stands for; nullopt for other pieces.
+std::optional<uint8_t> byte_of(std::string_view piece) {
+  if (piece.size() != 6 || piece.substr(0, 3) != "<0x" || piece[5] != '>') {
+    return std::nullopt;
+  }
+  int value = 0;
+  for (char digit : piece.substr(3, 2)) {
+    if (digit >= '0' && digit <= '9') {
+      value = 16 * value + digit - '0';
+    } else if (digit >= 'A' && digit <= 'F') {
+      value = 16 * value + digit - 'A' + 10;
+    } else {
+      return std::nullopt;
+    }
+  }
+  return uint8_t(value);
+}
+
+void check_utf8(std::string_view text) {
+  size_t characters = 0;
+  for (size_t at = 0; at < text.size(); ++characters) {
+    const size_t length = character_length(text.substr(at));
+    if (length == kInvalid || length == kIncomplete) {
+      throw PromptError("the prompt is not valid Unicode at character " + std::to_string(characters));
+    }
+    at += length;
+  }
+}
+
+// A run of text that is a piece, or a character that may become part of one; neighbors are linked by index.
+struct Symbol {
+  std::string_view text;
+  int previous;
+  int next;
+  bool frozen;  // a user-defined piece: never part of another
+};
+
+// Two neighbors that make a piece. If `size` is not the sum of their sizes any more, one of them has changed since.
+struct Merge {
+  float score;
+  int left;
+  int right;
+  size_t size;
+
+  bool operator<(const Merge& other) const {
+    return score < other.score || (score == other.score && left > other.left);
+  }
+};
+
+}  // namespace
+
+Tokenizer Tokenizer::open(const std::string& path) {
+  const std::string content = read_file<PackageError>(path);
+  Reader reader(content, path);
+  const auto fail = [&](const std::string& why) {
+    throw PackageError(path + " is not a tokenizer that can be read: " + why);
+  };
+  const auto vocab_size = reader.number<uint32_t>();
+  const auto bos_id = reader.number<uint32_t>();
+  const auto eos_id = reader.number<uint32_t>();
+  reader.number<uint32_t>();  // bytes of the longest piece
+  Tokenizer tokenizer;
+  for (uint32_t i = 0; i < vocab_size; ++i) {
+    const auto score = reader.number<float>();
+    const auto length = reader.number<uint32_t>();
+    tokenizer.pieces_.push_back({std::string(reader.take(length)), score, Kind::kNormal});
+  }
+  if (!reader.at_end()) {
+    fail("it goes on after its " + std::to_string(vocab_size) + " pieces");
+  }
+  if (std::max(bos_id, eos_id) >= vocab_size) {
+    fail("BOS or EOS is not among its " + std::to_string(vocab_size) + " pieces");
+  }
+  for (const Piece& piece : tokenizer.pieces_) {
+    for (size_t at = 0, length; at < piece.text.size(); at += length) {
+      length = character_length(std::string_view(piece.text).substr(at));
+      if (length == kInvalid || length == kIncomplete) {
+        fail("a piece is not UTF-8");
+      }
+    }
+  }
+  tokenizer.infer_kinds(bos_id, eos_id);
+  if (tokenizer.unknown_id_ < 0) {
+    fail("it has no <unk> piece");
+  }
+  return tokenizer;
+}
+
+// A tokenizer.bin does not say of which kind its pieces are. Their scores do: SentencePiece's trainer gives ordinary
+// pieces -0.0, -1, -2, ... after the byte pieces, and added pieces +0.0. An added piece may be matched in text
+// (user-defined) or not (control), which the scores do not say. Only <pad> is taken for a control piece.
+void Tokenizer::infer_kinds(uint32_t bos_id, uint32_t eos_id) {
+  std::fill(std::begin(byte_ids_), std::end(byte_ids_), -1);
+  std::optional<size_t> first_ordinary;  // its zero may have lost its sign in another tool
+  for (size_t id = 0; id < pieces_.size(); ++id) {
+    if (byte_of(pieces_[id].text)) {
+      first_ordinary = id + 1;
+    }
+  }
+  for (size_t id = 0; id < pieces_.size(); ++id) {
+    Piece& piece = pieces_[id];
+    const auto byte = byte_of(piece.text);
+    if (piece.text == "<unk>" && unknown_id_ < 0) {
+      piece.kind = Kind::kUnknown;
+      unknown_id_ = int32_t(id);
+    } else if (id == bos_id || id == eos_id || piece.text == "<pad>") {
+      piece.kind = Kind::kControl;
+    } else if (byte) {
+      piece.kind = Kind::kByte;
+      byte_ids_[*byte] = int32_t(id);
+    } else {
+      const bool added = piece.score == 0 && !std::signbit(piece.score) && id != first_ordinary;
+      piece.kind = added ? Kind::kUserDefined : Kind::kNormal;
+      id_of_.emplace(piece.text, int32_t(id));
+      if (added && !piece.text.empty()) {
+        user_defined_.push_back(piece.text);
+      }
+    }
+  }
+  std::stable_sort(user_defined_.begin(), user_defined_.end(), [](auto a, auto b) { return a.size() > b.size(); });
+}
+
+// Byte pair encoding (Sennrich et al., 2016): the neighbors that make the piece of the highest score become one, the
+// leftmost first among equals, until no two make a piece.
+std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
+  check_utf8(text);
+  if (text.empty()) {
+    return {};
+  }
+  // Pieces in a tokenizer.bin have plain spaces. SentencePiece reads its own sign in a text as a space, too.
+  std::string spelled = " ";
+  for (size_t at = 0; at < text.size();) {
+    if (text.substr(at, kSpaceSign.size()) == kSpaceSign) {
+      spelled += ' ';
+      at += kSpaceSign.size();
+    } else {
+      spelled += text[at++];
+    }
+  }
+
+  std::vector<Symbol> symbols;
+  for (std::string_view rest = spelled; !rest.empty();) {
+    const size_t whole = user_defined_prefix(rest);
+    const size_t length = whole ? whole : character_length(rest);
+    const int index = int(symbols.size());
+    symbols.push_back({rest.substr(0, length), index - 1, index + 1, whole > 0});
+    rest.remove_prefix(length);
+  }
+  symbols.back().next = -1;
+
+  std::priority_queue<Merge> merges;
+  const auto consider = [&](int left, int right) {
+    if (left < 0 || right < 0 || symbols[left].frozen || symbols[right].frozen) {
+      return;
+    }
+    // Neighbors are next to each other in `spelled`.
+    const std::string_view both(symbols[left].text.data(), symbols[left].text.size() + symbols[right].text.size());
+    if (const auto found = id_of_.find(both); found != id_of_.end()) {
+      merges.push({pieces_[found->second].score, left, right, both.size()});
+    }
+  };
+  for (int i = 0; i + 1 < int(symbols.size()); ++i) {
+    consider(i, i + 1);
+  }
+  while (!merges.empty()) {
+    const Merge merge = merges.top();
+    merges.pop();
+    Symbol& left = symbols[merge.left];
+    Symbol& right = symbols[merge.right];
+    if (left.text.empty() || right.text.empty() || left.text.size() + right.text.size() != merge.size) {
+      continue;  // one of them has become part of another piece since
+    }
+    left.text = std::string_view(left.text.data(), merge.size);
+    left.next = right.next;
+    if (right.next >= 0) {
+      symbols[right.next].previous = merge.left;
+    }
+    right.text = {};
+    consider(left.previous, merge.left);
+    consider(merge.left, left.next);
+  }
+
+  std::vector<int32_t> ids;
+  for (int i = 0; i >= 0; i = symbols[i].next) {
+    append(symbols[i].text, ids);
+  }
+  return ids;
+}
+
+size_t Tokenizer::user_defined_prefix(std::string_view text) const {
+  for (std::string_view piece : user_defined_) {
+    if (text.substr(0, piece.size()) == piece) {
+      return piece.size();
+    }
+  }
+  return 0;
+}
+
+// Appends a symbol's id. A symbol that is no piece is spelled in bytes, or unknown if a vocabulary has no byte pieces.
+void Tokenizer::append(std::string_view symbol, std::vector<int32_t>& ids) const {
+  if (const auto found = id_of_.find(symbol); found != id_of_.end()) {
+    ids.push_back(found->second);
+  } else if (byte_ids_[0] >= 0) {
+    for (char byte : symbol) {
+      const int32_t id = byte_ids_[uint8_t(byte)];
+      ids.push_back(id >= 0 ? id : unknown_id_);
+    }
+  } else if (ids.empty() || ids.back() != unknown_id_) {  // one for a run of unknown characters
+    ids.push_back(unknown_id_);
+  }
+}
+
+std::string Tokenizer::decode_piece(int32_t id) const {
+  if (!has(id)) {
+    return "";
+  }
+  const Piece& piece = pieces_[id];
+  switch (piece.kind) {
+    case Kind::kControl:
+      return "";
+    case Kind::kUnknown:
+      return std::string(kUnknownSign);
+    case Kind::kByte:
+      return std::string(1, char(*byte_of(piece.text)));
+    default:
+      return piece.text;
+  }
+}
+
+std::string TextStream::push(int32_t id) {
+  std::string piece = tokenizer_.decode_piece(id);
+  if (tokenizer_.is_byte(id)) {
+    at_start_ = false;
+    bytes_ += piece;
+    return take_characters(/*final=*/false);
+  }
+  std::string text = flush();
+  if (at_start_ && !piece.empty()) {
+    at_start_ = false;
+    // The sign for an unknown token has spaces of its own.
+    if (piece.front() == ' ' && !tokenizer_.is_unknown(id)) {
+      piece.erase(0, 1);
+    }
+  }
+  return text + piece;
+}
+
+std::string TextStream::take_characters(bool final) {
+  std::string text;
+  while (!bytes_.empty()) {
+    const size_t length = character_length(bytes_);
+    if (length == kIncomplete && !final) {
+      break;
+    }
+    if (length == kInvalid || length == kIncomplete) {
+      text += kReplacement;  // one for each byte
+      bytes_.erase(0, 1);
+    } else {
+      text.append(bytes_, 0, length);
+      bytes_.erase(0, length);
+    }
+  }
+  return text;
+}
+
+}  // namespace llava

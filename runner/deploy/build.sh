@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Builds llava_main, the C++ runner, and llava_bench, which times it, against the SDK in an ExecuTorch wheel: neither
+# the sources of ExecuTorch nor torch are needed.
+#
+#   runner/build.sh [native|aarch64|android] [--clean]
+#
+# native     for this machine, against the wheel in its Python environment
+# aarch64    for 64-bit ARM Linux (Raspberry Pi 5, Jetson Orin): cross-compiled against the aarch64 wheel, which pip fetches
+# android    for arm64-v8a phones: needs ANDROID_NDK, and in EXECUTORCH_ANDROID an ExecuTorch built for Android
+#
+# Leaves both in cmake-out/TARGET with the shared libraries they need beside them, and the same as a .tar.gz.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+fail() { echo "error: $1" >&2; exit 2; }
+need() { command -v "$1" > /dev/null || fail "$1 is missing: $2"; } # need COMMAND HOW-TO-GET-IT
+
+target=native clean=false
+for argument in "$@"; do
+    case $argument in
+        native | aarch64 | android) target=$argument ;;
+        --clean) clean=true ;;
+        *) fail "$argument is none of native, aarch64, android, --clean" ;;
+    esac
+done
+out=cmake-out/$target
+if $clean; then rm -rf "$out"; fi
+
+python=.venv/bin/python
+[[ -x $python ]] || python=python3
+wheel=$($python -c 'import executorch; print(next(iter(executorch.__path__)))' 2> /dev/null) ||
+    fail "the executorch package is missing: make .venv/.ready, or pip install executorch"
+version=$($python -c 'import importlib.metadata as m; print(m.version("executorch"))')
+cmake=$($python -c 'import cmake, os; print(os.path.join(cmake.CMAKE_BIN_DIR, "cmake"))' 2> /dev/null) || cmake=cmake
+need "$cmake" "pip install cmake"
+need_header() { # need_header HEADER DEBIAN-PACKAGE
+    [[ -f /usr/include/$1 || -f /usr/local/include/$1 ]] || fail "$1 is missing: apt-get install $2"
+}
+need_header nlohmann/json.hpp nlohmann-json3-dev
+need_header CLI/CLI.hpp libcli11-dev
+need_header xxhash.h libxxhash-dev
+mkdir -p "$out"
+
+fetch_sdk() { # the wheel of the same version for another processor; only its SDK is unpacked
+    sdk=$out/sdk-$version/executorch
+    [[ ! -f $sdk/.complete ]] || return 0
+    echo "fetching the aarch64 wheel of executorch $version"
+    rm -rf "$out"/sdk-*
+    $python -m pip download "executorch==$version" --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 \
+        --dest "$out/wheel" --quiet --disable-pip-version-check || fail "the aarch64 wheel of executorch $version could not be fetched"
+    $python - "$out"/wheel/*.whl "$out/sdk-$version" << 'PYTHON'
+import sys, zipfile
+with zipfile.ZipFile(sys.argv[1]) as wheel:
+    parts = ("executorch/include/", "executorch/lib/", "executorch/share/")
+    wheel.extractall(sys.argv[2], [name for name in wheel.namelist() if name.startswith(parts)])
+PYTHON
+    rm -r "$out/wheel"
+    touch "$sdk/.complete"
+}
+
+libraries=(libexecutorch.so libexecutorch_{backend_xnnpack,etdump,kernels_optimized,kernels_quantized,threadpool}.so)
+pyproject=runner/pyproject.toml
+[[ -f $pyproject ]] || pyproject=pyproject.toml
+own_version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$pyproject")
+configure=(-DLLAVA_EXECUTORCH_VERSION="$version" -DLLAVA_VERSION="${own_version:-unknown}")
+case $target in
+    native)
+        need g++ "apt-get install g++"
+        sdk=$wheel
+        ;;
+    aarch64)
+        need aarch64-linux-gnu-g++ "apt-get install g++-aarch64-linux-gnu"
+        for library in libjpeg libpng; do
+            [[ -n $(find /usr/lib/aarch64-linux-gnu -name "$library.*" -print -quit 2> /dev/null) ]] || fail \
+                "$library for aarch64 is missing: dpkg --add-architecture arm64 && apt-get update && apt-get install libjpeg-dev:arm64 libpng-dev:arm64"
+        done
+        fetch_sdk
+        configure+=(-DCMAKE_TOOLCHAIN_FILE="$PWD/runner/deploy/aarch64.cmake")
+        ;;
+    android)
+        [[ -n ${ANDROID_NDK:-} ]] || fail "ANDROID_NDK is not set: the folder of Android's NDK, r26 or newer, from developer.android.com/ndk"
+        toolchain=$ANDROID_NDK/build/cmake/android.toolchain.cmake
+        [[ -f $toolchain ]] || fail "ANDROID_NDK=$ANDROID_NDK is no NDK: it lacks build/cmake/android.toolchain.cmake"
+        [[ -n ${EXECUTORCH_ANDROID:-} ]] || fail "EXECUTORCH_ANDROID is not set: the folder that ExecuTorch $version was installed to, built for Android from its source with its preset android-arm64-v8a and XNNPACK, optimized and quantized kernels"
+        sdk=$EXECUTORCH_ANDROID
+        [[ -n $(find "$sdk" -iname 'executorch-config.cmake' -print -quit 2> /dev/null) ]] ||
+            fail "EXECUTORCH_ANDROID=$sdk holds no ExecuTorch: it lacks executorch-config.cmake (cmake --install makes it)"
+        configure+=(-DCMAKE_TOOLCHAIN_FILE="$toolchain" -DANDROID_ABI=arm64-v8a -DANDROID_PLATFORM=android-28)
+        ;;
+esac
+
+"$cmake" -S runner/cpp -B "$out/build" -DCMAKE_PREFIX_PATH="$(realpath "$sdk")" "${configure[@]}" > "$out/configure.log" 2>&1 ||
+    { cat "$out/configure.log" >&2; exit 1; }
+"$cmake" --build "$out/build" --parallel "$(nproc)"
+
+# The programs with the shared libraries they need beside them. An ExecuTorch for Android may consist of static ones.
+files=(llava_main llava_bench)
+cp "${files[@]/#/$out/build/}" "$out/"
+for library in "${libraries[@]}"; do
+    if found=$(find "$sdk" -name "$library" -print -quit) && [[ -n $found ]]; then
+        cp "$found" "$out/"
+        files+=("$library")
+    fi
+done
+tar -czf "$out/llava_main-$target.tar.gz" -C "$out" "${files[@]}"
+echo "$out/llava_main and, to copy to a device, $out/llava_main-$target.tar.gz"
