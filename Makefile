@@ -21,6 +21,7 @@ lint: $(READY)  ## check format, types, scripts, and the generated pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	git ls-files '*.cpp' '*.h' | xargs -r $(BIN)/clang-format --dry-run -Werror
 	git ls-files '*.sh' .ci/run | xargs -r $(BIN)/shellcheck
 	$(BIN)/python -m docs.generate --check
 

@@ -94,7 +94,7 @@ def float_answers(model: str, *, package: Path) -> Answer:
     tokenizer = Tokenizer.open(package.parent / "tokenizer.model")
     float_package = FloatPackage(modules, card=card)
     # Session is annotated with Program, and calls no more than what a Model with a card has.
-    return session_answers(Session(float_package, tokenizer=tokenizer))  # type: ignore[arg-type]
+    return session_answers(Session(float_package, tokenizer=tokenizer))
 
 
 def session_answers(session: Session) -> Answer:

@@ -16,5 +16,5 @@ def llava(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str
 
 def script(name: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run an installed console script with these arguments. Return its exit code and what it printed."""
-    command = [Path(sys.executable).with_name(name), *map(str, arguments)]
+    command = [str(Path(sys.executable).with_name(name)), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, **options)

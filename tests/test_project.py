@@ -6,6 +6,7 @@ import ast
 import re
 import shlex
 import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from packaging.requirements import Requirement
 
 from llava_export.cli import COMMANDS
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10, where pytest brings its forerunner
+else:  # pytest brings its forerunner
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]

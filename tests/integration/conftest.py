@@ -40,9 +40,9 @@ def build_runner(target: str) -> Path:
 @pytest.fixture(scope="session")
 def native_build() -> Path:
     """Build the C++ runner for this machine. Return the folder with its programs."""
-    headers = ("nlohmann/json.hpp", "jpeglib.h", "png.h")
+    headers = ("CLI/CLI.hpp", "nlohmann/json.hpp", "jpeglib.h", "png.h", "xxhash.h")
     if not shutil.which("g++") or not all((Path("/usr/include") / name).exists() for name in headers):
-        lacking("the C++ runner", "apt-get install g++ libjpeg-dev libpng-dev nlohmann-json3-dev")
+        lacking("the C++ runner", "apt-get install g++ libcli11-dev libjpeg-dev libpng-dev libxxhash-dev nlohmann-json3-dev")
     return build_runner("native")
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 
-from benchmarks import evaluate
 import pytest
 from rich.console import Console
 
+from benchmarks import evaluate
 from llava_export.builtin import CHECKPOINTS
 
 SCENES = 200

@@ -28,7 +28,7 @@ def sanitized(native_build) -> Path:
         [tool, "-S", ROOT / "runner/cpp", "-B", folder, f"-DCMAKE_PREFIX_PATH={sdk}", "-DLLAVA_SANITIZE=ON"],
         [tool, "--build", folder, "--parallel", "2", "--target", "attention_test", "mutations"],
     ):
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
 
@@ -43,7 +43,10 @@ def test_ten_thousand_damaged_files_are_read_or_refused(sanitized, tiny_package,
     for suffix in (".jpg", ".png", ".ppm"):
         exif = Image.Exif()
         exif[0x0112] = 6
-        image.save(tmp_path / f"image{suffix}", **({} if suffix == ".ppm" else {"exif": exif}))
+        if suffix == ".ppm":
+            image.save(tmp_path / "image.ppm")
+        else:
+            image.save(tmp_path / f"image{suffix}", exif=exif)
     card = asdict(Program.open(tiny_package.program).card)
     (tmp_path / "card.json").write_text(json.dumps(card))
     package = [tiny_package.folder / name for name in ("llava.pte", "tokenizer.bin", "image.pt")]

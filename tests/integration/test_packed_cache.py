@@ -160,6 +160,7 @@ def test_a_running_process_does_not_keep_others_from_the_file(llava_main, packag
     with subprocess.Popen(
         command(llava_main, package, "--interactive"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as running:
+        assert running.stdout is not None
         assert running.stdout.readline() == expected  # loaded, and waiting for the next question
         assert str(packed) in Path(f"/proc/{running.pid}/maps").read_text()
         with packed.open("rb") as file:
