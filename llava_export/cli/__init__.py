@@ -13,6 +13,6 @@ COMMANDS = (
     Command("verify", "llava_export.cli.verify", "check that a package or GGUF files answer as their checkpoint does"),
     RUN,
     Command("inspect", "llava_export.cli.inspect", "show what is inside a program"),
-    Command("benchmark", "llava_export.cli.benchmark", "time a package, stage by stage, beside other runners"),
+    Command("benchmark", "llava_export.cli.benchmark", "time a package stage by stage, and other runners"),
     Command("split", "llava_export.cli.split", "take a checkpoint apart: projector, vision tower, language model"),
 )

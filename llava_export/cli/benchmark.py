@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,7 +70,7 @@ def build_parser(prog: str = "llava benchmark") -> ArgumentParser:
     add("--prompt-tokens", type=positive_int, metavar="N", help="positions of the prompt with its image (default: 600)")
     add("--decode-tokens", type=positive_int, metavar="N", help="tokens to decode at each depth (default: 32)")
     add("--depth", type=int, nargs="+", metavar="N", help="positions in the cache before decoding (default: 0 600)")
-    add("--threads", type=positive_int, metavar="N", help="of every runner (default: one a processor)")
+    add("--threads", type=positive_int, metavar="N", help="threads of every runner (default: one a processor)")
     add("--runs", type=positive_int, default=3, metavar="N", help="rounds of each runner that count (default: 3)")
     add("--json", type=file_to_write, metavar="FILE", help="also write machine, figures and every round")
     add("--plot", type=plot_file, metavar="FILE", help="also draw them: .png, .svg or .pdf; needs the extra benchmark")
@@ -91,26 +90,27 @@ def plot_file(text: str) -> Path:
 def run(arguments: argparse.Namespace) -> None:
     """Measure as the command line says. Raises a ``UserError`` for the user's mistakes."""
     check(arguments)
-    from rich.console import Console
-
     from llava_export.benchmark import show
     from llava_export.benchmark.rounds import machine
+    from llava_export.cli.terminal import new_console
 
-    console = Console()
+    console = new_console()
     here = machine()
     if arguments.ablation:
-        written = ablation(arguments, console)
+        written = ablate(arguments, console)
     elif arguments.profile:
-        written = profiled(arguments, console)
+        written = profile_runner(arguments, console)
     else:
-        written = compared(arguments, console)
-    console.print(show.machine_lines(here), style="dim", highlight=False)
+        written = compare_runners(arguments, console)
+    console.print(show.machine_lines(here), style="dim")
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": here, **written}, indent=2) + "\n")
 
 
-def compared(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+def compare_runners(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Time the runners in turn and print a table. Return what goes into the JSON file."""
     from llava_export.benchmark import llama_cpp, plots, rounds, show
+    from llava_export.cli.terminal import progress
 
     program, work = program_and_work(arguments)
     contenders = [runner(name, program) for name in arguments.runner or default_runner()]
@@ -122,17 +122,19 @@ def compared(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     with progress(console, steps=len(contenders) * (arguments.runs + 1)) as step:
         results = rounds.take_turns(contenders, work, runs=arguments.runs, on_round=step)
     title = f"{show.work_line(program.name, work)}, median of {arguments.runs}"
-    console.print(title, highlight=False)
+    console.print(title)
     console.print(show.results_table(results, peer="llama.cpp" if arguments.peer else None))
     if build:
-        console.print(build, style="dim", highlight=False)
+        console.print(build, style="dim")
     if arguments.plot:
         plots.plot_results(results, arguments.plot, title=title)
     return {"program": program.name, "peer": build, **results.to_dict()}
 
 
-def profiled(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+def profile_runner(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Trace one runner and print a table for each kind of call. Return what goes into the JSON file."""
     from llava_export.benchmark import plots, profile, show
+    from llava_export.cli.terminal import progress
 
     program, work = program_and_work(arguments)
     work = replace(work, depths=(work.prompt_tokens,))
@@ -140,7 +142,7 @@ def profiled(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     with progress(console, steps=arguments.runs + 1) as step:
         profiles = profile.profile(runner(name, program), work, runs=arguments.runs, on_round=step)
     title = f"{show.work_line(program.name, work)}, traced {arguments.runs} times in the {name} runner"
-    console.print(title, highlight=False)
+    console.print(title)
     for each in profiles:
         console.print()
         console.print(show.profile_table(each))
@@ -154,12 +156,14 @@ def profiled(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     }
 
 
-def ablation(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+def ablate(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Export a checkpoint with one thing changed at a time, time it, and print a table. Return it for JSON."""
     from tempfile import TemporaryDirectory
 
     from llava_export.benchmark import ladders, plots, show
     from llava_export.benchmark.rounds import Work
     from llava_export.builtin import SAMPLE_IMAGE
+    from llava_export.cli.terminal import progress
 
     work = Work.fitting(
         max_seq_len=ladders.SHORT_CONTEXT,
@@ -175,7 +179,7 @@ def ablation(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
                     ladder, arguments.model, work, folder=Path(folder), runs=arguments.runs, on_step=step
                 )
             measured.append((ladder, results))
-    console.print(f"{show.work_line(arguments.model, work)}, median of {arguments.runs}", highlight=False)
+    console.print(f"{show.work_line(arguments.model, work)}, median of {arguments.runs}")
     for ladder, results in measured:
         console.print()
         console.print(show.ladder_table(ladder, results))
@@ -203,21 +207,24 @@ def check(arguments: argparse.Namespace) -> None:
     if (arguments.peer and len(files) < 2) or (files and not arguments.peer):
         raise UsageError("--peer llama.cpp, --gguf and --mmproj go together")
     if arguments.profile and (arguments.peer or len(arguments.runner or ()) > 1 or arguments.depth):
-        raise UsageError("--profile traces one runner, behind the prompt: no --peer, no --depth, one --runner")
+        raise UsageError("--profile traces one runner, after the prompt: no --peer, no --depth, one --runner")
 
 
 def program_and_work(arguments: argparse.Namespace) -> tuple[Path, Work]:
-    """Raises ``UserError`` for what is no package."""
+    """Return the program of a package, and what each round does with it. Raises ``UserError`` if it is no package."""
     from llava_export.benchmark.rounds import Work
     from llava_export.builtin import SAMPLE_IMAGE
+    from llava_export.pte.read.describe import card_of
     from llava_export.pte.read.program import read_pte
-    from llava_runner.contract import IMAGE_FILE, MODEL_CARD, ModelCard
+    from llava_runner.contract import IMAGE_FILE
     from llava_runner.program_file import find_program
 
     program = find_program(arguments.package).resolve()
-    card = ModelCard.from_json(read_pte(program).constants[MODEL_CARD])
-    beside = program.parent / IMAGE_FILE
-    image = arguments.image or (beside if beside.exists() else SAMPLE_IMAGE)
+    card = card_of(read_pte(program))
+    if card is None:
+        raise UsageError(f"{program} has no model card, so it is not a program that llava export made")
+    own_image = program.parent / IMAGE_FILE
+    image = arguments.image or (own_image if own_image.exists() else SAMPLE_IMAGE)
     work = Work.fitting(
         max_seq_len=card.max_seq_len,
         max_context_len=card.max_context_len,
@@ -229,6 +236,7 @@ def program_and_work(arguments: argparse.Namespace) -> tuple[Path, Work]:
 
 
 def lengths(arguments: argparse.Namespace, *, image: Path) -> dict[str, Any]:
+    """Return what the command line says of the work of a round. None stands for a default."""
     return {
         "image": image,
         "prompt_tokens": arguments.prompt_tokens,
@@ -239,23 +247,14 @@ def lengths(arguments: argparse.Namespace, *, image: Path) -> dict[str, Any]:
 
 
 def default_runner() -> tuple[str]:
+    """Return the C++ runner where it is built, otherwise the Python runner."""
     from llava_export.benchmark.rounds import LLAVA_BENCH
 
     return ("cpp" if LLAVA_BENCH.is_file() else "python",)
 
 
 def runner(name: str, program: Path) -> Contender:
+    """Return the runner of this name, ready to time a program."""
     from llava_export.benchmark.rounds import cpp_runner, python_runner
 
     return cpp_runner(program) if name == "cpp" else python_runner(program)
-
-
-@contextmanager
-def progress(console: Console, *, steps: int) -> Iterator[Callable[[str], None]]:
-    """A bar that says what is running; on a file or pipe, nothing."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=steps)
-        yield lambda name: bar.update(task, description=name, advance=1)

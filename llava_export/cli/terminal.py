@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +43,18 @@ def print_files(console: Console, files: Mapping[str, int], *, folder: Path) -> 
     for name, size in files.items():
         console.print(f"  {folder / name}", end="", markup=False, soft_wrap=True)
         console.print(f"  {f'{size / 1e6:,.1f} MB' if size >= 1e5 else f'{size / 1e3:,.1f} kB'}", style="dim")
+
+
+@contextmanager
+def progress(console: Console, *, steps: int) -> Iterator[Callable[[str], None]]:
+    """Show a bar while the ``with`` block runs. Yields a function to call with the name of each step that begins.
+
+    On a file or pipe nothing is shown.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=steps)
+        yield lambda name: bar.update(task, description=name, advance=1)
 
 
 class ProgressStages(Stages):

@@ -42,7 +42,8 @@ def native_build() -> Path:
     """Build the C++ runner for this machine. Return the folder with its programs."""
     headers = ("CLI/CLI.hpp", "nlohmann/json.hpp", "jpeglib.h", "png.h", "xxhash.h")
     if not shutil.which("g++") or not all((Path("/usr/include") / name).exists() for name in headers):
-        lacking("the C++ runner", "apt-get install g++ libcli11-dev libjpeg-dev libpng-dev libxxhash-dev nlohmann-json3-dev")
+        packages = "g++ libcli11-dev libjpeg-dev libpng-dev libxxhash-dev nlohmann-json3-dev"
+        lacking("the C++ runner", f"apt-get install {packages}")
     return build_runner("native")
 
 

@@ -21,14 +21,13 @@ from torch.export import Dim, export
 from llava_export.checkpoint.locate import locate
 from llava_export.cli.inspect import main
 from llava_export.pte.lower import constant_methods
-from llava_export.pte.read.describe import ROLES, card_of, linear_names, signature, to_dict
+from llava_export.pte.read.describe import card_of, linear_names, signature, to_dict
 from llava_export.pte.read.program import read_pte
-from llava_export.pte.read.types import Method, Part, PteFile, TensorType
+from llava_export.pte.read.types import Part, PteFile, TensorType
 from llava_export.pte.verify import read_manifest
 from llava_runner import contract
 from llava_runner.errors import PackageError
 from tests.commands import llava
-from tests.runner.fake_program import make_card
 
 GROUP = 128
 INT4, INT8 = "int4, groups of 128", "int8 per channel"
@@ -235,70 +234,6 @@ def test_state_is_found_in_a_program_without_segments(tmp_path):
     (method,) = read_pte(path).methods
     assert [tensor.sizes for tensor in method.state] == [(3, 5)] and method.kv_cache == ()
     assert read_pte(path).parts == (Part((), "program (flatbuffer)", (), "", "", 0, path.stat().st_size),)
-
-
-QKV, ATTENTION, GATE_UP, DOWN, HEAD = ROLES
-
-
-def linear(rows: int, columns: int, times: int, stored_as: str = INT4) -> Part:
-    """Return the part of some linears of a decoder."""
-    return Part((contract.TEXT_DECODER,), "linear", (rows, columns), stored_as, "", times, 0)
-
-
-# A decoder of four layers whose hidden size is 64.
-LLAMA = {linear(64, 192, 4): QKV, linear(64, 64, 4): ATTENTION, linear(64, 352, 4): GATE_UP, linear(176, 64, 4): DOWN}
-
-
-@pytest.mark.parametrize(
-    ("key_width", "expected"),
-    [
-        (64, {**LLAMA, linear(64, 500, 1): HEAD}),
-        # Queries in groups; a vocabulary as large as gate and up.
-        (
-            16,
-            {
-                linear(64, 96, 4): QKV,
-                linear(64, 64, 4): ATTENTION,
-                linear(64, 500, 5): f"{GATE_UP} and {HEAD}",
-                linear(250, 64, 4): DOWN,
-            },
-        ),
-        # Two linears of a layer have the same shape ...
-        (
-            64,
-            {
-                linear(64, 192, 8): f"{QKV} and {GATE_UP}",
-                linear(64, 64, 4): ATTENTION,
-                linear(96, 64, 4): DOWN,
-                linear(64, 500, 1): HEAD,
-            },
-        ),
-        # ... but are stored differently, so nobody can tell which is which.
-        (
-            64,
-            {
-                linear(64, 192, 4): None,
-                linear(64, 192, 4, INT8): None,
-                linear(64, 64, 4): ATTENTION,
-                linear(96, 64, 4): DOWN,
-                linear(64, 500, 1): HEAD,
-            },
-        ),
-        # A linear is left over, or missing, or has another shape or number.
-        (64, dict.fromkeys([*LLAMA, linear(64, 500, 1), linear(64, 7, 1)])),
-        (64, dict.fromkeys(LLAMA)),
-        (64, dict.fromkeys([*LLAMA, linear(64, 501, 1)])),
-        (64, dict.fromkeys([*LLAMA, linear(64, 500, 2)])),
-        (32, dict.fromkeys([*LLAMA, linear(64, 500, 1)])),
-    ],
-)
-def test_linears_are_named_where_there_is_no_doubt(key_width, expected):
-    caches = (TensorType("bfloat16", (1, 768, 1, key_width), "static", 0),) * 8
-    decoder = Method(contract.TEXT_DECODER, (), (), Counter(), Counter(), Counter(), 0, caches, caches)
-    found = PteFile(0, "ET12", 0, (decoder,), {}, tuple(expected))
-    card = replace(make_card(vocab_size=500), hidden_size=64)
-    assert linear_names(found, card) == {part: name for part, name in expected.items() if name}
-    assert linear_names(found, None) == {}
 
 
 def test_linears_of_the_built_in_model_are_named(found):
