@@ -14,8 +14,13 @@ from llava_export.benchmark.rounds import DEFAULT_PROMPT_TOKENS, Results
 TEXT = """# Benchmarks
 
 `python -m benchmarks.page --work-dir DIR` measures all figures here and writes this page. The checkpoints have the
-published sizes and random weights (`benchmarks/make_checkpoint.py`), because the values of weights do not change the
-speed. To run one of the commands below, install the project, set `PYTHONPATH` to the checkout, and type it in DIR.
+published sizes and random weights, because the values of weights do not change the speed. To run one of the commands
+below, install the project, set `PYTHONPATH` to the checkout, and type it in DIR. First make the checkpoints there:
+
+```console
+$$ python -m benchmarks.make_checkpoint --like llava-1.5-7b --out llava-1.5-7b
+$$ python -m benchmarks.make_checkpoint --like mobilevlm-1.7b --out mobilevlm-1.7b
+```
 
 - $processor ($extensions), $memory; $system
 - ExecuTorch $executorch; $peer
@@ -32,7 +37,7 @@ $export
 ## On the device, and compared with llama.cpp
 
 - `cpp` is the code of `llava_main`, timed by `llava_bench`. An earlier start has packed the weights into a file.
-- `python` is `llava run`.
+- `python` is the code of `llava run`, timed by `python -m llava_runner.bench`.
 - llama.cpp runs the same language model as `q4_0`, with the vision tower as `f16`.
 - "first token" is the time of image and prompt. It does not include loading.
 - "peak, without files" is memory that holds no content of a file, so the system cannot drop it. It is read at the end
@@ -50,7 +55,8 @@ $profile
 ## The published ladders
 
 One checkpoint is exported and run with one thing changed at a time. The published figures are those of LLaVA-1.5-7B on
-a OnePlus 12. That is another processor at another time, so only the directions can be compared.
+a OnePlus 12. That is another processor at another time, so only the directions can be compared. In the memory ladder
+weights are packed in memory (`--packed-cache-path=off`), not in a mapped file, so more memory cannot be dropped.
 
 $ladders
 Two steps change nothing here, or nothing that is larger than the noise:
@@ -94,8 +100,8 @@ def again(found: Mapping[str, Mapping[str, Any]]) -> str:
     in_rounds = [each["overlap"] for each in found.values() if each["overlap"] is not None]
     half, most = apart[len(apart) // 2][0], apart[len(apart) * 9 // 10][0]
     return (
-        f"{len(apart)} of the figures were measured a second time, at another hour. Half of them differ by less than "
-        f"{half:.0%} and nine in ten by less than {most:.0%}.\n"
+        f"{len(apart)} of the figures were measured a second time, at another hour. Half of them differ by at most "
+        f"{half:.1%} and nine in ten by at most {most:.1%}.\n"
         f"  The largest difference is {apart[-1][0]:.0%} ({apart[-1][1]}). The ranges of the rounds overlap for "
         f"{sum(in_rounds)} of {len(in_rounds)}."
     )
@@ -132,7 +138,7 @@ def bound_by_memory(read: Mapping[str, float], token: Mapping[str, Any]) -> str:
     share, rate = reading / token["total"], ours / 1e6 / token["total"]
     return (
         f"Decoding is bound by memory. A token at depth {DEFAULT_PROMPT_TOKENS} reads {ours / 1e9:.2f} GB of weights "
-        f"and cache here, which is {rate:.0f} GB/s.\n"
+        f"and cache here, which is {rate:.0f} GB/s in the traced run.\n"
         f"Linears and attention read them, and take {share:.0%} of the token's time by the profile below. llama.cpp "
         f"reads {theirs / 1e9:.2f} GB.\n"
         f"At the same bandwidth that makes us **{theirs / ours:.2f}** times as fast. A larger ratio comes from better "

@@ -48,7 +48,9 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
         help="file name of the program (default: %(default)s)",
     )
     parser.add_argument(
-        "--with-artifacts", action="store_true", help="also write tokenizer.bin, tokenizer.model, image.pt, image.png"
+        "--with-artifacts",
+        action="store_true",
+        help="also write what running takes: tokenizer.bin, tokenizer.model, and a sample as image.png and image.pt",
     )
     parser.add_argument(
         "--no-golden", action="store_true", help="do not ask the float model; there is then nothing to verify with"
@@ -58,11 +60,18 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
     parser.add_argument("--report", action="store_true", help="print what each method delegates and what it leaves")
 
     recipe = parser.add_argument_group("what is quantized, and how")
-    recipe.add_argument("--recipe", choices=RECIPES, default=DEFAULT_RECIPE, help="(default: %(default)s)")
+    recipe.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        default=DEFAULT_RECIPE,
+        help="8da4w has 8-bit dynamic activations and 4-bit weights (default: %(default)s)",
+    )
     recipe.add_argument(
         "--group-size", type=int, metavar="N", help="input features that share a 4-bit scale (default: 128)"
     )
-    recipe.add_argument("--embedding-bits", type=int, choices=EMBEDDING_BITS, help="(default: the recipe's)")
+    recipe.add_argument(
+        "--embedding-bits", type=int, choices=EMBEDDING_BITS, help="of the token embedding (default: the recipe's)"
+    )
     recipe.add_argument("--vision", choices=LINEAR_SCHEMES, help="tower and projector linears (default: the recipe's)")
     recipe.add_argument("--kv-cache", choices=KV_CACHES, help="type of cached keys and values (default: the recipe's)")
     recipe.add_argument("--algorithm", choices=ALGORITHMS, help="how scales are chosen (default: minmax)")

@@ -72,6 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def print_head(console: Console, program: Path, found: PteFile, card: ModelCard | None) -> None:
+    """Print what the file is, and where it came from if it has a model card."""
     console.print(str(program), style="bold", soft_wrap=True)
     rows = {
         "size": f"{found.bytes:,} bytes",
@@ -107,6 +108,7 @@ def print_method(console: Console, method: Method, card: ModelCard | None) -> No
 
 
 def print_constants(console: Console, found: PteFile, card: ModelCard | None) -> None:
+    """Print the values that methods without inputs return: the program's metadata."""
     rows = {name: _shown(value) for name, value in found.constants.items()}
     if card:
         rows[contract.MODEL_CARD] = "where source, family and recipe above are from"
@@ -116,7 +118,7 @@ def print_constants(console: Console, found: PteFile, card: ModelCard | None) ->
 
 
 def print_parts(console: Console, found: PteFile, names: Mapping[Part, str]) -> None:
-    """The largest method first, and in it the largest part; what belongs to no method last."""
+    """Print what the bytes of the file are for, the largest method and part first, what belongs to no method last."""
     from rich.padding import Padding
     from rich.table import Table
 
@@ -140,6 +142,7 @@ def print_parts(console: Console, found: PteFile, names: Mapping[Part, str]) -> 
 
 
 def _what(part: Part, names: Mapping[Part, str]) -> str:
+    """Return what a part of the file is, with its shape."""
     if part.reader:
         return f"{part.kind} for {part.reader}"
     if not part.shape:
@@ -155,6 +158,7 @@ def _what(part: Part, names: Mapping[Part, str]) -> str:
 
 
 def _shown(value: Any) -> str:
+    """Return a value as text of at most ``MAX_VALUE_LENGTH`` characters, or its beginning and its length."""
     from llava_export.pte.read.describe import plain, type_text
     from llava_export.pte.read.types import TensorType
 
@@ -163,7 +167,7 @@ def _shown(value: Any) -> str:
 
 
 def _grid(rows: Mapping[str, str]) -> Padding:
-    """Names and values, indented."""
+    """Return an indented table of names and values."""
     from rich.padding import Padding
     from rich.table import Table
 
@@ -176,6 +180,7 @@ def _grid(rows: Mapping[str, str]) -> Padding:
 
 
 def _counts(title: str, counts: Counter[str]) -> Table:
+    """Return a table of names and how often each occurs, the most frequent first."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim")

@@ -1,6 +1,6 @@
 """The names of the model's modules, and the names that one weight has on its way into a program.
 
-A weight changes its name five times. The query projection of a LLaVA-1.5 decoder's second layer is:
+A weight has five names. The query projection of a LLaVA-1.5 decoder's second layer is:
 
 1. ``language_model.model.layers.1.self_attn.q_proj.weight``: its key in a shard (``checkpoint.reader``);
 2. ``text_decoder.layers.1.self_attn.q_proj.weight``: renamed by the family's key map (``families``,

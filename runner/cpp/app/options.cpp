@@ -61,10 +61,10 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       "--max-new-tokens", "N", "most tokens of the answer (default: what --seq-len leaves)",
       [&](auto& flag, auto& value) { options.limits.max_new_tokens = whole_number(flag, value); });
   line.value(
-      "--temperature", "T", "0 always takes the likeliest token; more is more random (default: 0)",
+      "--temperature", "T", "0 always takes the most likely token; more is more random (default: 0)",
       [&](auto& flag, auto& value) { options.temperature = real_number(flag, value); });
   line.value(
-      "--top-p", "P", "sample from the likeliest tokens only, which have this probability together (default: 1)",
+      "--top-p", "P", "sample from the most likely tokens only, which have this probability together (default: 1)",
       [&](auto& flag, auto& value) { options.top_p = real_number(flag, value); });
   line.value("--seed", "N", "makes sampling repeatable", [&](auto& flag, auto& value) {
     options.seed = seed_number(flag, value);

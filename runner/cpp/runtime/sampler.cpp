@@ -52,7 +52,7 @@ std::vector<double> Sampler::probabilities(std::span<const float> logits) const 
     std::vector<size_t> ascending(weights.size());
     std::iota(ascending.begin(), ascending.end(), 0);
     std::sort(ascending.begin(), ascending.end(), [&](size_t a, size_t b) { return weights[a] < weights[b]; });
-    ascending.pop_back();  // the likeliest token stays, however small top_p is
+    ascending.pop_back();  // the most likely token stays, however small top_p is
     double tail = 0;
     for (size_t id : ascending) {
       tail += weights[id];
