@@ -8,7 +8,7 @@
 # aarch64    for 64-bit ARM Linux (Raspberry Pi 5, Jetson Orin): cross-compiled against the aarch64 wheel, which pip fetches
 # android    for arm64-v8a phones: needs ANDROID_NDK, and in EXECUTORCH_ANDROID an ExecuTorch built for Android
 #
-# Leaves both in cmake-out/TARGET with the shared libraries they need beside them, and the same as a .tar.gz.
+# Leaves both in cmake-out/TARGET, with the shared libraries that they need, and the same files in a .tar.gz.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -93,7 +93,7 @@ esac
     { cat "$out/configure.log" >&2; exit 1; }
 "$cmake" --build "$out/build" --parallel "$(nproc)"
 
-# The programs with the shared libraries they need beside them. An ExecuTorch for Android may consist of static ones.
+# Copy the programs and the shared libraries that they need. An ExecuTorch for Android may consist of static ones.
 files=(llava_main llava_bench)
 cp "${files[@]/#/$out/build/}" "$out/"
 for library in "${libraries[@]}"; do
