@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import numpy as np
 from PIL import Image
 
-from llava_runner.arguments import ArgumentParser, run_command
-from llava_runner.bench import depths, measured
+from llava_runner.arguments import ArgumentParser, depths, run_command
+from llava_runner.bench import measured
 from llava_runner.errors import UserError
 from llava_runner.timings import Stage
 

@@ -80,13 +80,15 @@ def _channels(values: Sequence[Any]) -> Channels:
 def _download(model: str, *, flag: str) -> Path:
     """Return the folder of a hub id in the hub's cache, downloaded if need be. Raises ``CheckpointError``."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(model, allow_patterns=HUB_FILES))
         if not any(folder.glob("*.safetensors")):
             snapshot_download(model, allow_patterns=HUB_BIN_FILES)
         return folder
+    except HFValidationError as error:
+        raise CheckpointError(f"{model} is no folder and cannot be a hub id: {error}") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{model} cannot be downloaded ({type(error).__name__}: no network, or no such model). "

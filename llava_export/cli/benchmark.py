@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from llava_export.cli.flags import existing_file, file_to_write
-from llava_runner.arguments import ArgumentParser, positive_int, run_command
+from llava_runner.arguments import ArgumentParser, depths, path, positive_int, run_command, thread_count
 from llava_runner.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def build_parser(prog: str = "llava benchmark") -> ArgumentParser:
         epilog=EPILOG,
     )
     add = parser.add_argument
-    add("package", nargs="?", type=Path, metavar="PACKAGE", help="a .pte, or the folder of a package")
+    add("package", nargs="?", type=path, metavar="PACKAGE", help="a .pte, or the folder of a package")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--profile", action="store_true", help="trace every operator, and show where the time goes")
     mode.add_argument("--ablation", action="store_true", help="export --model with one thing changed at a time instead")
@@ -66,11 +66,23 @@ def build_parser(prog: str = "llava benchmark") -> ArgumentParser:
     add("--peer", choices=PEERS, help="also run a peer; needs --gguf, --mmproj and the extra llama")
     add("--gguf", type=existing_file, metavar="FILE", help="the same language model for llama.cpp")
     add("--mmproj", type=existing_file, metavar="FILE", help="the same vision tower and projector for llama.cpp")
-    add("--image", type=existing_file, help="an image (default: the package's image.png, or the sample)")
+    add(
+        "--image",
+        "--image-path",
+        type=existing_file,
+        metavar="PATH",
+        help="an image (default: the package's image.png, or the sample)",
+    )
     add("--prompt-tokens", type=positive_int, metavar="N", help="positions of the prompt with its image (default: 600)")
     add("--decode-tokens", type=positive_int, metavar="N", help="tokens to decode at each depth (default: 32)")
-    add("--depth", type=int, nargs="+", metavar="N", help="positions in the cache before decoding (default: 0 600)")
-    add("--threads", type=positive_int, metavar="N", help="threads of every runner (default: one a processor)")
+    add("--depth", type=depths, metavar="N,N,...", help="positions in the cache before decoding (default: 0,600)")
+    add(
+        "--threads",
+        "--cpu-threads",
+        type=thread_count,
+        metavar="N",
+        help="threads of every runner (default: one a processor)",
+    )
     add("--runs", type=positive_int, default=3, metavar="N", help="rounds of each runner that count (default: 3)")
     add("--json", type=file_to_write, metavar="FILE", help="also write machine, figures and every round")
     add("--plot", type=plot_file, metavar="FILE", help="also draw them: .png, .svg or .pdf; needs the extra benchmark")

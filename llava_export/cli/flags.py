@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from llava_runner.arguments import path
+
 DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
 
 
@@ -38,25 +40,25 @@ def add_output_dir(parser: argparse.ArgumentParser) -> None:
 
 def output_folder(text: str) -> Path:
     """Return a path that is a folder or does not exist."""
-    path = Path(text)
-    if path.exists() and not path.is_dir():
+    folder = path(text)
+    if folder.exists() and not folder.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a file")
-    return path
+    return folder
 
 
 def existing_file(text: str) -> Path:
     """Return the path of a file that exists."""
-    path = Path(text)
-    if not path.is_file():
-        raise argparse.ArgumentTypeError(f"{text} does not exist" if not path.exists() else f"{text} is not a file")
-    return path
+    file = path(text)
+    if not file.is_file():
+        raise argparse.ArgumentTypeError(f"{text} does not exist" if not file.exists() else f"{text} is not a file")
+    return file
 
 
 def file_to_write(text: str) -> Path:
     """Return the path of a file whose folder exists."""
-    path = Path(text)
-    if path.is_dir():
+    file = path(text)
+    if file.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder")
-    if not path.resolve().parent.is_dir():
+    if not file.resolve().parent.is_dir():
         raise argparse.ArgumentTypeError(f"the folder of {text} does not exist")
-    return path
+    return file

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from llava_export.cli.flags import file_to_write
 from llava_runner import contract
-from llava_runner.arguments import ArgumentParser, run_command
+from llava_runner.arguments import ArgumentParser, path, run_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +42,7 @@ def build_parser(prog: str = "llava inspect") -> ArgumentParser:
         epilog="exit code: 0, or 2 where the file cannot be read",
     )
     parser.add_argument(
-        "path", type=Path, metavar="PATH", help="a .pte, or the folder of a package; only the program is read"
+        "path", type=path, metavar="PATH", help="a .pte, or the folder of a package; only the program is read"
     )
     parser.add_argument("--json", type=file_to_write, metavar="FILE", help="also write all of it to FILE")
     return parser

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from llava_runner.arguments import ArgumentParser, run_command
-from llava_runner.errors import PackageError
+from llava_runner.arguments import ArgumentParser, path, run_command
+from llava_runner.errors import ImageError, PackageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,9 +36,11 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "llava verify") -> No
 def published_main() -> NoReturn:
     """Run the command under its published names: ``test_pte PTE [IMAGE]`` and ``test_gguf DIR``."""
     parser = build_parser(Path(sys.argv[0]).name)
-    parser.add_argument("second", nargs="?", type=Path, metavar="IMAGE", help="the same as --image")
+    parser.add_argument("second", nargs="?", type=path, metavar="IMAGE", help="the same as --image")
 
     def run_published(arguments: argparse.Namespace) -> int:
+        if arguments.image and arguments.second:
+            raise ImageError(f"name one image, not {arguments.image} and {arguments.second}")
         arguments.image = arguments.image or arguments.second
         return run(arguments)
 
@@ -52,8 +54,14 @@ def build_parser(prog: str = "llava verify") -> ArgumentParser:
         description="Check that a package, or GGUF files, answer as their checkpoint does.",
         epilog=EPILOG,
     )
-    parser.add_argument("path", type=Path, metavar="PATH", help="a .pte, or the folder of a package or of GGUF files")
-    parser.add_argument("--image", type=Path, help="with a package: also answer a question about this image")
+    parser.add_argument("path", type=path, metavar="PATH", help="a .pte, or the folder of a package or of GGUF files")
+    parser.add_argument(
+        "--image",
+        "--image-path",
+        type=path,
+        metavar="PATH",
+        help="with a package: also answer a question about this image",
+    )
     parser.add_argument("--prompt", help=f"the question about --image (default: {DEFAULT_PROMPT})")
     parser.add_argument("--model", help="with GGUF files: the checkpoint (default: the one named in the files)")
     return parser
@@ -63,41 +71,49 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the comparisons and return the exit code. Raises ``UserError`` when they cannot be made."""
     from llava_export.cli.terminal import new_console
 
-    path: Path = arguments.path
-    has_gguf = path.is_dir() and any(path.glob("*.gguf"))
-    has_program = not path.is_dir() or any(path.glob("*.pte")) or not has_gguf
+    where: Path = arguments.path
+    if where.suffix == ".gguf" and not where.is_dir():
+        raise PackageError(f"{where}: name the folder of the GGUF files, which belong together")
+    has_gguf = where.is_dir() and any(where.glob("*.gguf"))
+    has_program = not where.is_dir() or any(where.glob("*.pte")) or not has_gguf
     if arguments.model is not None and not has_gguf:
-        raise PackageError(f"--model is for GGUF files, and {path} has none")
-    if not has_program and (arguments.image or arguments.prompt):
-        raise PackageError(f"--image and --prompt are for packages, and {path} has no .pte")
-    if arguments.prompt and not arguments.image:
+        raise PackageError(f"--model is for GGUF files, and {where} has none")
+    if not has_program and (arguments.image or arguments.prompt is not None):
+        raise PackageError(f"--image and --prompt are for packages, and {where} has no .pte")
+    if arguments.prompt is not None and not arguments.image:
         raise PackageError("--prompt is the question about --image, which is missing")
     console = new_console()
     failures: list[str] = []
     if has_program:
-        failures += verify_package(console, path, image=arguments.image, prompt=arguments.prompt or DEFAULT_PROMPT)
+        failures += verify_package(console, where, image=arguments.image, prompt=arguments.prompt)
     if has_gguf:
-        failures += verify_gguf(console, path, model=arguments.model)
+        failures += verify_gguf(console, where, model=arguments.model)
     for failure in failures:
         console.print(failure, style="red", markup=False)
     console.print("\n[bold red]FAIL[/]: not what was exported" if failures else "\n[bold green]PASS[/]")
     return 1 if failures else 0
 
 
-def verify_package(console: Console, path: Path, *, image: Path | None, prompt: str) -> list[str]:
-    """Compare a package with its golden record and print the result. Return what is wrong."""
+def verify_package(console: Console, package: Path, *, image: Path | None, prompt: str | None) -> list[str]:
+    """Compare a package with its golden record, ask it about an image, and print both. Return what is wrong."""
     from llava_export.pte.verify import changed_files, compare, judge, read_manifest
+    from llava_runner.image import load_image
     from llava_runner.program_file import find_program
+    from llava_runner.session import Session
 
-    program = find_program(path)
+    program = find_program(package)
+    loaded = load_image(image) if image else None  # a mistake here is found before the comparison
     manifest = read_manifest(program)
     changed = changed_files(program, manifest)
     if changed:
         return [f"{name} is not the file that was exported: its SHA-256 differs" for name in changed]
     comparisons = compare(program)
     print_comparisons(console, comparisons, manifest)
-    if image is not None:
-        print_answer(console, program, image=image, prompt=prompt)
+    if image is not None and loaded is not None:
+        question = DEFAULT_PROMPT if prompt is None else prompt
+        answer = "".join(Session.load(program).generate(loaded, question))
+        console.print(f"\n[dim]{image}:[/] {question}")
+        console.print(answer.strip(), markup=False, soft_wrap=True)
     return judge(comparisons, manifest)
 
 
@@ -134,15 +150,6 @@ def print_comparisons(console: Console, comparisons: list[Comparison], manifest:
             cells += ["same" if row.top1 else "other", f"{row.top5:.0%}", f"{row.kl:.5f}"]
         table.add_row(row.stage, *cells)
     console.print(table)
-
-
-def print_answer(console: Console, program: Path, *, image: Path, prompt: str) -> None:
-    """Ask the program about an image and print the answer."""
-    from llava_runner.session import Session
-
-    answer = "".join(Session.load(program).generate(image, prompt))
-    console.print(f"\n[dim]{image}:[/] {prompt}")
-    console.print(answer.strip(), markup=False, soft_wrap=True)
 
 
 def print_file_comparison(console: Console, comparison: FileComparison) -> None:

@@ -61,7 +61,7 @@ def read_manifest(program: Path) -> Manifest:
     path = contract.manifest_path(program)
     if not path.is_file():
         raise PackageError(f"{path} is missing: only a package with its manifest can be verified")
-    manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
+    manifest = Manifest.from_json(path.read_bytes())
     if manifest.program != program.name:
         raise PackageError(f"{path} is the manifest of {manifest.program}, not of {program.name}")
     return manifest

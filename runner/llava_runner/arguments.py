@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 from llava_runner.errors import exit_cleanly
 
+MAX_THREADS = 1024  # far more only take memory, and end the process when that is used up
+
 
 class ArgumentParser(argparse.ArgumentParser):
     """A parser that takes flags with hyphens or underscores, but not abbreviated.
@@ -30,6 +32,8 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 2."""
         message = " ".join(message.removeprefix("argument ").split())
+        if message.endswith("expected one argument"):
+            message += " (a value that begins with a hyphen is written --flag=value)"
         print(f"error: {message}; {self.prog} --help lists the options", file=sys.stderr)
         sys.exit(2)
 
@@ -59,13 +63,39 @@ def positive_int(text: str) -> int:
     return value
 
 
+def thread_count(text: str) -> int:
+    """Return a number of threads. For the ``type`` of an argument: raises ``ArgumentTypeError``."""
+    value = positive_int(text)
+    if value > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{value} must be at most {MAX_THREADS}")
+    return value
+
+
+def path(text: str) -> Path:
+    """Return a path. For the ``type`` of an argument: raises ``ArgumentTypeError`` if it is empty.
+
+    An empty path is most often a variable of the shell that is not set.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
+
+
+def depths(text: str) -> tuple[int, ...]:
+    """Return the depths in a list like ``0,600``. For the ``type`` of an argument: raises ``ArgumentTypeError``."""
+    try:
+        return tuple(int(depth) for depth in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers like 0,600") from None
+
+
 def add_image_and_threads(parser: argparse.ArgumentParser, *, image_help: str) -> None:
     """Add ``--image`` and ``--threads``, each also by its older name."""
-    parser.add_argument("--image", "--image-path", type=Path, metavar="PATH", help=image_help)
+    parser.add_argument("--image", "--image-path", type=path, metavar="PATH", help=image_help)
     parser.add_argument(
         "--threads",
         "--cpu-threads",
-        type=positive_int,
+        type=thread_count,
         metavar="N",
         help="threads to compute with (default: as many as there are fast cores)",
     )
@@ -75,8 +105,7 @@ def run_command(
     parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None
 ) -> NoReturn:
     """Parse ``argv``, or the process's own arguments if it is None. Call ``run`` with them and exit with its code."""
-    arguments = parser.parse_args(argv)
-    exit_cleanly(lambda: run(arguments))
+    exit_cleanly(lambda: run(parser.parse_args(argv)))  # the types of arguments look at files, too
 
 
 def version_line() -> str:

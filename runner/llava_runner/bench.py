@@ -8,11 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from llava_runner.arguments import ArgumentParser, add_image_and_threads, run_command
-from llava_runner.errors import PromptError
+from llava_runner.arguments import ArgumentParser, add_image_and_threads, depths, path, run_command
+from llava_runner.errors import PackageError, PromptError
 
 if TYPE_CHECKING:
     from llava_runner.contract import ModelCard
@@ -32,7 +31,7 @@ def build_parser() -> ArgumentParser:
         "The result is one line of JSON.",
     )
     add = parser.add_argument
-    add("--model-path", required=True, type=Path, metavar="PATH", help="a .pte, or the folder of a package")
+    add("--model-path", required=True, type=path, metavar="PATH", help="a .pte, or the folder of a package")
     add_image_and_threads(parser, image_help="an image file, or a .pt file with a tensor (default: no image)")
     add(
         "--prompt-tokens",
@@ -49,16 +48,8 @@ def build_parser() -> ArgumentParser:
         metavar="N,N,...",
         help="positions in the KV cache when decoding begins (default: 0,600)",
     )
-    add("--etdump-path", type=Path, metavar="DIR", help="also trace every operator, and write DIR/METHOD.etdump")
+    add("--etdump-path", type=path, metavar="DIR", help="also trace every operator, and write DIR/METHOD.etdump")
     return parser
-
-
-def depths(text: str) -> tuple[int, ...]:
-    """Return the depths in a list like ``0,600``. For the ``type`` of an argument: raises ``ArgumentTypeError``."""
-    try:
-        return tuple(int(depth) for depth in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers like 0,600") from None
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -70,11 +61,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from llava_runner.program_file import find_program
     from llava_runner.timings import Stage
 
+    if arguments.etdump_path and not arguments.etdump_path.is_dir():
+        raise PackageError(f"--etdump-path {arguments.etdump_path} is not a folder")
     load, image, prompt = Stage(), Stage(), Stage()
     with load.measure(0):
-        path = find_program(arguments.model_path)
+        program_path = find_program(arguments.model_path)
         trace = arguments.etdump_path is not None
-        program = Program.open(path, cpu_threads=arguments.threads, trace=trace)
+        program = Program.open(program_path, cpu_threads=arguments.threads, trace=trace)
     card = program.card
     check_room(arguments, card)
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from llava_runner.arguments import ArgumentParser, add_image_and_threads, run_command
+from llava_runner.arguments import ArgumentParser, add_image_and_threads, path, run_command
 from llava_runner.errors import PromptError
 
 EPILOG = """The prompt is one of three:
@@ -36,10 +36,13 @@ def build_parser(prog: str = "llava run") -> ArgumentParser:
         epilog=EPILOG,
     )
     add = parser.add_argument
-    add("package", nargs="?", metavar="PACKAGE", help="a .pte, or the folder of a package")
-    add("--model-path", metavar="PATH", help="the same as PACKAGE")
+    add("package", nargs="?", type=path, metavar="PACKAGE", help="a .pte, or the folder of a package")
+    add("--model-path", type=path, metavar="PATH", help="the same as PACKAGE")
     add(
-        "--tokenizer-path", metavar="PATH", help="tokenizer.model or tokenizer.bin (default: in the folder of the .pte)"
+        "--tokenizer-path",
+        type=path,
+        metavar="PATH",
+        help="tokenizer.model or tokenizer.bin (default: in the folder of the .pte)",
     )
     add(
         "--prompt",

@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run ``llava`` with ``argv``, or with the process's own arguments, and exit."""
     name, *arguments = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
     commands = {command.name: command for command in installed_commands()}
+    if name == "help" and arguments:
+        name, arguments = arguments[0], ["--help"]
     if name in ("-h", "--help", "help"):
         print(usage(tuple(commands.values())))
         sys.exit(0)

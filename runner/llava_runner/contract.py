@@ -139,7 +139,7 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Manifest:
+    def from_json(cls, text: str | bytes) -> Manifest:
         """Return the manifest that ``to_json`` wrote. Raises ``PackageError`` if the text is not one of this schema."""
         fields = _read_object(text, cls, "manifest")
         try:
@@ -171,7 +171,7 @@ def golden_path(program: Path) -> Path:
     return program.with_suffix(GOLDEN_SUFFIX)
 
 
-def _read_object(text: str, cls: type, what: str) -> dict[str, Any]:
+def _read_object(text: str | bytes, cls: type, what: str) -> dict[str, Any]:
     """Return the fields of the dataclass ``cls`` from JSON. Raises ``PackageError``, which calls the text ``what``."""
     try:
         fields = json.loads(text)

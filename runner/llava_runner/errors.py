@@ -34,7 +34,8 @@ def exit_cleanly(main: Callable[[], int | None]) -> NoReturn:
         message = " ".join(str(error).split())
     except OSError as error:
         # The disk is full, a permission is missing, a folder does not exist: not a bug of ours.
-        message = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        message = " ".join(text.split())
     except KeyboardInterrupt:
         sys.exit(130)
     else:
