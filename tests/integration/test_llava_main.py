@@ -169,7 +169,12 @@ def ask(llava_main: Path, *flags: str) -> subprocess.CompletedProcess[str]:
         ({"--seq-len": "99999999999"}, "--seq-len 99999999999 is out of range"),
         ({"--max-new-tokens": "0"}, "must be at least 1"),
         ({"--seed": "-1"}, "--seed -1: it must be from 0"),
-        ({"--threads": "-1"}, "--threads -1: it must be 1 or more"),
+        ({"--threads": "-1"}, "--threads -1: it must be from 1 to 1024"),
+        ({"--threads": "0"}, "--threads 0: it must be from 1 to 1024"),
+        ({"--threads": "100000"}, "--threads 100000: it must be from 1 to 1024"),
+        ({"--image": ""}, "--image: the path is empty"),
+        ({"--model-path": ""}, "--model-path: the path is empty"),
+        ({"--model-path": "{folder}/.."}, "has no program; a package has one .pte"),
         ({"--nothing": "1"}, "there is no option --nothing"),
         ({"--temp": "1"}, "there is no option --temp"),
         ({"--workspace-sharing": "some"}, "choose from disabled, per_model, global"),
@@ -226,6 +231,7 @@ def test_every_spelling_of_a_flag_is_accepted(llava_main, tiny_package):
     files = ["--model-path", f"{folder}/llava.pte", "--image", f"{folder}/image.pt", "--threads", "2"]
     # A repeated flag has its last value, and a value may look like a flag.
     for flags in (
+        ["--model-path", str(folder), "--prompt=ASSISTANT:"],  # the folder of a package
         ["--prompt", "--max_new_tokens", "--prompt", "ASSISTANT:"],
         ["--cpu_threads=1", "--prompt=ASSISTANT:"],
     ):

@@ -13,6 +13,7 @@
 #include "app/command_line.h"
 #include "base/errors.h"
 #include "image/prepare_image.h"
+#include "package/program_file.h"
 #include "runtime/memory.h"
 #include "runtime/open_program.h"
 #include "runtime/sampler.h"
@@ -149,6 +150,7 @@ void run(Options options) {
   if (!options.image_path.empty()) {
     unprepared = image.measure(0, [&] { return read_image(options.image_path); });
   }
+  options.program.model_path = find_program(options.program.model_path);
   Program program = load.measure(0, [&] { return open_program(options.program); });
   const ModelCard& card = program.card();
   check_room(options, card);

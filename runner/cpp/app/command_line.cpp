@@ -61,6 +61,9 @@ class Formatter : public CLI::Formatter {
   std::string usage_;
 };
 
+// More threads only take memory, and end the process when that is used up.
+constexpr int kMaxThreads = 1024;
+
 template <typename T>
 T number(const std::string& flag, const std::string& text, T (*parse)(const char*, char**)) {
   char* end = nullptr;
@@ -130,7 +133,12 @@ void CommandLine::value(const std::string& names, const std::string& placeholder
 
 void CommandLine::value(
     const std::string& names, const std::string& placeholder, const std::string& help, std::string& text) {
-  value(names, placeholder, help, [&text](const std::string&, const std::string& value) { text = value; });
+  value(names, placeholder, help, [&text](const std::string& flag, const std::string& value) {
+    if (value.empty()) {  // most often a variable of the shell that is not set
+      fail_option(flag + ": the path is empty");
+    }
+    text = value;
+  });
 }
 
 void CommandLine::toggle(const std::string& name, const std::string& help, bool& on) {
@@ -138,7 +146,7 @@ void CommandLine::toggle(const std::string& name, const std::string& help, bool&
 }
 
 void CommandLine::model_and_image(std::string& model_path, std::string& image_path) {
-  value("--model-path", "PATH", "the program, a .pte file", model_path);
+  value("--model-path", "PATH", "a .pte, or the folder of a package", model_path);
   value(
       "--image,--image-path", "PATH",
       "a JPEG, PNG or PPM file, or a .pt file with a uint8 [3, H, W] tensor (default: no image)", image_path);
@@ -149,8 +157,8 @@ void CommandLine::computation(ProgramOptions& options) {
       "--threads,--cpu-threads", "N", "threads to compute with (default: the machine's fast cores)",
       [&options](const std::string& flag, const std::string& value) {
         options.load.cpu_threads = whole_number(flag, value);
-        if (options.load.cpu_threads < 0) {
-          fail_option(flag + " " + value + ": it must be 1 or more");
+        if (options.load.cpu_threads < 1 || options.load.cpu_threads > kMaxThreads) {
+          fail_option(flag + " " + value + ": it must be from 1 to " + std::to_string(kMaxThreads));
         }
       });
   value(

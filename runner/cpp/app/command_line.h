@@ -32,6 +32,8 @@ class CommandLine {
   // Declares a flag with a value. `names` are separated by commas; help shows the first, and `placeholder` for the
   // value.
   void value(const std::string& names, const std::string& placeholder, const std::string& help, Set set);
+
+  // Declares a flag whose value is a path. An empty one is a mistake.
   void value(const std::string& names, const std::string& placeholder, const std::string& help, std::string& text);
 
   // Declares a flag without a value. --name=false switches it off again.

@@ -36,7 +36,7 @@ Session open_session(const Options& options) {
   return Session(std::move(program), std::move(tokenizer), load);
 }
 
-void run(const Options& options) {
+void run(Options options) {
   Sampler sampler(options.temperature, options.top_p, options.seed);
   // The image comes first: a broken one is noticed before anything is packed or loaded. Resizing needs the model's
   // card, so it comes later, in Session::answer.
@@ -44,6 +44,7 @@ void run(const Options& options) {
   if (!options.image_path.empty()) {
     image = TurnImage{read_image(options.image_path), options.image_aspect_ratio};
   }
+  options.program.model_path = find_program(options.program.model_path);
   Session session = open_session(options);
   const auto ask = [&](const TurnImage* image, const std::string& prompt) {
     const StopReason reason = session.answer(image, prompt, sampler, options.limits, show);

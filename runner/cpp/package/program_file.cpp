@@ -96,6 +96,24 @@ class Flatbuffer {
 
 }  // namespace
 
+std::string find_program(const std::string& package) {
+  std::error_code unreadable;
+  if (!std::filesystem::is_directory(package, unreadable)) {
+    return package;
+  }
+  std::vector<std::string> programs;
+  for (const auto& entry : std::filesystem::directory_iterator(package, unreadable)) {
+    if (entry.path().extension() == ".pte") {
+      programs.push_back(entry.path().string());
+    }
+  }
+  if (programs.size() != 1) {
+    const std::string found = programs.empty() ? "no program" : std::to_string(programs.size()) + " programs";
+    throw PackageError(package + " has " + found + "; a package has one .pte, or name the file itself");
+  }
+  return programs.front();
+}
+
 void check_program_file(const std::string& path) {
   std::ifstream file;
   read_head(path, file);

@@ -7,6 +7,9 @@
 
 namespace llava {
 
+// Returns the one .pte in the folder of a package, or the path itself if it is no folder. Throws PackageError.
+std::string find_program(const std::string& package);
+
 // Checks by size and first bytes alone that a file is a whole .pte: ExecuTorch maps it, and reading a map beyond the
 // end of its file would kill the process. Throws PackageError.
 void check_program_file(const std::string& path);
