@@ -13,10 +13,24 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 Result = TypeVar("Result")
 Step = Callable[[], None]
+
+
+class GroupFiles(NamedTuple):
+    """The names of a control group's files: its limit, what is used, and what of that is the content of files."""
+
+    limit: str
+    used: str
+    files: tuple[str, str]
+
+
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+NO_LIMIT = 1 << 60  # version 1 writes a number near 2^63 where there is none
+V1 = GroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file"))
+V2 = GroupFiles("memory.max", "memory.current", ("active_file", "inactive_file"))
 
 
 def return_free_memory() -> None:
@@ -121,12 +135,34 @@ def _run(sender: Connection, awaited: Event, function: Callable[..., Any], argum
 
 
 def _memory_limits() -> Iterator[int]:
-    """Yield every limit of free memory that applies, in bytes: of the machine, and of a container."""
-    meminfo = Path("/proc/meminfo")
+    """Yield every limit of free memory that applies, in bytes: of the machine, and of each control group above us."""
+    meminfo = PROC / "meminfo"
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 yield int(line.split()[1]) * 1024
-    group = Path("/sys/fs/cgroup")
-    if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
-        yield int(limit) - int((group / "memory.current").read_text())
+    for folder in _control_groups():
+        names = V2 if (folder / V2.limit).exists() else V1
+        try:
+            text = (folder / names.limit).read_text().strip()
+            limit = NO_LIMIT if text == "max" else int(text)
+            used = int((folder / names.used).read_text())
+            lines = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):  # a root group has no limit, and another kernel may have other files
+            continue
+        if limit < NO_LIMIT:
+            # The content of files counts as used, but the system drops it when memory is needed.
+            yield limit - used + sum(int(lines.get(name, 0)) for name in names.files)
+
+
+def _control_groups() -> Iterator[Path]:
+    """Yield the folders of the control groups that limit this process's memory, from its own to the outermost."""
+    groups = PROC / "self" / "cgroup"
+    for line in groups.read_text().splitlines() if groups.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = CGROUPS / "memory" if controllers else CGROUPS
+        # In a container the path is often that of the machine, and the container's own group is the root.
+        own = root / path.lstrip("/")
+        yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(root) and folder.exists())

@@ -105,7 +105,15 @@ def run_command(
     parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None
 ) -> NoReturn:
     """Parse ``argv``, or the process's own arguments if it is None. Call ``run`` with them and exit with its code."""
-    exit_cleanly(lambda: run(parser.parse_args(argv)))  # the types of arguments look at files, too
+
+    def parse_and_run() -> int | None:
+        try:
+            arguments = parser.parse_args(argv)  # which looks at files, too, and prints help and version
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return run(arguments)
+
+    exit_cleanly(parse_and_run)
 
 
 def version_line() -> str:

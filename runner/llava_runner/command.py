@@ -13,6 +13,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import NoReturn
 
+from llava_runner.errors import exit_cleanly
+
 EPILOG = """
 llava COMMAND --help explains a command.
 Flags may be written with hyphens or underscores.
@@ -59,13 +61,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     if name == "help" and arguments:
         name, arguments = arguments[0], ["--help"]
     if name in ("-h", "--help", "help"):
-        print(usage(tuple(commands.values())))
-        sys.exit(0)
+        exit_cleanly(lambda: print(usage(tuple(commands.values()))))
     if name == "--version":
         from llava_runner.arguments import version_line
 
-        print(version_line())
-        sys.exit(0)
+        exit_cleanly(lambda: print(version_line()))
     if name not in commands:
         print(f"error: {name!r} is not a command; choose from {', '.join(commands)}", file=sys.stderr)
         sys.exit(2)

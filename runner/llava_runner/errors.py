@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -23,22 +27,73 @@ class PromptError(UserError):
     """A prompt, or a sampling option, that cannot be used."""
 
 
+class Terminated(BaseException):
+    """The system, or somebody, asked the process to end. Like Ctrl-C it is no ``Exception``."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def exit_cleanly(main: Callable[[], int | None]) -> NoReturn:
     """Run ``main`` and exit with the code it returns.
 
-    A ``UserError`` or an ``OSError`` becomes one line on stderr and exit code 2, Ctrl-C exit code 130.
+    A ``UserError`` or an ``OSError`` becomes one line on stderr and exit code 2. Where the reader of stdout has gone,
+    the exit is silent, with code 141. Ctrl-C gives code 130, and SIGTERM and SIGHUP give 143 and 129, after everything
+    that was begun is cleaned up.
     """
     try:
-        code = main()
+        with _termination_raises():
+            code = main()
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a disk that is full, or a pipe that is closed, is noticed here
     except UserError as error:
         message = " ".join(str(error).split())
+    except BrokenPipeError:
+        _discard_stdout()
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         # The disk is full, a permission is missing, a folder does not exist: not a bug of ours.
+        _discard_stdout()
         text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         message = " ".join(text.split())
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
+    except Terminated as ended:
+        sys.exit(128 + ended.number)
     else:
         sys.exit(code)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP raise ``Terminated`` while the ``with`` block runs, so that it can clean up.
+
+    A signal that is ignored, as SIGHUP is under nohup, stays ignored. Further signals do not disturb the cleaning.
+    """
+
+    def end(number: int, frame: object) -> None:
+        for each in previous:
+            signal.signal(each, signal.SIG_IGN)
+        raise Terminated(number)
+
+    previous: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                previous[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+
+def _discard_stdout() -> None:
+    """Let what is still in stdout's buffer go nowhere: it cannot be written, and Python would try when it ends."""
+    with suppress(AttributeError, OSError, ValueError):  # no stdout, or none of the system's
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
