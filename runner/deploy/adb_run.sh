@@ -29,8 +29,9 @@ adb get-state > /dev/null 2>&1 || fail "no phone answers: adb devices lists what
 
 folder=/data/local/tmp/llava
 push() { # copies a file unless one of its size is there
-    local there
-    there=$(adb shell "stat -c %s $folder/$(basename "$1") 2> /dev/null || true" | tr -d '\r')
+    local there name
+    printf -v name %q "$(basename "$1")" # the phone's shell reads it
+    there=$(adb shell "stat -c %s $folder/$name 2> /dev/null || true" | tr -d '\r')
     [[ $there == "$(stat -c %s "$1")" ]] || adb push "$1" "$folder/" > /dev/null
 }
 adb shell "mkdir -p $folder"
@@ -38,5 +39,5 @@ for file in "$package"/*; do push "$file"; done
 for file in "$runner/$program" "$runner"/*.so; do
     [[ ! -f $file ]] || adb push "$file" "$folder/" > /dev/null # small, and of one size after many a change
 done
-printf -v options ' %q' "$@"
-adb shell "cd $folder && chmod +x $program && LD_LIBRARY_PATH=. ./$program --model-path=$(basename "${programs[0]}")$options"
+printf -v options ' %q' "--model-path=$(basename "${programs[0]}")" "$@"
+adb shell "cd $folder && chmod +x $program && LD_LIBRARY_PATH=. ./$program$options"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import tarfile
 from pathlib import Path
@@ -116,6 +117,17 @@ def test_a_package_is_pushed_once_and_asked(phone, native_build, tiny_package, m
     assert log[-1].endswith(
         r"LD_LIBRARY_PATH=. ./llava_main --model-path=llava.pte --image=image.png --prompt=What\'s\ there\?"
     )
+
+
+def test_a_file_name_runs_no_command_on_the_phone(phone, native_build, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLAVA_MAIN_DIR", str(native_build))
+    package = tmp_path / "package"
+    package.mkdir()
+    name = "a; touch hacked; $(touch hacked).pte"
+    (package / name).write_text("not a program")
+    subprocess.run([ROOT / "runner/deploy/adb_run.sh", package, "--prompt=x"], check=True)
+    command = (phone / "log").read_text().splitlines()[-1].partition("./llava_main ")[2]
+    assert shlex.split(command) == [f"--model-path={name}", "--prompt=x"]
 
 
 def test_the_phone_can_be_timed(phone, native_build, tiny_package, monkeypatch):
