@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,15 @@ PROJECTOR, CLIP, TEXT = PARTS = ("llava.projector", "llava.clip", "text-model")
 SHARD_BYTES = 1 << 30  # of the language model; one shard is in memory at a time
 
 
-def split(checkpoint: Checkpoint, output_dir: Path) -> list[Path]:
-    """Write the three parts of a checkpoint to ``output_dir``. Return their paths."""
+def split(checkpoint: Checkpoint, output_dir: Path, *, overwrite: bool = False) -> list[Path]:
+    """Write the three parts of a checkpoint to ``output_dir``. Return their paths.
+
+    Raises ``ExportError`` where something is in the way that no earlier run made, unless ``overwrite``.
+    """
     tensors = checkpoint.weights.tensors(checkpoint.build_model(max_context_len=1))
-    with staged(output_dir, name="split", last=PROJECTOR) as folder:
+    with staged(
+        output_dir, name="split", names=PARTS, last=PROJECTOR, inputs=checkpoint.folders, overwrite=overwrite
+    ) as folder:
         for part, module in ((PROJECTOR, names.PROJECTOR), (CLIP, names.VISION_TOWER)):
             stored = {
                 checkpoint.weights.key(tensor): checkpoint.weights.read_as_stored(tensor)
@@ -40,8 +44,6 @@ def split(checkpoint: Checkpoint, output_dir: Path) -> list[Path]:
             torch.save(stored, folder / part)
         text = [tensor for tensor in tensors if not names.is_in(tensor.fqn, names.VISION_ENCODER)]
         _write_language_model(checkpoint, text, folder / TEXT)
-        if (output_dir / TEXT).is_dir():
-            shutil.rmtree(output_dir / TEXT)
     return [output_dir / part for part in PARTS]
 
 

@@ -25,19 +25,25 @@ from llava_export.models.names import VISION_TOWER, is_in
 class Checkpoint:
     """A checkpoint whose ``config.json``, keys and shapes were checked.
 
-    ``name`` is what the user called it, and ``folder`` where it was found. ``vision_tower`` is the folder or hub id
-    that the user gave in place of the checkpoint's own vision tower, or None. ``image_mean`` and ``image_std`` are
+    ``name`` is what the user called it, and ``folder`` where it was found; ``folders`` are all that it is read from, a
+    vision tower's among them. ``vision_tower`` is the folder or hub id that the user gave in place of the checkpoint's
+    own vision tower, or None. ``image_mean`` and ``image_std`` are
     fractions of 1, one for each of red, green and blue. ``weights`` reads the tensors.
     """
 
     name: str
     vision_tower: str | None
-    folder: Path
+    folders: tuple[Path, ...]
     family: Family
     config: LlavaConfig
     image_mean: Channels
     image_std: Channels
     weights: Weights
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the checkpoint itself."""
+        return self.folders[0]
 
     def build_model(
         self,
@@ -87,6 +93,6 @@ def open_checkpoint(model: str, *, vision_tower: str | None = None) -> Checkpoin
         family.check_keys(settings, reader.shapes)
     mean, std = image_statistics(*folders)
     weights = Weights(reader, family=family, config=config)
-    checkpoint = Checkpoint(model, vision_tower, folder, family, config, mean, std, weights)
+    checkpoint = Checkpoint(model, vision_tower, tuple(folders), family, config, mean, std, weights)
     weights.check(checkpoint.build_model(max_context_len=1))
     return checkpoint

@@ -149,7 +149,13 @@ def run(arguments: argparse.Namespace) -> None:
                 raise ExportError(f"{'; '.join(lacking)}. --force exports nevertheless")
             for shortage in lacking:
                 stages.note(shortage)
-            exported = export(planned, output_dir=arguments.output_dir, pte_name=arguments.pte_name, stages=stages)
+            exported = export(
+                planned,
+                output_dir=arguments.output_dir,
+                pte_name=arguments.pte_name,
+                stages=stages,
+                overwrite=arguments.overwrite,
+            )
     if arguments.dry_run:
         print_estimate(console, planned, lacking=lacking)
         return

@@ -28,13 +28,16 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser, *, default: str | None
 
 
 def add_output_dir(parser: argparse.ArgumentParser) -> None:
-    """Add ``--output-dir``."""
+    """Add ``--output-dir`` and ``--overwrite``."""
     parser.add_argument(
         "--output-dir",
         type=output_folder,
         default=Path(),
         metavar="DIR",
         help="folder to write to (default: the current one)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files there that no earlier run of this command made"
     )
 
 

@@ -71,6 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
             mmproj_type=arguments.mmproj_type,
             output_dir=arguments.output_dir,
             force=arguments.force,
+            overwrite=arguments.overwrite,
             stages=stages,
         )
     console.print(stages.table())

@@ -41,5 +41,5 @@ def run(arguments: argparse.Namespace) -> None:
     from llava_export.split import split
 
     checkpoint = open_checkpoint(arguments.model, vision_tower=arguments.vision_tower)
-    for path in split(checkpoint, arguments.output_dir):
+    for path in split(checkpoint, arguments.output_dir, overwrite=arguments.overwrite):
         print(path)

@@ -48,11 +48,19 @@ def planned_tensors(
 
 
 def export_gguf(
-    checkpoint: Checkpoint, *, quantization: str, mmproj_type: str, output_dir: Path, force: bool, stages: Stages
+    checkpoint: Checkpoint,
+    *,
+    quantization: str,
+    mmproj_type: str,
+    output_dir: Path,
+    stages: Stages,
+    force: bool = False,
+    overwrite: bool = False,
 ) -> Mapping[str, int]:
     """Write both files to ``output_dir``. Return their names with their sizes in bytes.
 
-    Raises a ``UserError`` for the user's mistakes. Then nothing is left behind.
+    Files that an earlier export made are replaced, others only with ``overwrite``. ``force`` goes on where the disk
+    seems too small. Raises a ``UserError`` for the user's mistakes. Then nothing is left behind.
     """
     text, vision = planned_tensors(checkpoint, quantization=quantization, mmproj_type=mmproj_type)
     _check_disk(text + vision, output_dir=output_dir, force=force)
@@ -75,7 +83,14 @@ def export_gguf(
         "language model": GgufFile(text_name(quantization), "llama", quantization, text, write_text),
         "mmproj": GgufFile(mmproj_name(mmproj_type), "clip", mmproj_type, vision, write_vision),
     }
-    with staged(output_dir, name="gguf", last=mmproj_name(mmproj_type)) as folder:
+    with staged(
+        output_dir,
+        name="gguf",
+        names=[file.name for file in files.values()],
+        last=mmproj_name(mmproj_type),
+        inputs=checkpoint.folders,
+        overwrite=overwrite,
+    ) as folder:
         for what, file in files.items():
             with stages.stage(f"write {what}", steps=len(file.tensors)) as step:
                 write_file(folder, file, checkpoint=checkpoint, on_tensor=step)

@@ -36,14 +36,27 @@ class Exported:
     reports: list[MethodReport]
 
 
-def export(plan: Plan, *, output_dir: Path, pte_name: str, stages: Stages) -> Exported:
+def export(plan: Plan, *, output_dir: Path, pte_name: str, stages: Stages, overwrite: bool = False) -> Exported:
     """Write the program ``pte_name``, its manifest, golden record and artifacts to ``output_dir``.
 
-    Raises a ``UserError`` for the user's mistakes. Then nothing is left behind.
+    Files that an earlier export made are replaced, others only with ``overwrite``. Raises a ``UserError`` for the
+    user's mistakes. Then nothing is left behind.
     """
     checkpoint = plan.checkpoint
     manifest_name = contract.manifest_path(Path(pte_name)).name
-    with staged(output_dir, name=Path(pte_name).stem, last=manifest_name) as folder:
+    names = [pte_name, manifest_name]
+    if plan.options.golden:
+        names.append(contract.golden_path(Path(pte_name)).name)
+    if plan.options.artifacts:
+        names += contract.ARTIFACTS
+    with staged(
+        output_dir,
+        name=Path(pte_name).stem,
+        names=names,
+        last=manifest_name,
+        inputs=checkpoint.folders,
+        overwrite=overwrite,
+    ) as folder:
         with stages.stage("write tokenizer, image"):
             write_tokenizer(checkpoint.folder, folder)
             write_image(SAMPLE_IMAGE, folder, image_size=checkpoint.config.vision.image_size)

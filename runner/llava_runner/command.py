@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
         exit_cleanly(lambda: print(version_line()))
     if name not in commands:
-        print(f"error: {name!r} is not a command; choose from {', '.join(commands)}", file=sys.stderr)
+        alone = "; the others come with llava-export" if len(commands) == 1 else ""
+        print(f"error: {name!r} is not a command; choose from {', '.join(commands)}{alone}", file=sys.stderr)
         sys.exit(2)
     import_module(commands[name].module).main(arguments, prog=f"llava {name}")
     raise AssertionError("a command exits by itself")

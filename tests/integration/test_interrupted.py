@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llava_export.staging import RECORD
 from llava_runner import contract
 from tests.commands import script
 
@@ -58,13 +59,15 @@ def test_next_export_writes_a_whole_package(folder, checkpoint_of):
     with start(checkpoint_of("plain"), folder) as process:
         process.communicate()
     assert process.returncode == 0
-    assert names(folder) == PACKAGE
+    assert names(folder) == PACKAGE | {RECORD}
     assert script("test_pte", folder / "llava.pte").returncode == 0
 
 
-def test_killed_export_leaves_an_older_package_as_it_was(folder, checkpoint_of):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_an_export_that_is_asked_to_end_leaves_an_older_package_as_it_was(by, folder, checkpoint_of):
+    """And nothing else: no partial folder."""
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    kill_after("record float answer", checkpoint_of("plain_twin"), folder, by=signal.SIGINT)
+    kill_after("write tokenizer", checkpoint_of("plain_twin"), folder, by=by)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 

@@ -193,3 +193,23 @@ def test_bugs_keep_their_traceback(cli, checkpoint_of, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         export.main()
     assert list(cli.output.iterdir()) == []
+
+
+def test_what_others_made_is_not_overwritten(cli, checkpoint_of):
+    """Before anything is computed."""
+    cli.output.mkdir()
+    (cli.output / "llava.json").write_text("precious")
+    ended = cli("--model", checkpoint_of("plain"))
+    assert_one_line(ended, "llava.json is there, and no earlier export made it as it is now; --overwrite")
+    assert [path.name for path in cli.output.iterdir()] == ["llava.json"]
+    assert (cli.output / "llava.json").read_text() == "precious"
+
+
+@pytest.mark.parametrize("flags", [["--pte-name", "config.pte"], ["--pte-name", "config.pte", "--overwrite"]], ids=str)
+def test_the_checkpoint_is_not_overwritten(flags, cli, checkpoint_of, tmp_path):
+    """The manifest of config.pte would be config.json."""
+    copy = shutil.copytree(checkpoint_of("plain"), tmp_path / "copy")
+    before = (copy / "config.json").read_bytes()
+    ended = cli("--model", copy, "--output-dir", copy, *flags)
+    assert_one_line(ended, "config.json belongs to the checkpoint; choose another --output-dir")
+    assert (copy / "config.json").read_bytes() == before

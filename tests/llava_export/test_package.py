@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ from llava_export.pte.golden import GoldenRecord
 from llava_export.pte.package.image import write_image
 from llava_export.pte.package.manifest import file_record
 from llava_export.pte.package.tokenizer import write_tokenizer
-from llava_export.staging import staged
 from llava_runner.contract import FileRecord
 from llava_runner.errors import PackageError
 from llava_runner.tokenizer import Tokenizer
@@ -127,36 +124,3 @@ def test_damaged_golden_records_are_refused(content, tmp_path):
     (tmp_path / "golden").write_bytes(content)
     with pytest.raises(PackageError, match="not a golden record, or damaged"):
         GoldenRecord.load(tmp_path / "golden")
-
-
-def test_staged_files_appear_together_with_the_manifest_last(tmp_path, monkeypatch):
-    moved = []
-    replace = os.replace
-
-    def record_and_replace(source: Path, target: Path) -> None:
-        moved.append(target.name)
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", record_and_replace)
-    with staged(tmp_path / "out", name="llava", last="llava.json") as folder:
-        for name in ("llava.json", "z.bin", "a.bin"):
-            (folder / name).write_text(name)
-        assert [path.name for path in (tmp_path / "out").iterdir()] == [".llava.partial"]
-    assert moved == ["a.bin", "z.bin", "llava.json"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.bin", "llava.json", "z.bin"]
-
-
-def test_an_interrupted_export_leaves_the_old_package(tmp_path):
-    (tmp_path / "llava.json").write_text("old")
-    with pytest.raises(KeyboardInterrupt), staged(tmp_path, name="llava", last="llava.json") as folder:
-        (folder / "llava.json").write_text("new")
-        raise KeyboardInterrupt
-    assert [path.name for path in tmp_path.iterdir()] == ["llava.json"]
-    assert (tmp_path / "llava.json").read_text() == "old"
-
-
-def test_what_a_killed_export_left_is_cleared(tmp_path):
-    (tmp_path / ".llava.partial").mkdir()
-    (tmp_path / ".llava.partial" / "llava.pte").write_text("half")
-    with staged(tmp_path, name="llava", last="llava.json") as folder:
-        assert list(folder.iterdir()) == []

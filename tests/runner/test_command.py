@@ -103,4 +103,7 @@ def test_the_runner_alone_has_one_command():
 def test_the_runner_alone_runs_and_refuses():
     assert without_exporter("run", "--help").stdout.startswith("usage: llava run ")
     done = without_exporter("export")
-    assert (done.returncode, done.stderr) == (2, "error: 'export' is not a command; choose from run\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: 'export' is not a command; choose from run; the others come with llava-export\n",
+    )
