@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shlex
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -199,6 +200,39 @@ def test_mistakes_are_one_line(changes, message, llava_main, tiny_package):
 def test_a_missing_image_is_noticed_before_the_program(llava_main):
     done = ask(llava_main, "--model-path=nowhere.pte", "--image=nowhere.png", "--prompt=What?")
     assert (done.returncode, done.stderr) == (2, "error: nowhere.png does not exist\n")
+
+
+@pytest.mark.parametrize("program", ["llava_main", "llava_bench"])
+def test_output_that_cannot_be_written_is_an_error(program, native_build, tiny_package):
+    flags = [f"--model-path={tiny_package.program}"]
+    flags += ["--prompt=What?", "--max-new-tokens=2"] if program == "llava_main" else ["--prompt-tokens=5", "--depth=0"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([native_build / program, *flags], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: the output cannot be written")
+
+
+def test_closed_descriptors_do_no_harm(llava_main, tiny_package):
+    """What is printed would otherwise go into the file that is opened next, such as the packed weights."""
+    package = [f"--model-path={tiny_package.program}", "--prompt=What?", "--max-new-tokens=3"]
+    assert ask(llava_main, *package).returncode == 0
+    before = {path: path.read_bytes() for path in tiny_package.folder.iterdir() if path.is_file()}
+    command = f"{shlex.join([str(llava_main), *package])} >&- 2>&- <&-"
+    assert subprocess.run(["bash", "-c", command]).returncode == 0
+    assert {path: path.read_bytes() for path in tiny_package.folder.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("memory", "memory has run out"),
+        ("bug", "index 7 of 3; this is a bug of the program, please report it"),
+        ("number", "something unknown was thrown; this is a bug of the program, please report it"),
+    ],
+)
+def test_whatever_is_thrown_ends_in_one_line(what, message, native_build):
+    done = subprocess.run([native_build / "build/parts", "throw", what], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (70, f"error: {message}\n")
 
 
 def test_peak_memory_is_that_of_the_process_alone(native_build, tiny_package):

@@ -12,6 +12,7 @@
 
 #include "app/command_line.h"
 #include "base/errors.h"
+#include "base/exit.h"
 #include "image/prepare_image.h"
 #include "package/program_file.h"
 #include "runtime/memory.h"

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "app/options.h"
-#include "base/errors.h"
+#include "base/exit.h"
 #include "image/read_image.h"
 #include "package/program_file.h"
 #include "runtime/session.h"

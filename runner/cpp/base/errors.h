@@ -1,8 +1,6 @@
-// Mistakes that a user can make. They are printed in one line, and the exit code is 2.
+// Mistakes that a user can make. A program prints them in one line, and its exit code is 2: see base/exit.h.
 #pragma once
 
-#include <algorithm>
-#include <cstdio>
 #include <stdexcept>
 #include <string>
 
@@ -31,19 +29,5 @@ class PromptError : public UserError {
  public:
   using UserError::UserError;
 };
-
-// Calls `work` and returns the exit code of the program: 0, or 2 after a UserError, which is printed.
-template <typename Work>
-int exit_cleanly(Work&& work) {
-  try {
-    work();
-    return 0;
-  } catch (const UserError& error) {
-    std::string message = error.what();
-    std::replace(message.begin(), message.end(), '\n', ' ');
-    std::fprintf(stderr, "error: %s\n", message.c_str());
-    return 2;
-  }
-}
 
 }  // namespace llava

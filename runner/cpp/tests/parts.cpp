@@ -5,12 +5,15 @@
 //   parts encode TOKENIZER                for each string on stdin (ended by a zero byte) its ids, one line each
 //   parts decode TOKENIZER                for each line of ids on stdin the bytes of the text in hex, one line each
 //   parts chunks HAS_IMAGE FIRST_TURN     the chunks of the prompt on stdin, each ended by a zero byte
+//   parts throw WHAT                      nothing: it ends as a program does that has a bug, or no memory left
 #include <cstdio>
 #include <iostream>
 #include <iterator>
+#include <new>
 #include <sstream>
+#include <stdexcept>
 
-#include "base/errors.h"
+#include "base/exit.h"
 #include "image/prepare_image.h"
 #include "text/prompt.h"
 #include "text/tokenizer.h"
@@ -64,6 +67,13 @@ void run(const std::vector<std::string>& arguments) {
          prompt_chunks(everything_on_stdin(), layout, arguments.at(1) == "1", arguments.at(2) == "1")) {
       write(chunk + '\0');
     }
+  } else if (part == "throw") {
+    if (arguments.at(1) == "memory") {
+      throw std::bad_alloc();
+    } else if (arguments.at(1) == "bug") {
+      throw std::logic_error("index 7\nof 3");
+    }
+    throw 5;
   }
 }
 
@@ -71,11 +81,5 @@ void run(const std::vector<std::string>& arguments) {
 }  // namespace llava
 
 int main(int argc, char** argv) {
-  try {
-    llava::run({argv + 1, argv + argc});
-    return 0;
-  } catch (const llava::UserError& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
-    return 2;
-  }
+  return llava::exit_cleanly([&] { llava::run({argv + 1, argv + argc}); });
 }
