@@ -107,7 +107,7 @@ PUBLISHED_NAMES = (
 
 @dataclass(frozen=True)
 class Format:
-    """How weights are stored. Names of shards begin with ``stem`` and end with ``suffix``."""
+    """The way weights are stored. Names of shards begin with ``stem`` and end with ``suffix``."""
 
     dtype: torch.dtype
     stem: str

@@ -28,12 +28,14 @@ measure() {  # measure LABEL COMMAND...: runs the command, and adds a line to th
     /usr/bin/time --format '%e %M' --output "$folder/time.txt" "$@" || code=$?
     read -r seconds kilobytes < <(tail -1 "$folder/time.txt")
     awk -v label="$label" -v s="$seconds" -v k="$kilobytes" -v code="$code" \
-        'BEGIN { printf "%-34s %7.1f s   peak %6.2f GiB%s\n", label, s, k / 2 ^ 20, code ? "   exit code " code : "" }' >> "$summary"
+        'BEGIN { printf "%-34s %7.1f s   peak %6.2f GiB%s\n",
+                 label, s, k / 2 ^ 20, code ? "   exit code " code : "" }' >> "$summary"
 }
 
 if [[ ! -f $checkpoint/config.json ]]; then
     rm -rf "$checkpoint"
-    measure "make the checkpoint" $python -m benchmarks.make_checkpoint --like "$model" --out "$checkpoint" ${LAYERS:+--layers "$LAYERS"}
+    measure "make the checkpoint" $python -m benchmarks.make_checkpoint --like "$model" --out "$checkpoint" \
+        ${LAYERS:+--layers "$LAYERS"}
 fi
 export_command=(.venv/bin/llava export --model "$checkpoint" --output-dir "$package" --with-artifacts)
 "${export_command[@]}" --dry-run
@@ -44,7 +46,8 @@ measure "verify" .venv/bin/llava verify "$package"
 measure "run, 32 tokens" "${ask[@]}"
 measure "export without the golden record" "${export_command[@]}" --no-golden
 if [[ ${STRAIGHTFORWARD:-1} == 1 ]]; then
-    measure "the straightforward pipeline" $python -m benchmarks.straightforward --model "$checkpoint" --out "$folder/straightforward.pte"
+    measure "the straightforward pipeline" $python -m benchmarks.straightforward \
+        --model "$checkpoint" --out "$folder/straightforward.pte"
 fi
 printf '\n%s, random weights, %s cores\n' "$(basename "$checkpoint")" "$(nproc)"
 cat "$summary"

@@ -18,7 +18,10 @@ runner/build.sh "$target"
 
 run=("cmake-out/$target/llava_main")
 if [[ $target == aarch64 && $(uname -m) != aarch64 ]]; then
-    command -v qemu-aarch64 > /dev/null || { echo "error: qemu-aarch64 is missing: apt-get install qemu-user libstdc++6:arm64" >&2; exit 2; }
+    command -v qemu-aarch64 > /dev/null || {
+        echo "error: qemu-aarch64 is missing: apt-get install qemu-user libstdc++6:arm64" >&2
+        exit 2
+    }
     run=(qemu-aarch64 -cpu cortex-a76 "${run[@]}")
 fi
 answer=$("${run[@]}" --model_path="$package/llava.pte" --tokenizer_path="$package/tokenizer.bin" \

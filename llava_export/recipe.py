@@ -35,7 +35,7 @@ ROWS_AT_ONCE = 128
 
 @dataclass(frozen=True)
 class Thresholds:
-    """How far a program may be from the float model to pass ``llava verify``.
+    """The distance from the float model at which a program still passes ``llava verify``.
 
     ``cosine`` is the smallest similarity allowed, of image features and of every token's logits. ``kl`` is the largest
     Kullback-Leibler divergence of the next token allowed, in nats.

@@ -29,7 +29,7 @@ SCALAR_MODULES = ("_operator", "math")  # arithmetic on sizes, done once a call
 
 @dataclass(frozen=True)
 class MethodReport:
-    """How often each operator of one method occurs: in its delegates, and outside of them."""
+    """The operators of one method, with how often each occurs: in its delegates, and outside of them."""
 
     method: str
     delegates: int

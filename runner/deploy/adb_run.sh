@@ -5,8 +5,8 @@
 #   runner/deploy/adb_run.sh demo --image=image.png --prompt="What is in the image?" --temperature=0
 #   runner/deploy/adb_run.sh demo --bench --image=image.png --depth=0,600
 #
-# PACKAGE is the folder that an export with --with-artifacts made. Files that are on the phone already, of the same size,
-# are not copied again. Paths in the options are the phone's; those of files in the package need no folder.
+# PACKAGE is the folder that an export with --with-artifacts made. Files that are on the phone already, of the same
+# size, are not copied again. Paths in the options are the phone's; those of files in the package need no folder.
 # ANDROID_SERIAL chooses among several phones.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)

@@ -5,7 +5,8 @@
 #   runner/build.sh [native|aarch64|android] [--clean]
 #
 # native     for this machine, against the wheel in its Python environment
-# aarch64    for 64-bit ARM Linux (Raspberry Pi 5, Jetson Orin): cross-compiled against the aarch64 wheel, which pip fetches
+# aarch64    for 64-bit ARM Linux (Raspberry Pi 5, Jetson Orin): cross-compiled against the aarch64 wheel, which pip
+#            fetches
 # android    for arm64-v8a phones: needs ANDROID_NDK, and in EXECUTORCH_ANDROID an ExecuTorch built for Android
 #
 # Leaves both in cmake-out/TARGET, with the shared libraries that they need, and the same files in a .tar.gz.

@@ -213,7 +213,7 @@ def test_output_that_cannot_be_written_is_an_error(program, native_build, tiny_p
 
 
 def test_closed_descriptors_do_no_harm(llava_main, tiny_package):
-    """What is printed would otherwise go into the file that is opened next, such as the packed weights."""
+    """Otherwise the next file that is opened, such as the packed weights, would get what is printed."""
     package = [f"--model-path={tiny_package.program}", "--prompt=What?", "--max-new-tokens=3"]
     assert ask(llava_main, *package).returncode == 0
     before = {path: path.read_bytes() for path in tiny_package.folder.iterdir() if path.is_file()}

@@ -19,7 +19,7 @@ from llava_export.cli import export
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its exit code, and what it printed to stderr."""
+    """The end of a command: its exit code, and what it printed to stderr."""
 
     code: str | int | None
     error: str

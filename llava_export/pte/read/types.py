@@ -44,7 +44,7 @@ class Method:
 
 
 class Label(NamedTuple):
-    """What some bytes of the file are. The fields mean the same as in ``Part``."""
+    """A description of some bytes of the file. The fields mean the same as in ``Part``."""
 
     kind: str
     shape: tuple[int, ...] = ()
