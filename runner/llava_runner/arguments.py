@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +33,7 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 2."""
         message = " ".join(message.removeprefix("argument ").split())
+        message = re.sub(r"^(?:-\w/)?(--[\w-]+)(?:/--[\w-]+)*: ", r"\1: ", message)  # one name of several
         if message.endswith("expected one argument"):
             message += " (a value that begins with a hyphen is written --flag=value)"
         print(f"error: {message}; {self.prog} --help lists the options", file=sys.stderr)

@@ -20,7 +20,7 @@ from llava_export.pte.read.program import read_pte
 from llava_runner.contract import METHODS
 from tests.commands import llava
 
-SHORT = ("--prompt-tokens=100", "--decode-tokens=4", "--depth", "0", "120")
+SHORT = ("--prompt-tokens=100", "--decode-tokens=4", "--depth=0,120")
 FIGURES = [
     "load",
     "image",
@@ -181,7 +181,7 @@ def test_llama_cpp_is_timed_too(tiny_package, native_build, tmp_path):
         (["{folder}", "--runs", "0"], "--runs: 0 must be at least 1"),
         (["{folder}", "--threads", "-1"], "--threads: -1 must be at least 1"),
         (["{folder}", "--prompt-tokens", "20"], "prompt_tokens 20: it must be from 65 to the context, 768"),
-        (["{folder}", "--depth", "0", "760"], "depth 760 and 32 decoded tokens do not fit into the context of 768"),
+        (["{folder}", "--depth", "0,760"], "depth 760 and 32 decoded tokens do not fit into the context of 768"),
         (["{folder}", "--runner", "python", "--depth", "-1"], "depth -1 and 32 decoded tokens"),
         (["{folder}", "--peer", "llama.cpp"], "go together"),
         (["{folder}", "--gguf", "{folder}/image.png"], "go together"),
