@@ -39,7 +39,6 @@ def outputs(package: Package) -> list[torch.Tensor]:
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
-        ("deep", {"recipe": "8da4w"}),
         ("deep", {"recipe": "fp32"}),
         ("deep", {"recipe": "8da8w", "embedding_bits": 4, "vision": "8da4w", "group_size": 32, "partitioners": 1}),
         ("deep_with_biases", {"recipe": "8da4w", "group_size": 64}),
