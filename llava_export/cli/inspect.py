@@ -120,9 +120,10 @@ def print_constants(console: Console, found: PteFile, card: ModelCard | None) ->
 def print_parts(console: Console, found: PteFile, names: Mapping[Part, str]) -> None:
     """Print what the bytes of the file are for, the largest method and part first, what belongs to no method last."""
     from rich.padding import Padding
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    from llava_export.cli.terminal import plain_table
+
+    table = plain_table()
     table.add_column("the file's bytes", overflow="fold", min_width=16)
     table.add_column("times", justify="right", no_wrap=True)
     table.add_column("stored as", overflow="fold", min_width=8)
@@ -181,9 +182,9 @@ def _grid(rows: Mapping[str, str]) -> Padding:
 
 def _counts(title: str, counts: Counter[str]) -> Table:
     """Return a table of names and how often each occurs, the most frequent first."""
-    from rich.table import Table
+    from llava_export.cli.terminal import plain_table
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = plain_table()
     table.add_column(title, overflow="fold")
     table.add_column("times", justify="right", no_wrap=True)
     for name, count in counts.most_common():
