@@ -47,12 +47,12 @@ def pack(parameter: Tensor) -> tuple[Blob, ...]:
     if isinstance(parameter, IntxUnpackedToInt8Tensor):
         assert not parameter.zero_point.any(), "XNNPACK's weights are symmetric"
         if parameter.target_dtype == torch.int4:  # type: ignore[attr-defined]  # torch's stubs lack int4
-            return _values(two_to_a_byte(parameter.qdata)), _scales(parameter.scale.to(torch.bfloat16))
-        return _values(parameter.qdata), _scales(parameter.scale)
+            return _blob(two_to_a_byte(parameter.qdata)), _blob(parameter.scale.to(torch.bfloat16), prefix=SCALES)
+        return _blob(parameter.qdata), _blob(parameter.scale, prefix=SCALES)
     if parameter.dim() == 4:  # of a convolution: channels last. The channels of a depthwise one are its outputs.
         outputs, inputs = (1, 0) if parameter.shape[1] == 1 else (0, 1)
         parameter = parameter.permute(outputs, 2, 3, inputs)
-    return (_values(parameter),)
+    return (_blob(parameter),)
 
 
 def two_to_a_byte(values: Tensor) -> Tensor:
@@ -65,15 +65,7 @@ def two_to_a_byte(values: Tensor) -> Tensor:
     return pairs.flatten()[1::2] << 4 | pairs.flatten()[::2] & 0xF
 
 
-def _values(tensor: Tensor) -> Blob:
-    data = _bytes(tensor)
-    return Blob(hashlib.sha256(data).hexdigest(), data)
-
-
-def _scales(tensor: Tensor) -> Blob:
-    data = _bytes(tensor)
-    return Blob(SCALES + hashlib.sha256(data).hexdigest(), data)
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+def _blob(tensor: Tensor, *, prefix: str = "") -> Blob:
+    """Return the bytes of a tensor. The key is their digest after ``prefix``."""
+    data = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+    return Blob(prefix + hashlib.sha256(data).hexdigest(), data)
