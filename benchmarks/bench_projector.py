@@ -19,13 +19,14 @@ from typing import NoReturn
 import torch
 from torch import nn
 
+from benchmarks.runs import WARM_UP, add_runs
 from llava_export.benchmark.profile import CallProfile, call_profile, read_events
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.cli.terminal import new_console, plain_table, silence_libraries
 from llava_export.recipe import RECIPES, Recipe
 from llava_runner import contract
-from llava_runner.arguments import ArgumentParser, positive_int, run_command
+from llava_runner.arguments import ArgumentParser, run_command
 from llava_runner.errors import UserError
 from llava_runner.program import Program
 from training.projectors import PROJECTORS
@@ -33,7 +34,6 @@ from training.projectors import PROJECTORS
 PUBLISHED = {"ldp": "ldpnet", "ldpv2": "ldpnetv2"}
 KEYS = "model.mm_projector."
 METHOD = "forward"
-WARM_UP = 2
 DESCRIPTION = """Measure what MobileVLM's projector costs within image encoding.
 
 The first table has the median times of image encoding and of the projector in
@@ -52,13 +52,7 @@ def main() -> NoReturn:
     add = parser.add_argument
     add("package", type=Path, metavar="PTE", help="the program of a MobileVLM")
     add("--model", required=True, help="the checkpoint that it was exported from")
-    add(
-        "--runs",
-        type=positive_int,
-        default=15,
-        metavar="N",
-        help="runs of each, in turn, after two to warm up (default: %(default)s)",
-    )
+    add_runs(parser)
     run_command(parser, run, None)
 
 

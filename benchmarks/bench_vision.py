@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from benchmarks.runs import WARM_UP, add_runs
 from llava_export.cli.terminal import silence_libraries
 from llava_export.config import VisionConfig
 from llava_export.models.clip_vision import ClipVisionTower
@@ -24,7 +25,6 @@ from llava_export.recipe import RECIPES
 from llava_runner.arguments import ArgumentParser, positive_int, run_command
 
 METHOD = "forward"
-WARM_UP = 2
 SCHEMES = ("8da8w", "8da4w", "fp32")
 DESCRIPTION = """Time our vision tower against that of transformers.
 
@@ -41,13 +41,7 @@ def main() -> NoReturn:
     parser = ArgumentParser(prog="python -m benchmarks.bench_vision", description=DESCRIPTION, epilog=EPILOG)
     add = parser.add_argument
     add("--layers", type=positive_int, default=4, metavar="N", help="layers of both towers (default: %(default)s)")
-    add(
-        "--runs",
-        type=positive_int,
-        default=15,
-        metavar="N",
-        help="runs of each, in turn, after two to warm up (default: %(default)s)",
-    )
+    add_runs(parser)
     add("--vision", choices=SCHEMES, default="8da8w", help="quantization of the linears (default: %(default)s)")
     run_command(parser, run, None)
 

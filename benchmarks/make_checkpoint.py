@@ -22,6 +22,7 @@ import torch
 from rich.progress import track
 from safetensors.torch import save_file
 
+from llava_export.families.sections import CLIP_L_336
 from llava_runner.arguments import ArgumentParser, positive_int, run_command
 from llava_runner.errors import UserError
 from training.projectors import PROJECTORS
@@ -46,17 +47,7 @@ RESIDUAL_DEVIATION = STANDARD_DEVIATION / (2 * 32) ** 0.5
 EMBEDDING_DEVIATION = 1.0
 INTO_RESIDUAL = re.compile(r"\.(o_proj|down_proj|out_proj|fc2)\.weight$")
 
-VISION_TOWER: dict[str, Any] = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-    "projection_dim": 768,
-    "vocab_size": 32000,
-}
+VISION_TOWER: dict[str, Any] = {**CLIP_L_336, "projection_dim": 768, "vocab_size": 32000}
 VICUNA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "max_position_embeddings": 4096,
