@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 
 import pytest
 from PIL import Image
@@ -19,6 +18,7 @@ from llava_export.pte.read.describe import card_of
 from llava_export.pte.read.program import read_pte
 from llava_runner.contract import METHODS
 from tests.commands import llava
+from tests.marks import needs_llama_cpp
 
 SHORT = ("--prompt-tokens=100", "--decode-tokens=4", "--depth=0,120")
 FIGURES = [
@@ -157,7 +157,7 @@ def test_separate_workspaces_take_more_memory(tiny_package, native_build, work):
     assert peaks[0] > 1.2 * peaks[1]
 
 
-@pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python (extra llama) takes long to build")
+@needs_llama_cpp
 def test_llama_cpp_is_timed_too(tiny_package, native_build, tmp_path):
     llava("gguf", "--model=tiny-llava", "--quantization=q4_0", f"--output-dir={tmp_path}", check=True)
     files = ("--gguf", tmp_path / "ggml-model-q4_0.gguf", "--mmproj", tmp_path / "mmproj-model-f16.gguf")

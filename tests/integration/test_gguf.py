@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
 import jinja2
@@ -31,11 +30,8 @@ from llava_export.staging import RECORD
 from llava_runner.prompt import prompt_chunks
 from llava_runner.tokenizer import Tokenizer
 from tests.commands import llava, script
+from tests.marks import needs_llama_cpp
 from training import questions
-
-needs_llama_cpp = pytest.mark.skipif(
-    find_spec("llama_cpp") is None, reason="llama-cpp-python (extra llama) builds long"
-)
 
 
 def export(model: object, folder: Path, quantization: str = "f16", mmproj_type: str = "f16") -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from gguf.quants import dequantize
 
 from llava_export.gguf import k_quants
 from llava_export.gguf.k_quants import quantize_k
+from tests.marks import needs_llama_cpp
 
 Q4_K, Q5_K, Q6_K = GGMLQuantizationType.Q4_K, GGMLQuantizationType.Q5_K, GGMLQuantizationType.Q6_K
 TYPES = pytest.mark.parametrize("type", [Q4_K, Q5_K, Q6_K], ids=lambda type: type.name)
@@ -59,7 +59,7 @@ def quantized_by_llama_cpp(rows: torch.Tensor, type: GGMLQuantizationType) -> to
     return torch.from_numpy(dequantize(packed, type))
 
 
-@pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python (extra llama) builds long")
+@needs_llama_cpp
 @TYPES
 @pytest.mark.parametrize("tail", ["gaussian", "heavy tailed", "uniform"])
 def test_error_is_within_2_percent_of_that_of_llama_cpp(tail, type):
