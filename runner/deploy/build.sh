@@ -13,7 +13,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-fail() { echo "error: $1" >&2; exit 2; }
+fail() { echo "error: $*" >&2; exit 2; }
 need() { command -v "$1" > /dev/null || fail "$1 is missing: $2"; } # need COMMAND HOW-TO-GET-IT
 
 target=native clean=false
@@ -48,7 +48,8 @@ fetch_sdk() { # the wheel of the same version for another processor; only its SD
     echo "fetching the aarch64 wheel of executorch $version"
     rm -rf "$out"/sdk-*
     $python -m pip download "executorch==$version" --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 \
-        --dest "$out/wheel" --quiet --disable-pip-version-check || fail "the aarch64 wheel of executorch $version could not be fetched"
+        --dest "$out/wheel" --quiet --disable-pip-version-check ||
+        fail "the aarch64 wheel of executorch $version could not be fetched"
     $python - "$out"/wheel/*.whl "$out/sdk-$version" << 'PYTHON'
 import sys, zipfile
 with zipfile.ZipFile(sys.argv[1]) as wheel:
@@ -73,24 +74,30 @@ case $target in
         need aarch64-linux-gnu-g++ "apt-get install g++-aarch64-linux-gnu"
         for library in libjpeg libpng; do
             [[ -n $(find /usr/lib/aarch64-linux-gnu -name "$library.*" -print -quit 2> /dev/null) ]] || fail \
-                "$library for aarch64 is missing: dpkg --add-architecture arm64 && apt-get update && apt-get install libjpeg-dev:arm64 libpng-dev:arm64"
+                "$library for aarch64 is missing: dpkg --add-architecture arm64 && apt-get update &&" \
+                "apt-get install libjpeg-dev:arm64 libpng-dev:arm64"
         done
         fetch_sdk
         configure+=(-DCMAKE_TOOLCHAIN_FILE="$PWD/runner/deploy/aarch64.cmake")
         ;;
     android)
-        [[ -n ${ANDROID_NDK:-} ]] || fail "ANDROID_NDK is not set: the folder of Android's NDK, r26 or newer, from developer.android.com/ndk"
+        [[ -n ${ANDROID_NDK:-} ]] ||
+            fail "ANDROID_NDK is not set: the folder of Android's NDK, r26 or newer, from developer.android.com/ndk"
         toolchain=$ANDROID_NDK/build/cmake/android.toolchain.cmake
         [[ -f $toolchain ]] || fail "ANDROID_NDK=$ANDROID_NDK is no NDK: it lacks build/cmake/android.toolchain.cmake"
-        [[ -n ${EXECUTORCH_ANDROID:-} ]] || fail "EXECUTORCH_ANDROID is not set: the folder that ExecuTorch $version was installed to, built for Android from its source with its preset android-arm64-v8a and XNNPACK, optimized and quantized kernels"
+        [[ -n ${EXECUTORCH_ANDROID:-} ]] || fail \
+            "EXECUTORCH_ANDROID is not set: the folder that ExecuTorch $version was installed to, built for Android" \
+            "from its source with its preset android-arm64-v8a and XNNPACK, optimized and quantized kernels"
         sdk=$EXECUTORCH_ANDROID
         [[ -n $(find "$sdk" -iname 'executorch-config.cmake' -print -quit 2> /dev/null) ]] ||
-            fail "EXECUTORCH_ANDROID=$sdk holds no ExecuTorch: it lacks executorch-config.cmake (cmake --install makes it)"
+            fail "EXECUTORCH_ANDROID=$sdk holds no ExecuTorch: it lacks executorch-config.cmake" \
+                "(cmake --install makes it)"
         configure+=(-DCMAKE_TOOLCHAIN_FILE="$toolchain" -DANDROID_ABI=arm64-v8a -DANDROID_PLATFORM=android-28)
         ;;
 esac
 
-"$cmake" -S runner/cpp -B "$out/build" -DCMAKE_PREFIX_PATH="$(realpath "$sdk")" "${configure[@]}" > "$out/configure.log" 2>&1 ||
+"$cmake" -S runner/cpp -B "$out/build" -DCMAKE_PREFIX_PATH="$(realpath "$sdk")" "${configure[@]}" \
+    > "$out/configure.log" 2>&1 ||
     { cat "$out/configure.log" >&2; exit 1; }
 "$cmake" --build "$out/build" --parallel "$(nproc)"
 
