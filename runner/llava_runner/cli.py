@@ -69,6 +69,11 @@ def build_parser(prog: str = "llava run") -> ArgumentParser:
         choices=("pad", "crop"),
         help="make the image square by padding or cropping (default: as in the model's training)",
     )
+    add(
+        "--check",
+        action="store_true",
+        help="compare all of the program with its manifest first; without it, weights are not compared",
+    )
     return parser
 
 
@@ -86,7 +91,9 @@ def run(arguments: argparse.Namespace) -> None:
     Sampler(**sampling)
     image = load_image(arguments.image) if arguments.image else None
 
-    session = Session.load(package, tokenizer=arguments.tokenizer_path, cpu_threads=arguments.threads)
+    session = Session.load(
+        package, tokenizer=arguments.tokenizer_path, cpu_threads=arguments.threads, check=arguments.check
+    )
     pieces = session.generate(
         image,
         arguments.prompt.replace("\\n", "\n"),

@@ -40,7 +40,7 @@ MODEL_CARD = "get_model_card"  # str
 
 MIN_IMAGE_SIDE = 2
 IMAGE_PLACEHOLDER = "<image>"
-SCHEMA = 1
+SCHEMA = 2
 
 # The files of a package. The manifest and the golden record are named after the program: llava.pte, llava.json,
 # llava.golden.
@@ -124,7 +124,8 @@ class FileRecord:
 class Manifest:
     """The JSON file of a package: the card, the versions that made it, and the checksum of every file.
 
-    ``methods`` holds the signatures for people to read. Runners use the card.
+    ``methods`` holds the signatures for people to read. Runners use the card. ``structure_sha256`` covers what
+    ExecuTorch interprets of the program: see ``llava_runner.program_file.structure_sha256``.
     """
 
     program: str
@@ -132,6 +133,7 @@ class Manifest:
     card: ModelCard
     versions: dict[str, str]
     files: dict[str, FileRecord]
+    structure_sha256: str
     schema: int = SCHEMA
 
     def to_json(self) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from llava_runner.contract import METHODS, MODEL_CARD, TEXT_DECODER, TOKEN_EMBEDDING, VISION_ENCODER, ModelCard
 from llava_runner.errors import PackageError
-from llava_runner.program_file import check_file
+from llava_runner.program_file import check_file, check_structure
 
 
 class Program:
@@ -32,10 +32,12 @@ class Program:
         ``cpu_threads`` is the number of threads to compute with, for the whole process. None stands for as many as
         ExecuTorch chooses. ``trace`` records the time of each operator, for ``write_traces``.
 
-        Raises ``PackageError`` if the file is missing, damaged, or not a program of this contract.
+        What ExecuTorch interprets of the file is compared with its manifest first, if one is next to it; weights are
+        not. Raises ``PackageError`` if the file is missing, damaged, or not a program of this contract.
         """
         path = Path(path)
         check_file(path)
+        check_structure(path)
         runtime = _import_runtime()
         log = io.StringIO()
         try:

@@ -15,7 +15,7 @@ from llava_runner.errors import PackageError, PromptError
 from llava_runner.image import prepare_image
 from llava_runner.model import ModelWithCard
 from llava_runner.program import Program
-from llava_runner.program_file import find_program
+from llava_runner.program_file import check_whole, find_program
 from llava_runner.prompt import prompt_chunks
 from llava_runner.sampler import Sampler
 from llava_runner.timings import Stage, Timings
@@ -54,12 +54,18 @@ class Session:
 
     @classmethod
     def load(
-        cls, package: str | Path, *, tokenizer: str | Path | None = None, cpu_threads: int | None = None
+        cls,
+        package: str | Path,
+        *,
+        tokenizer: str | Path | None = None,
+        cpu_threads: int | None = None,
+        check: bool = False,
     ) -> Session:
         """Load a package: a folder with one ``.pte``, or the ``.pte`` itself. The tokenizer is found in its folder.
 
         ``cpu_threads`` is the number of threads to compute with, for the whole process. None stands for as many as
-        ExecuTorch chooses.
+        ExecuTorch chooses. With ``check``, all of the program is compared with its manifest first; otherwise weights
+        are not compared.
 
         Raises ``PackageError`` if a file is missing or damaged, or if the files do not belong together.
         """
@@ -68,6 +74,8 @@ class Session:
             program_path = find_program(Path(package))
             # The tokenizer comes first, so that a missing one is found before gigabytes are loaded.
             opened_tokenizer = Tokenizer.open(tokenizer or _find_tokenizer(program_path.parent))
+            if check:
+                check_whole(program_path)
             program = Program.open(program_path, cpu_threads=cpu_threads)
         return cls(program, tokenizer=opened_tokenizer, load=load)
 

@@ -18,6 +18,7 @@ from llava_export.pte.options import STAMPED, Options
 from llava_export.pte.plan import plan
 from llava_export.recipe import RECIPES
 from llava_export.stages import Stages
+from tests.integration.llava_main import command
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,3 +123,19 @@ def package_of(checkpoint_of, tmp_path_factory) -> Callable[..., Package]:
 def tiny_package(package_of) -> Package:
     """Return the built-in model with the default recipe, as ``make demo`` exports it."""
     return package_of("tiny-llava")
+
+
+@pytest.fixture
+def package(tiny_package, tmp_path) -> Path:
+    """Return the folder of a copy of the package without packed weights."""
+    return Path(shutil.copytree(tiny_package.folder, tmp_path / "package", ignore=shutil.ignore_patterns("*.packed")))
+
+
+@pytest.fixture(scope="session")
+def expected(llava_main, tiny_package) -> str:
+    """Return the answer of the C++ runner about the sample image, without packed weights."""
+    done = subprocess.run(
+        command(llava_main, tiny_package.folder, "--packed-cache-path=off"), capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "circle" in done.stdout
+    return done.stdout

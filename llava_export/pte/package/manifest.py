@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from importlib.metadata import version
 from pathlib import Path
 
 from llava_runner.contract import FileRecord, Manifest, ModelCard, signatures
+from llava_runner.program_file import file_sha256, structure_sha256
 
 DISTRIBUTIONS = ("executorch", "torch", "torchao", "sentencepiece", "llava_export")
 
@@ -15,7 +15,14 @@ DISTRIBUTIONS = ("executorch", "torch", "torchao", "sentencepiece", "llava_expor
 def build_manifest(folder: Path, *, program: str, card: ModelCard) -> Manifest:
     """Return the manifest of all files in ``folder``. The manifest itself must not be there yet."""
     files = {path.name: file_record(path) for path in sorted(folder.iterdir())}
-    return Manifest(program=program, methods=signatures(card), card=card, versions=versions(), files=files)
+    return Manifest(
+        program=program,
+        methods=signatures(card),
+        card=card,
+        versions=versions(),
+        files=files,
+        structure_sha256=structure_sha256(folder / program),
+    )
 
 
 def versions() -> dict[str, str]:
@@ -25,8 +32,4 @@ def versions() -> dict[str, str]:
 
 def file_record(path: Path) -> FileRecord:
     """Return the size of a file in bytes, and its SHA-256."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return FileRecord(bytes=path.stat().st_size, sha256=digest.hexdigest())
+    return FileRecord(bytes=path.stat().st_size, sha256=file_sha256(path))

@@ -166,6 +166,9 @@ void CommandLine::computation(ProgramOptions& options) {
       "folder for the weights that are packed for this processor at the first start (default: the program's "
       "folder); off keeps none",
       options.packed_cache_path);
+  toggle(
+      "--check", "compare all of the program with its manifest first; without it, weights are not compared",
+      options.check);
   value(
       "--workspace-sharing", "HOW",
       "who shares the memory that XNNPACK computes in: disabled, per_model or global (default: "

@@ -1,7 +1,6 @@
 // XXH3 over memory and, by several threads, over files.
 #include "base/digest.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -43,11 +42,7 @@ Digest digest(std::span<const Digest> parts) {
   return digest({reinterpret_cast<const uint8_t*>(parts.data()), parts.size_bytes()});
 }
 
-std::optional<Digest> digest_of_file(const std::string& path, uint64_t size) {
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) {
-    return std::nullopt;
-  }
+std::optional<Digest> digest_of_file(int file, uint64_t size) {
   std::vector<Digest> parts((size + kPart - 1) / kPart);
   std::atomic<size_t> next = 0;
   std::atomic<bool> whole = true;
@@ -70,7 +65,6 @@ std::optional<Digest> digest_of_file(const std::string& path, uint64_t size) {
   for (std::thread& thread : threads) {
     thread.join();
   }
-  close(file);
   return whole ? std::optional(digest(parts)) : std::nullopt;
 }
 

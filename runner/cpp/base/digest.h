@@ -28,9 +28,9 @@ inline std::span<const uint8_t> bytes_of(std::string_view text) {
 // Returns one digest of several, in their order.
 Digest digest(std::span<const Digest> parts);
 
-// Returns the digest of the first `size` bytes of a file, which several threads read; nullopt where the file cannot be
-// read to there. It differs from the digest of the same bytes in memory.
-std::optional<Digest> digest_of_file(const std::string& path, uint64_t size);
+// Returns the digest of the first `size` bytes of an open file, which several threads read; nullopt where the file
+// cannot be read to there. It differs from the digest of the same bytes in memory.
+std::optional<Digest> digest_of_file(int file, uint64_t size);
 
 // Returns the 32 hexadecimal digits of a digest.
 std::string hexadecimal(const Digest& digest);

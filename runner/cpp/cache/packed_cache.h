@@ -7,7 +7,16 @@
 #include <functional>
 #include <string>
 
+#include "base/descriptor.h"
+
 namespace llava {
+
+// Which program the weights are packed of, and where the file is kept.
+struct PackedCacheOptions {
+  std::string program_path;
+  std::string structure;  // of the program, see digest_of_structure
+  std::string folder;     // empty: the program's folder
+};
 
 class PackedCache {
  public:
@@ -16,29 +25,28 @@ class PackedCache {
   // a full disk for example, this one goes on without the file. Meanwhile this process compares the program with its
   // manifest. If another process packs the same, this one waits for it.
   //
-  // `folder` is where such files are kept. If none can be used, path() is empty, and a note on stderr says why. Throws
-  // PackageError for a damaged program.
-  PackedCache(
-      const std::string& program_path, const std::string& folder, const std::function<void(const std::string&)>& pack);
+  // If no file can be used, path() is empty, and a note on stderr says why. Throws PackageError for a damaged program.
+  PackedCache(const PackedCacheOptions& options, const std::function<void(const std::string&)>& pack);
   PackedCache(const PackedCache&) = delete;
 
-  // Lets other processes use the file. Destroy it once the program is loaded.
-  ~PackedCache();
-
+  // Returns the path by which ExecuTorch opens the file. It leads to the very file that was checked, and only as long
+  // as this object lives, so destroy it once the program is loaded. As long as it lives, ExecuTorch cannot write to the
+  // file.
   const std::string& path() const { return path_; }
 
  private:
-  std::string find(const std::string& key) const;
-  std::string make(
-      const std::string& program_path,
-      const std::string& key,
-      const std::function<void(const std::string&)>& pack) const;
+  Descriptor find(const std::string& begin) const;
+  Descriptor make(
+      const std::string& begin, const std::string& program, const std::function<void(const std::string&)>& pack) const;
   void remove_leftovers(const std::string& program_key) const;
+  bool can_be_mapped(const Descriptor& file) const;
+  std::string named(const std::string& name) const { return folder_path_ + "/" + name; }
 
-  std::string folder_;
+  std::string folder_path_;
   std::string stem_;
+  Descriptor folder_;  // locked while the file is made and while it is loaded, also by the process that packs
+  Descriptor file_;
   std::string path_;
-  int lock_ = -1;
 };
 
 }  // namespace llava

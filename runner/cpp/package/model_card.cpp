@@ -8,7 +8,7 @@
 namespace llava {
 namespace {
 
-constexpr int kSchema = 1;
+constexpr int kSchema = 2;
 
 }  // namespace
 

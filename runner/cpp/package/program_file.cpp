@@ -1,15 +1,15 @@
-// Checks a .pte without ExecuTorch: its size, its structure, and its SHA-256.
+// Reads a .pte without ExecuTorch: its size, and its structure.
 #include "package/program_file.h"
 
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <string_view>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
+#include "base/digest.h"
 #include "base/errors.h"
 #include "base/files.h"
 #include "base/sha256.h"
@@ -28,10 +28,13 @@ struct __attribute__((packed)) Head {
   uint64_t segment_size;
 };
 
-constexpr uint64_t kProgramAtMost = 256 << 20;   // bytes of a flatbuffer; a larger one is damaged
-constexpr uint64_t kDataFrom = 64 << 10;         // bytes of a segment that is data and not part of the structure
-constexpr int kSegmentsField = 4;                // of the table Program in ExecuTorch's program.fbs
-constexpr int kOffsetField = 0, kSizeField = 1;  // of the table DataSegment
+constexpr uint64_t kProgramAtMost = 256 << 20;  // bytes that ExecuTorch interprets; a program with more is damaged
+
+// Numbers of fields in ExecuTorch's program.fbs.
+constexpr int kSegmentsField = 4, kConstantSegmentField = 5, kNamedDataField = 7;  // of Program
+constexpr int kOffsetField = 0, kSizeField = 1;                                    // of DataSegment
+constexpr int kConstantIndexField = 0;                                             // of SubsegmentOffsets
+constexpr int kSegmentIndexField = 1;                                              // of NamedData
 
 [[noreturn]] void fail(const std::string& path) {
   throw PackageError(path + " is damaged. Copy or export it again.");
@@ -89,6 +92,26 @@ class Flatbuffer {
     return offset ? table + offset : 0;
   }
 
+  // Returns the number in a field of a table; 0 if the field has its default.
+  template <typename T>
+  T number_in(uint64_t table, int index) const {
+    const uint64_t at = field(table, index);
+    return at ? number<T>(at) : 0;
+  }
+
+  // Returns the places of the tables in a list, which is a field of a table.
+  std::vector<uint64_t> tables(uint64_t table, int index) const {
+    std::vector<uint64_t> found;
+    if (const uint64_t at = field(table, index)) {
+      const uint64_t list = follow(at);
+      const uint32_t count = number<uint32_t>(list);
+      for (uint32_t i = 0; i < count; ++i) {  // fails where the bytes end
+        found.push_back(follow(list + 4 + 4 * uint64_t(i)));
+      }
+    }
+    return found;
+  }
+
  private:
   const std::string& path_;
   std::string_view bytes_;
@@ -119,7 +142,7 @@ void check_program_file(const std::string& path) {
   read_head(path, file);
 }
 
-Digest digest_of_structure(const std::string& path) {
+std::string digest_of_structure(const std::string& path) {
   std::ifstream file;
   const Head head = read_head(path, file);
   if (head.program_size > kProgramAtMost) {
@@ -134,44 +157,34 @@ Digest digest_of_structure(const std::string& path) {
     return bytes;
   };
   const std::string program = read(0, head.program_size);
-  std::vector<Digest> parts = {digest(bytes_of(program))};
+  Sha256 hash;
+  hash.add(bytes_of(program));
   const Flatbuffer flatbuffer(path, program);
-  const uint64_t list = flatbuffer.field(flatbuffer.follow(0), kSegmentsField);
-  const uint64_t segments = list ? flatbuffer.follow(list) : 0;
-  const uint32_t count = list ? flatbuffer.number<uint32_t>(segments) : 0;
-  for (uint32_t i = 0; i < count; ++i) {
-    const uint64_t segment = flatbuffer.follow(segments + 4 + 4 * uint64_t(i));
-    const auto number = [&](int index) {
-      const uint64_t at = flatbuffer.field(segment, index);
-      return at ? flatbuffer.number<uint64_t>(at) : 0;
-    };
-    const uint64_t offset = number(kOffsetField), size = number(kSizeField);
+  const uint64_t root = flatbuffer.follow(0);
+  std::set<uint32_t> data;  // the segments that hold weights
+  for (const uint64_t named : flatbuffer.tables(root, kNamedDataField)) {
+    data.insert(flatbuffer.number_in<uint32_t>(named, kSegmentIndexField));
+  }
+  if (const uint64_t constants = flatbuffer.field(root, kConstantSegmentField)) {
+    data.insert(flatbuffer.number_in<uint32_t>(flatbuffer.follow(constants), kConstantIndexField));
+  }
+  uint32_t index = 0;
+  uint64_t left = kProgramAtMost;
+  for (const uint64_t segment : flatbuffer.tables(root, kSegmentsField)) {
+    const auto offset = flatbuffer.number_in<uint64_t>(segment, kOffsetField);
+    const auto size = flatbuffer.number_in<uint64_t>(segment, kSizeField);
     if (offset > head.segment_size || size > head.segment_size - offset) {
       fail(path);
     }
-    if (size < kDataFrom) {
-      parts.push_back(digest(bytes_of(read(head.segment_offset + offset, size))));
+    if (!data.contains(index++)) {
+      if (size > left) {
+        fail(path);
+      }
+      left -= size;
+      hash.add(bytes_of(read(head.segment_offset + offset, size)));
     }
   }
-  return digest(parts);
-}
-
-void check_against_manifest(const std::string& path) {
-  const std::filesystem::path manifest_path = std::filesystem::path(path).replace_extension(".json");
-  if (!std::filesystem::exists(manifest_path)) {
-    return;
-  }
-  const auto manifest = nlohmann::json::parse(read_file<PackageError>(manifest_path.string()), nullptr, false);
-  const auto place =
-      nlohmann::json::json_pointer("/files") / std::filesystem::path(path).filename().string() / "sha256";
-  if (manifest.is_discarded() || !manifest.contains(place) || !manifest[place].is_string()) {
-    return;  // the manifest of something else
-  }
-  if (sha256_of_file(path) != manifest[place].get<std::string>()) {
-    throw PackageError(
-        path + " is damaged: its SHA-256 is not the one in " + manifest_path.filename().string() +
-        ". Copy or export it again.");
-  }
+  return hash.digest();
 }
 
 }  // namespace llava

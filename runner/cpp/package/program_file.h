@@ -1,9 +1,7 @@
-// Checks of a program's file (.pte), before ExecuTorch maps it and trusts it.
+// What a program's file (.pte) is, before ExecuTorch maps it and trusts it.
 #pragma once
 
 #include <string>
-
-#include "base/digest.h"
 
 namespace llava {
 
@@ -14,12 +12,9 @@ std::string find_program(const std::string& package);
 // end of its file would kill the process. Throws PackageError.
 void check_program_file(const std::string& path);
 
-// Returns a digest of all that ExecuTorch interprets, which is everything but large data. Weights that XNNPACK packs
-// are large data, but their names count, and they are the SHA-256 of their bytes. Throws PackageError for damaged
-// files.
-Digest digest_of_structure(const std::string& path);
-
-// Compares the file with the SHA-256 in the manifest in its folder, if there is one. Throws PackageError.
-void check_against_manifest(const std::string& path);
+// Returns the SHA-256 of all that ExecuTorch interprets: the flatbuffer, then the segments that hold no weights. A
+// program names the weights by the SHA-256 of their bytes, so it covers what they must be. 64 hexadecimal digits.
+// Throws PackageError for damaged files.
+std::string digest_of_structure(const std::string& path);
 
 }  // namespace llava

@@ -1,24 +1,28 @@
-// Opens a program with packed weights, or without them.
+// Checks and opens a program, with packed weights or without them.
 #include "runtime/open_program.h"
 
-#include <filesystem>
-
 #include "cache/packed_cache.h"
+#include "package/manifest.h"
+#include "package/program_file.h"
 
 namespace llava {
 
 Program open_program(const ProgramOptions& options) {
-  if (options.packed_cache_path == kNoPackedCache) {
-    return Program(options.model_path, options.load);
+  const std::string structure = digest_of_structure(options.model_path);
+  check_structure(options.model_path, structure);
+  if (options.check) {
+    require_manifest(options.model_path);
+    check_whole_program(options.model_path);
   }
   const auto load = [&](const std::string& packed_cache_path) {
     LoadOptions with_cache = options.load;
     with_cache.packed_cache_path = packed_cache_path;
     return Program(options.model_path, with_cache);
   };
-  const std::string own_folder = std::filesystem::path(options.model_path).parent_path().string();
-  const std::string folder = options.packed_cache_path.empty() ? own_folder : options.packed_cache_path;
-  const PackedCache cache(options.model_path, folder, load);
+  if (options.packed_cache_path == kNoPackedCache) {
+    return load("");
+  }
+  const PackedCache cache({options.model_path, structure, options.packed_cache_path}, load);
   return load(cache.path());
 }
 

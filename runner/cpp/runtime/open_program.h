@@ -12,10 +12,12 @@ constexpr const char* kNoPackedCache = "off";
 struct ProgramOptions {
   std::string model_path;
   std::string packed_cache_path;  // a folder, or kNoPackedCache; empty: the program's folder
+  bool check = false;             // compare all of the program with its manifest first
   LoadOptions load;
 };
 
-// Returns the loaded program. Throws PackageError as Program does.
+// Returns the loaded program. What ExecuTorch interprets of it is compared with the manifest first. Throws PackageError
+// for a damaged program, and as Program does.
 Program open_program(const ProgramOptions& options);
 
 }  // namespace llava

@@ -100,6 +100,7 @@ Program::Program(const std::string& path, const LoadOptions& options) : path_(pa
       fail(path, std::string("cannot be loaded (") + name + ")", error);
     }
   }
+  last_report.clear();  // of packed weights that ExecuTorch may not write to
 }
 
 Program::Program(Program&&) noexcept = default;
