@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from llava_export.errors import ConfigError
+from llava_runner.documents import shown
 
 # How many layers of each stack are lowered when the others are stamped: the first, the last, and one between to copy.
 TEMPLATE_LAYERS = 3
 ACTIVATIONS = ("gelu", "quick_gelu", "relu", "silu")
+# The largest sizes that are taken seriously, several times those of published models. Beyond them it would take long to
+# find out that the weights do not fit.
+MAX_LAYERS = 512
+MAX_HEADS = 1 << 10
+MAX_WIDTH = 1 << 18
+MAX_VOCABULARY = 1 << 22
+MAX_POSITIONS = 1 << 24
+MAX_IMAGE_SIZE = 1 << 13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +45,18 @@ class VisionConfig:
 
     def __post_init__(self) -> None:
         """Raise ``ConfigError`` for sizes that do not fit each other."""
-        _check_positive(self, "hidden_size", "intermediate_size", "num_attention_heads", "image_size", "patch_size")
+        _check_sizes(
+            self, hidden_size=MAX_WIDTH, intermediate_size=MAX_WIDTH, num_hidden_layers=MAX_LAYERS,
+            num_attention_heads=MAX_HEADS, image_size=MAX_IMAGE_SIZE, patch_size=MAX_IMAGE_SIZE,
+        )  # fmt: skip
+        _check_epsilon("vision_config", "layer_norm_eps", self.layer_norm_eps)
         _check_divides(
             "vision_config", "num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size
         )
         _check_divides("vision_config", "patch_size", self.patch_size, "image_size", self.image_size)
         checked_choice("vision_config.hidden_act", self.hidden_act, ACTIVATIONS)
+        if not self.feature_layers:
+            raise ConfigError("vision_feature_layer is an empty list; the projector reads at least one layer")
         for layer in self.feature_layers:
             if not 0 <= layer <= self.num_hidden_layers:
                 raise ConfigError(
@@ -125,10 +141,14 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         """Raise ``ConfigError`` for sizes that do not fit each other."""
-        _check_positive(
-            self, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-            "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings",
+        _check_sizes(
+            self, hidden_size=MAX_WIDTH, intermediate_size=MAX_WIDTH, num_hidden_layers=MAX_LAYERS,
+            num_attention_heads=MAX_HEADS, num_key_value_heads=MAX_HEADS, head_dim=MAX_WIDTH,
+            vocab_size=MAX_VOCABULARY, max_position_embeddings=MAX_POSITIONS,
         )  # fmt: skip
+        _check_epsilon("text_config", "rms_norm_eps", self.rms_norm_eps)
+        if not (math.isfinite(self.rope_theta) and self.rope_theta >= 1):
+            raise ConfigError(f"text_config: rope_theta {self.rope_theta} must be a number of at least 1")
         _check_divides(
             "text_config",
             "num_key_value_heads",
@@ -142,7 +162,11 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaConfig:
-    """A whole model. ``bos_id`` is the token that every prompt begins with, and any of ``eos_ids`` ends an answer."""
+    """A whole model.
+
+    ``bos_id`` is the token that every prompt begins with, and any of ``eos_ids`` ends an answer. All are in the
+    vocabulary.
+    """
 
     vision: VisionConfig
     projector: ProjectorConfig
@@ -169,21 +193,40 @@ class LlavaConfig:
                 f"the projector writes {self.projector.out_features} features, "
                 f"the decoder reads {self.text.hidden_size}"
             )
+        check_token_ids("bos_token_id", self.bos_id, vocab_size=self.text.vocab_size)
+        check_token_ids("eos_token_id", *self.eos_ids, vocab_size=self.text.vocab_size)
+
+
+def check_token_ids(name: str, *ids: int, vocab_size: int) -> None:
+    """Raise ``ConfigError`` unless there are ids and all are whole numbers in the vocabulary. ``name`` says which."""
+    if not ids:
+        raise ConfigError(f"{name} is an empty list; an answer needs a token that ends it")
+    for token_id in ids:
+        if type(token_id) is not int or not 0 <= token_id < vocab_size:
+            raise ConfigError(f"{name} {token_id!r} is not in the vocabulary, whose ids are 0 to {vocab_size - 1}")
 
 
 def checked_choice(name: str, value: Any, allowed: Collection[str]) -> str:
     """Return ``value``, which ``config.json`` has under ``name``. Raise ``ConfigError`` unless it is in ``allowed``."""
-    if value not in allowed:
-        raise ConfigError(f"{name} {value!r} is not supported; choose from {', '.join(allowed)}")
+    if not isinstance(value, str) or value not in allowed:
+        raise ConfigError(f"{name} {shown(value)} is not supported; choose from {', '.join(allowed)}")
     return value
 
 
-def _check_positive(config: object, *names: str) -> None:
-    """Raise ``ConfigError`` unless these fields are positive integers."""
-    for name in names:
+def _check_sizes(config: object, **limits: int) -> None:
+    """Raise ``ConfigError`` unless the named fields are whole numbers from 1 to their limits."""
+    for name, limit in limits.items():
         value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{type(config).__name__}.{name} must be a positive integer, not {value!r}")
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"{type(config).__name__}.{name} must be a positive integer, not {shown(value)}")
+        if value > limit:
+            raise ConfigError(f"{type(config).__name__}.{name} {shown(value)} is above {limit}, which no model needs")
+
+
+def _check_epsilon(section: str, name: str, value: float) -> None:
+    """Raise ``ConfigError`` unless ``value`` can be what a norm adds to a variance: above 0, and small."""
+    if not 0 < value < 1:
+        raise ConfigError(f"{section}: {name} {value} must be a number between 0 and 1")
 
 
 def _check_divides(section: str, name: str, divisor: int, of: str, value: int) -> None:

@@ -7,11 +7,13 @@ per output channel. With ``fp32`` nothing is quantized.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llava_export.errors import RecipeError
 from llava_export.models.names import TOKEN_EMBEDDING, VISION_ENCODER, is_in
+from llava_runner.documents import JsonObject
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -85,6 +87,11 @@ class Recipe:
                 raise RecipeError(f"{what} {value!r} is not one of {', '.join(map(str, allowed))}")
         if self.group_size < GROUP_SIZE_STEP or self.group_size % GROUP_SIZE_STEP:
             raise RecipeError(f"group size {self.group_size} is not a multiple of {GROUP_SIZE_STEP}, as XNNPACK needs")
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Recipe:
+        """Return the recipe that ``to_dict`` wrote. Raises ``RecipeError`` for fields that no recipe has."""
+        return JsonObject(fields, what="the recipe", error=RecipeError).record(cls)
 
     def with_changes(self, **changes: Any) -> Recipe:
         """Return the recipe with the given fields replaced. A field that is None stays as it is."""

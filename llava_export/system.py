@@ -8,11 +8,14 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 Result = TypeVar("Result")
@@ -73,9 +76,12 @@ def readable_size(count: int) -> str:
 def in_background(function: Callable[..., Result], *arguments: Any) -> Iterator[Callable[[Step], Result]]:
     """Run ``function(*arguments, on_step=...)`` in a process of its own while the ``with`` block runs.
 
-    Yields a function that waits for the result and returns it, or raises the exception that ``function`` raised. It
-    calls its argument once for each step that ``function`` reports. Function, arguments and result must be picklable.
-    The process ends with the block, finished or not. Raises ``ChildProcessError`` when somebody else ended it.
+    Yields a function that waits for the result and returns it. It calls its argument once for each step that
+    ``function`` reports. Function, arguments and result must be picklable. The process ends with the block, finished or
+    not.
+
+    What ``function`` raises is raised here, and ``ChildProcessError`` when somebody else ended the process. Neither
+    waits for the end of the block: the caller is interrupted, as by Ctrl-C, and the block is left at once.
 
     Until the caller waits, torch uses half of the processors in each process: two thread pools on the same processors
     wait for each other at every matrix product. Once the caller waits, the function gets all processors.
@@ -90,15 +96,18 @@ def in_background(function: Callable[..., Result], *arguments: Any) -> Iterator[
     process.start()
     sender.close()
     torch.set_num_threads(max(1, processors - processors // 2))
+    messages: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+    failure = _Failure()
+    listener = threading.Thread(
+        target=_listen, args=(receiver, process, function.__name__, messages, failure), daemon=True
+    )
+    listener.start()
 
     def wait(on_step: Step) -> Result:
+        failure.expect()
         awaited.set()
         while True:
-            try:
-                kind, value = receiver.recv()
-            except EOFError:
-                process.join()
-                raise ChildProcessError(f"{function.__name__} was ended from outside ({process.exitcode})") from None
+            kind, value = messages.get()
             if kind == "result":
                 return value
             if kind == "error":
@@ -106,11 +115,73 @@ def in_background(function: Callable[..., Result], *arguments: Any) -> Iterator[
             on_step()
 
     try:
-        yield wait
+        try:
+            yield wait
+        finally:
+            failure.expect()
+    except BaseException as error:
+        if failure.error is not None and error is not failure.error:
+            raise failure.error from None
+        raise
     finally:
         torch.set_num_threads(processors)
         process.terminate()
         process.join()
+        listener.join()
+    if failure.error is not None:
+        raise failure.error
+
+
+class _Interrupted(BaseException):
+    """Leaves the block whose background process failed. Like Ctrl-C it is no ``Exception``."""
+
+
+class _Failure:
+    """What ended a background process too early. It interrupts the thread that made it, unless that expects it."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self._lock = threading.Lock()
+        self._is_expected = False
+        self._thread = ctypes.c_ulong(threading.get_ident())
+
+    def expect(self) -> None:
+        """Interrupt nobody from now on."""
+        with self._lock:
+            self._is_expected = True
+        if self.error is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread, None)  # in case it has not come yet
+
+    def set(self, error: BaseException) -> None:
+        """Interrupt the thread with this error."""
+        with self._lock:
+            if not self._is_expected:
+                self.error = error
+                # Not by a signal, which would do nothing where SIGINT is ignored, as under nohup.
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread, ctypes.py_object(_Interrupted))
+
+
+def _listen(
+    receiver: Connection,
+    process: BaseProcess,
+    name: str,
+    messages: SimpleQueue[tuple[str, Any]],
+    failure: _Failure,
+) -> None:
+    """Pass on what the background process sends, and what ended it, until it has no more to say."""
+    while True:
+        try:
+            kind, value = receiver.recv()
+        except (EOFError, OSError):
+            process.join()
+            kind, value = "error", ChildProcessError(f"{name} was ended from outside ({process.exitcode})")
+        except Exception as error:  # an exception that cannot be unpickled
+            kind, value = "error", error
+        messages.put((kind, value))
+        if kind == "error":
+            failure.set(value)
+        if kind != "step":
+            return
 
 
 def _run(sender: Connection, awaited: Event, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

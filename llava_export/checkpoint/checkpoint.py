@@ -9,16 +9,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from llava_export.checkpoint.locate import Channels, image_statistics, locate, read_json
+from llava_export.checkpoint.locate import Channels, image_statistics, locate
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.checkpoint.tower import find_tower
 from llava_export.checkpoint.weights import Weights
 from llava_export.config import LlavaConfig
-from llava_export.errors import ConfigError
+from llava_export.errors import CheckpointError, ConfigError
 from llava_export.families import Family, find_family
 from llava_export.models.llama import CachedAttention
 from llava_export.models.llava import LlavaModel
 from llava_export.models.names import VISION_TOWER, is_in
+from llava_runner.documents import read_object
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def open_checkpoint(model: str, *, vision_tower: str | None = None) -> Checkpoin
     """
     folder = locate(model)
     folders = [folder]
-    settings = read_json(folder / "config.json")
+    settings = read_object(folder / "config.json", error=CheckpointError).raising(ConfigError)
     family = find_family(settings)
     reader = CheckpointReader(folder)
     tower = None
@@ -93,6 +94,7 @@ def open_checkpoint(model: str, *, vision_tower: str | None = None) -> Checkpoin
         family.check_keys(settings, reader.shapes)
     mean, std = image_statistics(*folders)
     weights = Weights(reader, family=family, config=config)
-    checkpoint = Checkpoint(model, vision_tower, tuple(folders), family, config, mean, std, weights)
+    name = model.encode("utf-8", "backslashreplace").decode()  # the name of a folder may be no Unicode
+    checkpoint = Checkpoint(name, vision_tower, tuple(folders), family, config, mean, std, weights)
     weights.check(checkpoint.build_model(max_context_len=1))
     return checkpoint

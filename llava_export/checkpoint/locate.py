@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from llava_export.builtin import CHECKPOINTS
 from llava_export.errors import CheckpointError
+from llava_runner.documents import JsonObject, read_object
 
 Channels = tuple[float, float, float]
+STD_RANGE = (0.001, 10.0)
 CLIP_MEAN: Channels = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Channels = (0.26862954, 0.26130258, 0.27577711)
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -28,10 +27,10 @@ def locate(model: str, *, flag: str = "--model") -> Path:
     """
     if model in CHECKPOINTS:
         return CHECKPOINTS[model]
-    folder = Path(model).expanduser()
-    if not folder.exists() and HUB_ID.fullmatch(model) and not model.startswith("."):
+    folder = local_folder(model)
+    if folder is None and HUB_ID.fullmatch(model) and not model.startswith("."):
         folder = _download(model, flag=flag)
-    if not folder.exists():
+    if folder is None:
         raise CheckpointError(f"{model} is no folder, no hub id and no built-in model ({', '.join(CHECKPOINTS)})")
     if not folder.is_dir():
         raise CheckpointError(f"{model} is a file; {flag} takes the folder of a checkpoint")
@@ -40,15 +39,13 @@ def locate(model: str, *, flag: str = "--model") -> Path:
     return folder
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file. Raises ``CheckpointError`` if the file holds something else."""
+def local_folder(name: str) -> Path | None:
+    """Return the path of a name on this machine, or None where nothing has it. ``~`` stands for a home folder."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object")
-    return value
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long for a name, no such user, a zero byte
+        return None
 
 
 def image_statistics(*folders: Path) -> tuple[Channels, Channels]:
@@ -57,24 +54,22 @@ def image_statistics(*folders: Path) -> tuple[Channels, Channels]:
     They are in the first of ``folders`` that has an image processor's config, or CLIP's if none has. Raises
     ``CheckpointError`` if they cannot be used.
     """
-    section: Mapping[str, Any] = {}
+    section = JsonObject({}, what="", error=CheckpointError)
     for folder in folders:
         if (folder / "preprocessor_config.json").is_file():
-            section = read_json(folder / "preprocessor_config.json")
+            section = read_object(folder / "preprocessor_config.json", error=CheckpointError)
             break
         if (folder / "processor_config.json").is_file():  # where transformers 5 writes it
-            section = read_json(folder / "processor_config.json").get("image_processor") or {}
+            processor = read_object(folder / "processor_config.json", error=CheckpointError)
+            section = processor.section("image_processor", {})
             break
-    mean, std = section.get("image_mean", CLIP_MEAN), section.get("image_std", CLIP_STD)
-    if len(mean) != 3 or len(std) != 3 or not all(std):
-        raise CheckpointError(f"the image processor's config in {folder} needs three means and standard deviations")
-    return _channels(mean), _channels(std)
-
-
-def _channels(values: Sequence[Any]) -> Channels:
-    """Return three numbers as floats."""
-    red, green, blue = map(float, values)
-    return red, green, blue
+    mean, std = section.numbers("image_mean", CLIP_MEAN, count=3), section.numbers("image_std", CLIP_STD, count=3)
+    if not all(0 <= value <= 1 for value in mean) or not all(STD_RANGE[0] <= value <= STD_RANGE[1] for value in std):
+        raise CheckpointError(
+            f"{section.where()} has image_mean {list(mean)} and image_std {list(std)}; they must be fractions of 1, "
+            "and standard deviations cannot be 0"
+        )
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 
 def _download(model: str, *, flag: str) -> Path:

@@ -107,7 +107,7 @@ def verify_package(console: Console, package: Path, *, image: Path | None, promp
     changed = changed_files(program, manifest)
     if changed:
         return [f"{name} is not the file that was exported: its SHA-256 differs" for name in changed]
-    comparisons = compare(program)
+    comparisons = compare(program, manifest)
     print_comparisons(console, comparisons, manifest)
     if image is not None and loaded is not None:
         question = DEFAULT_PROMPT if prompt is None else prompt

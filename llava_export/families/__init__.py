@@ -14,6 +14,7 @@ from llava_export.errors import ConfigError
 from llava_export.families.family import Family
 from llava_export.families.llava15 import LLAVA_15, LLAVA_15_ORIGINAL
 from llava_export.families.mobilevlm import MOBILEVLM
+from llava_runner.documents import shown
 
 # The first one that matches a config.json is chosen. Both of LLaVA-1.5 match model_type "llava"; the one with a marker
 # comes first.
@@ -29,4 +30,4 @@ def find_family(config: Mapping[str, Any]) -> Family:
     for family in FAMILIES:
         types.setdefault(family.name, {}).update(dict.fromkeys(family.model_types))
     supported = ", ".join(f"{name} (model_type {'/'.join(names)})" for name, names in types.items())
-    raise ConfigError(f"config.json has model_type {config.get('model_type')!r}; supported: {supported}")
+    raise ConfigError(f"config.json has model_type {shown(config.get('model_type'))}; supported: {supported}")

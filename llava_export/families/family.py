@@ -9,6 +9,7 @@ from typing import Any
 
 from llava_export.config import LlavaConfig
 from llava_runner.contract import PromptTemplate
+from llava_runner.documents import JsonObject
 
 
 def renamed(key: str, names: Iterable[tuple[str, str]]) -> str | None:
@@ -47,8 +48,8 @@ class Family:
     model_types: tuple[str, ...]
     marker: str | None = None
     tower_key: str | None = None
-    parse_config: Callable[[Mapping[str, Any], Mapping[str, Any] | None], LlavaConfig]
-    check_keys: Callable[[Mapping[str, Any], Iterable[str]], None] | None = None
+    parse_config: Callable[[JsonObject, JsonObject | None], LlavaConfig]
+    check_keys: Callable[[JsonObject, Iterable[str]], None] | None = None
     key_map: tuple[tuple[str, str], ...]
     unused_parameters: tuple[str, ...]
     prompt: PromptTemplate

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from llava_export.config import LlavaConfig, checked_choice
 from llava_export.errors import ConfigError
 from llava_export.families import original
@@ -12,13 +9,14 @@ from llava_export.families.family import Family
 from llava_export.families.sections import (
     CLIP_L_336,
     UNUSED_PARAMETERS,
-    as_section,
+    check_padding,
     llama_section,
     llava_config,
     vision_config,
 )
 from llava_export.models.names import LM_HEAD, PROJECTOR, TEXT_DECODER, TOKEN_EMBEDDING, VISION_TOWER
 from llava_runner.contract import PromptTemplate
+from llava_runner.documents import JsonObject, shown
 
 SELECT_STRATEGIES = ("default", "full")
 
@@ -33,29 +31,32 @@ VICUNA_V1 = PromptTemplate(
 )
 
 
-def parse_config(config: Mapping[str, Any], tower: Mapping[str, Any] | None) -> LlavaConfig:
+def parse_config(config: JsonObject, tower: JsonObject | None) -> LlavaConfig:
     """Return the sizes that llava-hf's ``config.json`` gives. Raises ``ConfigError`` for what cannot be computed.
 
     ``tower`` is None: this layout's ``config.json`` also describes the vision tower.
     """
     name = "vision_feature_select_strategy"
-    strategy = checked_choice(name, config.get(name, "default"), SELECT_STRATEGIES)
+    strategy = checked_choice(name, config.text(name, "default"), SELECT_STRATEGIES)
+    described = config.section("vision_config", {})
     vision = vision_config(
-        as_section(config.get("vision_config") or CLIP_L_336, where="vision_config in config.json"),
-        feature_layers=config.get("vision_feature_layer", -2),
+        described if described else described.with_defaults(CLIP_L_336),
+        feature_layers=config.integers("vision_feature_layer", -2),
         keep_class_token=strategy == "full",
     )
-    section = llama_section(as_section(config.get("text_config") or {}, where="text_config in config.json"))
+    section = llama_section(config.section("text_config", {}))
     if section.get("model_type", "llama") != "llama":
-        raise ConfigError(f"language model {section['model_type']!r} is not supported; this family has llama")
-    return llava_config(
+        raise ConfigError(f"language model {shown(section['model_type'])} is not supported; this family has llama")
+    model = llava_config(
         vision,
         section,
-        tied=config.get("tie_word_embeddings", False),
+        tied=config.flag("tie_word_embeddings", False),
         projector_type="mlp",
-        projector_act=config.get("projector_hidden_act", "gelu"),
-        projector_bias=config.get("multimodal_projector_bias", True),
+        projector_act=config.text("projector_hidden_act", "gelu"),
+        projector_bias=config.flag("multimodal_projector_bias", True),
     )
+    check_padding(config, model.text)
+    return model
 
 
 LLAVA_15 = Family(

@@ -7,9 +7,8 @@ are under ``model.vision_tower``, or in a CLIP checkpoint of its own that ``mm_v
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 from llava_export.config import LlavaConfig, checked_choice
 from llava_export.errors import ConfigError
@@ -17,6 +16,7 @@ from llava_export.families.family import Family
 from llava_export.families.sections import UNUSED_PARAMETERS, llama_section, llava_config, vision_config
 from llava_export.models.names import LM_HEAD, PROJECTOR, TEXT_DECODER, TOKEN_EMBEDDING, VISION_TOWER
 from llava_runner.contract import PromptTemplate
+from llava_runner.documents import JsonObject
 
 # Read each pair as (pattern of the published key, the model's name). No two projectors share a key, so the keys tell
 # which projector a checkpoint has.
@@ -89,7 +89,7 @@ def family(
     )
 
 
-def _check_projector(config: Mapping[str, Any], keys: Iterable[str]) -> None:
+def _check_projector(config: JsonObject, keys: Iterable[str]) -> None:
     """Raise ``ConfigError`` if the weights are those of another projector than the config's."""
     keys = list(keys)
     found = [
@@ -104,9 +104,7 @@ def _check_projector(config: Mapping[str, Any], keys: Iterable[str]) -> None:
         )
 
 
-def _parse_config(
-    projectors: tuple[str, ...], config: Mapping[str, Any], tower: Mapping[str, Any] | None
-) -> LlavaConfig:
+def _parse_config(projectors: tuple[str, ...], config: JsonObject, tower: JsonObject | None) -> LlavaConfig:
     """Return the sizes that ``config.json`` gives. Raises ``ConfigError`` for what cannot be computed.
 
     ``tower`` is the vision tower's own config.
@@ -114,21 +112,22 @@ def _parse_config(
     assert tower is not None
     projector_type = checked_choice("mm_projector_type", config.get("mm_projector_type"), projectors)
     name = "mm_vision_select_feature"
-    select = checked_choice(name, config.get(name, "patch"), SELECT_FEATURES)
-    if config.get("mm_use_im_start_end"):
+    select = checked_choice(name, config.text(name, "patch"), SELECT_FEATURES)
+    if config.flag("mm_use_im_start_end", False):
         raise ConfigError("mm_use_im_start_end is not supported: no released checkpoint puts tokens around an image")
     vision = vision_config(
-        tower, feature_layers=config.get("mm_vision_select_layer", -2), keep_class_token=select == "cls_patch"
+        tower, feature_layers=config.integers("mm_vision_select_layer", -2), keep_class_token=select == "cls_patch"
     )
-    if config.get("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
+    mm_hidden_size = config.integer("mm_hidden_size", vision.hidden_size)
+    if mm_hidden_size != vision.hidden_size:
         raise ConfigError(
-            f"config.json has mm_hidden_size {config['mm_hidden_size']}, but the vision tower's hidden_size is "
+            f"config.json has mm_hidden_size {mm_hidden_size}, but the vision tower's hidden_size is "
             f"{vision.hidden_size}: it is another tower than the one this model was trained with"
         )
     return llava_config(
         vision,
         llama_section(config),
-        tied=config.get("tie_word_embeddings", False),
+        tied=config.flag("tie_word_embeddings", False),
         projector_type=PROJECTOR_TYPES[projector_type],
         projector_act="gelu",
         projector_bias=True,

@@ -6,11 +6,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llava_export.config import LlavaConfig, ProjectorConfig, TextConfig, VisionConfig
+from llava_export.config import LlavaConfig, ProjectorConfig, TextConfig, VisionConfig, check_token_ids
 from llava_export.errors import ConfigError
 from llava_export.models.names import VISION_TOWER
+from llava_runner.documents import JsonObject, shown
 
-# Published configs leave out values that equal these defaults of transformers' LlamaConfig and CLIPVisionConfig.
+# The sizes in each section, and the defaults of transformers' LlamaConfig and CLIPVisionConfig. Published configs leave
+# out values that equal them.
+LLAMA_SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
+    "max_position_embeddings",
+)  # fmt: skip
 LLAMA_DEFAULTS: Mapping[str, Any] = {
     "hidden_size": 4096,
     "intermediate_size": 11008,
@@ -25,6 +31,9 @@ LLAMA_DEFAULTS: Mapping[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+CLIP_SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
+)  # fmt: skip
 CLIP_DEFAULTS: Mapping[str, Any] = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -32,9 +41,11 @@ CLIP_DEFAULTS: Mapping[str, Any] = {
     "num_attention_heads": 12,
     "image_size": 224,
     "patch_size": 32,
+    "num_channels": 3,
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
+NO_PADDING = -1  # a pad_token_id that old configs have
 # openai/clip-vit-large-patch14-336, the tower of all published models.
 CLIP_L_336: Mapping[str, Any] = {
     "model_type": "clip_vision_model",
@@ -56,21 +67,14 @@ UNUSED_PARAMETERS = (
 )
 
 
-def as_section(value: Any, *, where: str) -> Mapping[str, Any]:
-    """Return ``value`` if it is a JSON object. Otherwise raise ``ConfigError``, which says ``where`` it stands."""
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} is not an object")
-    return value
-
-
-def llama_section(section: Mapping[str, Any]) -> dict[str, Any]:
+def llama_section(section: JsonObject) -> JsonObject:
     """Return the section about a Llama decoder, with defaults for what it leaves out."""
-    return _with_defaults(section, LLAMA_DEFAULTS)
+    return section.with_defaults(LLAMA_DEFAULTS)
 
 
 def llava_config(
     vision: VisionConfig,
-    section: Mapping[str, Any],
+    section: JsonObject,
     *,
     tied: bool,
     projector_type: str,
@@ -90,70 +94,69 @@ def llava_config(
         bias=projector_bias,
         grid_side=vision.grid_side,
     )
+    check_padding(section, text)
     return LlavaConfig(
         vision=vision,
         projector=projector,
         text=text,
-        bos_id=section["bos_token_id"],
-        eos_ids=as_tuple(section["eos_token_id"]),
+        bos_id=section.integer("bos_token_id"),
+        eos_ids=section.integers("eos_token_id"),
     )
 
 
-def text_config(section: Mapping[str, Any], *, tied: bool) -> TextConfig:
+def check_padding(section: JsonObject, text: TextConfig) -> None:
+    """Raise ``ConfigError`` unless the section's padding token, if it has one, is in the vocabulary."""
+    pad_id = section.integer("pad_token_id", NO_PADDING)
+    if pad_id != NO_PADDING:
+        check_token_ids("pad_token_id", pad_id, vocab_size=text.vocab_size)
+
+
+def text_config(section: JsonObject, *, tied: bool) -> TextConfig:
     """Return the decoder's sizes. ``section`` is a ``llama_section``. Raises ``ConfigError``."""
     if section["hidden_act"] != "silu":
         raise ConfigError(
-            f"the language model's hidden_act {section['hidden_act']!r} is not supported; Llama's is silu"
+            f"the language model's hidden_act {shown(section['hidden_act'])} is not supported; Llama's is silu"
         )
     # transformers 5 writes rope_parameters in place of rope_theta and rope_scaling.
-    rope = {**(section.get("rope_scaling") or {}), **(section.get("rope_parameters") or {})}
+    rope = section.section("rope_scaling", {}).with_defaults({"rope_theta": section.number("rope_theta", 10000.0)})
+    rope = section.section("rope_parameters", {}).with_defaults(rope)
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     if rope_type != "default":
-        raise ConfigError(f"rotary embedding of type {rope_type!r} is not supported; only the default one is")
-    heads = section["num_attention_heads"]
+        raise ConfigError(f"rotary embedding of type {shown(rope_type)} is not supported; only the default one is")
+    sizes = {name: section.integer(name) for name in LLAMA_SIZES}
+    heads, hidden_size = sizes["num_attention_heads"], sizes["hidden_size"]
+    if section.get("head_dim") is None and (heads < 1 or hidden_size % heads):
+        raise ConfigError(f"text_config: num_attention_heads {heads} does not divide hidden_size {hidden_size}")
     return TextConfig(
-        hidden_size=section["hidden_size"],
-        intermediate_size=section["intermediate_size"],
-        num_hidden_layers=section["num_hidden_layers"],
-        num_attention_heads=heads,
-        num_key_value_heads=section.get("num_key_value_heads", heads),
-        head_dim=section.get("head_dim", section["hidden_size"] // heads),
-        vocab_size=section["vocab_size"],
-        max_position_embeddings=section["max_position_embeddings"],
-        rms_norm_eps=section["rms_norm_eps"],
-        rope_theta=float(rope.get("rope_theta", section.get("rope_theta", 10000.0))),
+        **sizes,
+        num_key_value_heads=section.integer("num_key_value_heads", heads),
+        head_dim=section.integer("head_dim", hidden_size // max(1, heads)),
+        rms_norm_eps=section.number("rms_norm_eps"),
+        rope_theta=rope.number("rope_theta"),
         tie_word_embeddings=tied,
-        attention_bias=section["attention_bias"],
-        mlp_bias=section["mlp_bias"],
+        attention_bias=section.flag("attention_bias"),
+        mlp_bias=section.flag("mlp_bias"),
     )
 
 
-def vision_config(
-    section: Mapping[str, Any], *, feature_layers: int | list[int], keep_class_token: bool
-) -> VisionConfig:
+def vision_config(section: JsonObject, *, feature_layers: tuple[int, ...], keep_class_token: bool) -> VisionConfig:
     """Return the sizes of a CLIP vision tower whose section may leave out defaults. Raises ``ConfigError``.
 
     ``feature_layers`` are indices into the hidden states, of which there is one more than layers. Negative ones count
     from the end.
     """
-    section = _with_defaults(section, CLIP_DEFAULTS)
-    if section.get("model_type", "clip_vision_model") != "clip_vision_model":
-        raise ConfigError(f"vision tower {section['model_type']!r} is not supported; clip_vision_model is")
-    num_hidden_layers = section["num_hidden_layers"]
+    section = section.with_defaults(CLIP_DEFAULTS)
+    model_type = section.get("model_type", "clip_vision_model")
+    if model_type != "clip_vision_model":
+        raise ConfigError(f"vision tower {shown(model_type)} is not supported; clip_vision_model is")
+    if section.integer("num_channels") != 3:
+        raise ConfigError(f"the vision tower reads {section['num_channels']} channels; images have 3: RGB")
+    sizes = {name: section.integer(name) for name in CLIP_SIZES}
+    num_states = sizes["num_hidden_layers"] + 1
     return VisionConfig(
-        **{name: section[name] for name in CLIP_DEFAULTS},
-        feature_layers=tuple(
-            layer if layer >= 0 else num_hidden_layers + 1 + layer for layer in as_tuple(feature_layers)
-        ),
+        **sizes,
+        hidden_act=section.text("hidden_act"),
+        layer_norm_eps=section.number("layer_norm_eps"),
+        feature_layers=tuple(layer if layer >= 0 else num_states + layer for layer in feature_layers),
         keep_class_token=keep_class_token,
     )
-
-
-def as_tuple(value: int | list[int]) -> tuple[int, ...]:
-    """Return one number or several as a tuple."""
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
-def _with_defaults(section: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a section with defaults for keys that are missing or null."""
-    return {**defaults, **{key: value for key, value in section.items() if value is not None}}

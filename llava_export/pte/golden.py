@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from llava_export.builtin import SAMPLE_IMAGE
@@ -18,7 +18,7 @@ from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.config import LlavaConfig
 from llava_export.errors import ExportError
 from llava_export.reference import FloatReference
-from llava_runner.contract import ModelCard
+from llava_runner.contract import MIN_IMAGE_SIDE, ModelCard
 from llava_runner.errors import PackageError
 from llava_runner.image import load_image, prepare_image
 from llava_runner.model import Model, greedy
@@ -27,6 +27,12 @@ from llava_runner.timings import peak_memory
 from llava_runner.tokenizer import Tokenizer
 
 MAX_TOKENS = 8  # of the answer
+MAX_BYTES = 256 << 20  # that are read of a file; LLaVA-1.5's have 6 MB
+# The type and the number of dimensions of each tensor in a golden record.
+TENSORS = {
+    "image": (torch.uint8, 3), "ids_before": (torch.int64, 1), "ids_after": (torch.int64, 1),
+    "features": (torch.float16, 2), "tokens": (torch.int64, 1), "logits": (torch.float32, 2),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,11 +60,41 @@ class GoldenRecord:
         """Read a file. Raises ``PackageError`` if it is missing, damaged or something else."""
         if not path.is_file():
             raise PackageError(f"{path} is missing: without the golden record nothing can be compared")
+        if path.stat().st_size > MAX_BYTES:
+            raise PackageError(f"{path} is not a golden record: it is larger than {MAX_BYTES:,} bytes")
         try:
-            tensors = load_file(path)
+            tensors = load(path.read_bytes())  # of bytes, since the library takes no path that is not Unicode
             return cls(**tensors)
-        except (SafetensorError, TypeError) as error:
+        except (SafetensorError, TypeError, ValueError, KeyError) as error:
             raise PackageError(f"{path} is not a golden record, or damaged: {error}") from error
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for tensors of other types or numbers of dimensions, and for values that are none."""
+        for name, (dtype, dimensions) in TENSORS.items():
+            tensor = getattr(self, name)
+            if tensor.dtype != dtype or tensor.dim() != dimensions:
+                raise ValueError(f"{name} is {tensor.dtype} with {tensor.dim()} dimensions")
+            if not (tensor.isfinite() if dtype.is_floating_point else tensor >= 0).all():
+                raise ValueError(f"{name} has a value that cannot be one")
+
+    def check(self, card: ModelCard) -> None:
+        """Raise ``PackageError`` unless the record can be one of the model that the card describes."""
+        answer = len(self.tokens)
+        expected = {"features": (card.num_image_tokens, card.hidden_size), "logits": (answer, card.vocab_size)}
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise PackageError(
+                    f"the golden record is of another model: its {name} are {list(getattr(self, name).shape)}, "
+                    f"the program's {list(shape)}"
+                )
+        channels, *sides = self.image.shape
+        if channels != 3 or not all(MIN_IMAGE_SIDE <= side <= card.image_size for side in sides):
+            raise PackageError(f"the golden record's image of {list(self.image.shape)} does not fit the program")
+        ids = torch.cat([self.ids_before, self.ids_after, self.tokens])
+        length = len(ids) + card.num_image_tokens
+        has_all = all(len(getattr(self, name)) for name in ("ids_before", "ids_after", "tokens"))
+        if not has_all or int(ids.max()) >= card.vocab_size or length > card.max_context_len:
+            raise PackageError("the golden record's tokens do not fit the program")
 
 
 @dataclass(frozen=True)

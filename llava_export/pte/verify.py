@@ -18,8 +18,9 @@ from llava_export.pte.golden import GoldenRecord
 from llava_export.pte.package.manifest import file_record
 from llava_export.recipe import Recipe, Thresholds
 from llava_runner import contract
-from llava_runner.contract import Manifest, ModelCard
-from llava_runner.errors import PackageError
+from llava_runner.contract import Manifest
+from llava_runner.documents import MAX_BYTES
+from llava_runner.errors import PackageError, UserError
 from llava_runner.model import Model, greedy
 from llava_runner.program import Program
 
@@ -61,7 +62,12 @@ def read_manifest(program: Path) -> Manifest:
     path = contract.manifest_path(program)
     if not path.is_file():
         raise PackageError(f"{path} is missing: only a package with its manifest can be verified")
-    manifest = Manifest.from_json(path.read_bytes())
+    try:
+        with path.open("rb") as file:
+            manifest = Manifest.from_json(file.read(MAX_BYTES + 1))
+        Recipe.from_dict(manifest.card.recipe)
+    except UserError as error:
+        raise PackageError(f"{path}: {error}") from error
     if manifest.program != program.name:
         raise PackageError(f"{path} is the manifest of {manifest.program}, not of {program.name}")
     return manifest
@@ -70,9 +76,11 @@ def read_manifest(program: Path) -> Manifest:
 def changed_files(program: Path, manifest: Manifest) -> list[str]:
     """Return the files whose SHA-256 differs from the manifest's.
 
-    Raises ``PackageError`` for missing and truncated files, and for a package without a golden record.
+    Raises ``PackageError`` for missing and truncated files, and for a package without a golden record or with a changed
+    one: then there is nothing to compare the program with.
     """
-    if contract.golden_path(program).name not in manifest.files:
+    golden = contract.golden_path(program).name
+    if golden not in manifest.files:
         raise PackageError(f"{program} was exported with --no-golden, so there is nothing to compare it with")
     for name, recorded in manifest.files.items():
         path = program.parent / name
@@ -80,23 +88,28 @@ def changed_files(program: Path, manifest: Manifest) -> list[str]:
             raise PackageError(f"{path} is missing from the package")
         if path.stat().st_size < recorded.bytes:
             raise PackageError(f"{path} is truncated: {path.stat().st_size} of {recorded.bytes} bytes")
-    return [name for name, recorded in manifest.files.items() if file_record(program.parent / name) != recorded]
+    changed = [name for name, recorded in manifest.files.items() if file_record(program.parent / name) != recorded]
+    if golden in changed:
+        raise PackageError(f"{program.parent / golden} is not the file that was exported: its SHA-256 differs")
+    return changed
 
 
-def compare(program_path: Path) -> list[Comparison]:
+def compare(program_path: Path, manifest: Manifest) -> list[Comparison]:
     """Run the golden record's question through the program. Return a comparison for each stage, in order.
 
-    Raises ``PackageError`` when record and program do not fit together.
+    Raises ``PackageError`` when record, program and manifest do not fit together.
     """
     golden = GoldenRecord.load(contract.golden_path(program_path))
     program = Program.open(program_path)
-    _check_sizes(golden, program.card)
+    if program.card != manifest.card:
+        raise PackageError(f"the model card in {contract.manifest_path(program_path)} is not that of {program_path}")
+    golden.check(program.card)
     return list(_compare(program, golden))
 
 
 def judge(comparisons: list[Comparison], manifest: Manifest) -> list[str]:
     """Return everything that fails the thresholds of the manifest's recipe, in words."""
-    thresholds = Recipe(**manifest.card.recipe).thresholds
+    thresholds = Recipe.from_dict(manifest.card.recipe).thresholds
     return [failure for comparison in comparisons for failure in comparison.failures(thresholds)]
 
 
@@ -131,17 +144,6 @@ def _compare(model: Model, golden: GoldenRecord) -> Iterator[Comparison]:
     answer = greedy(model, rows, max_tokens=len(golden.tokens), choose=lambda _: next(tokens))
     for i, ((_, found), expected) in enumerate(zip(answer, golden.logits, strict=True)):
         yield compare_logits(found, expected, stage="prefill" if i == 0 else f"token {i + 1}")
-
-
-def _check_sizes(golden: GoldenRecord, card: ModelCard) -> None:
-    """Raise ``PackageError`` unless the record's tensors have the sizes of the program's model."""
-    expected = {"features": (card.num_image_tokens, card.hidden_size), "logits": (len(golden.tokens), card.vocab_size)}
-    for name, shape in expected.items():
-        if tuple(getattr(golden, name).shape) != shape:
-            raise PackageError(
-                f"the golden record is of another model: its {name} are {list(getattr(golden, name).shape)}, "
-                f"the program's {list(shape)}"
-            )
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from llava_runner.documents import JsonObject, parse_object, shown
 from llava_runner.errors import PackageError
 
 VISION_ENCODER = "vision_encoder"
@@ -39,6 +40,9 @@ ENABLE_DYNAMIC_SHAPE = "enable_dynamic_shape"  # bool
 MODEL_CARD = "get_model_card"  # str
 
 MIN_IMAGE_SIDE = 2
+MAX_IMAGE_SIDE = 1 << 14
+MAX_SIZE = 1 << 24  # of everything else that a card counts: rows, columns, positions, tokens
+IMAGE_ASPECT_RATIOS = ("pad", "crop")
 IMAGE_PLACEHOLDER = "<image>"
 SCHEMA = 2
 
@@ -92,9 +96,30 @@ class ModelCard:
     eos_ids: tuple[int, ...]
     max_seq_len: int
     max_context_len: int
-    recipe: dict[str, Any]
+    recipe: dict[str, str | int]
     executorch_version: str
     schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        """Raise ``PackageError`` for values that no model has."""
+        for name, least, most in (
+            ("image_size", MIN_IMAGE_SIDE, MAX_IMAGE_SIDE),
+            ("num_image_tokens", 1, MAX_SIZE),
+            ("hidden_size", 1, MAX_SIZE),
+            ("vocab_size", 1, MAX_SIZE),
+            ("tokenizer_vocab_size", 1, self.vocab_size),
+            ("bos_id", 0, self.vocab_size - 1),
+            ("max_context_len", 1, MAX_SIZE),
+            ("max_seq_len", 1, MAX_SIZE),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise PackageError(f"{name} {getattr(self, name)} in the model card is not from {least} to {most}")
+        if not self.eos_ids or not all(0 <= token_id < self.vocab_size for token_id in self.eos_ids):
+            raise PackageError(f"eos_ids {list(self.eos_ids)} in the model card are not in the vocabulary")
+        if not all(0 <= mean <= 1 for mean in self.image_mean) or not all(std > 0 for std in self.image_std):
+            raise PackageError("image_mean or image_std in the model card cannot be those of images")
+        if self.image_aspect_ratio not in IMAGE_ASPECT_RATIOS:
+            raise PackageError(f"image_aspect_ratio {self.image_aspect_ratio!r} in the model card is not known")
 
     def to_json(self) -> str:
         """Return the card as one line of JSON."""
@@ -103,13 +128,7 @@ class ModelCard:
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
         """Return the card that ``to_json`` wrote. Raises ``PackageError`` if the text is not a card of this schema."""
-        fields = _read_object(text, cls, "model card")
-        try:
-            for name in ("image_mean", "image_std", "eos_ids"):
-                fields[name] = tuple(fields[name])
-            return cls(**{**fields, "prompt": PromptTemplate(**fields["prompt"])})
-        except TypeError as error:
-            raise PackageError(f"the model card does not fit schema {SCHEMA}: {error}") from error
+        return _of_this_schema(parse_object(text, what="the model card", error=PackageError)).record(cls)
 
 
 @dataclass(frozen=True)
@@ -118,6 +137,11 @@ class FileRecord:
 
     bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        """Raise ``PackageError`` for what is no size or no SHA-256."""
+        if self.bytes < 0 or not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise PackageError("the manifest has a size or a SHA-256 that cannot be one")
 
 
 @dataclass(frozen=True)
@@ -136,6 +160,17 @@ class Manifest:
     structure_sha256: str
     schema: int = SCHEMA
 
+    def __post_init__(self) -> None:
+        """Raise ``PackageError`` for names that are not those of files in the package, and for a program that is none.
+
+        A name with a folder in it would reach files elsewhere.
+        """
+        for name in self.files:
+            if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+                raise PackageError(f"{name!r} in the manifest is not the name of a file in the package")
+        if self.program not in self.files:
+            raise PackageError(f"the manifest has no record of its program, {self.program!r}")
+
     def to_json(self) -> str:
         """Return the content of the file."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -143,13 +178,9 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
         """Return the manifest that ``to_json`` wrote. Raises ``PackageError`` if the text is not one of this schema."""
-        fields = _read_object(text, cls, "manifest")
-        try:
-            fields["card"] = ModelCard.from_json(json.dumps(fields["card"]))
-            fields["files"] = {name: FileRecord(**record) for name, record in fields["files"].items()}
-            return cls(**fields)
-        except (TypeError, AttributeError) as error:
-            raise PackageError(f"the manifest does not fit schema {SCHEMA}: {error}") from error
+        manifest = _of_this_schema(parse_object(text, what="the manifest", error=PackageError))
+        _of_this_schema(manifest.section("card"))
+        return manifest.record(cls)
 
 
 def signatures(card: ModelCard) -> dict[str, str]:
@@ -173,18 +204,11 @@ def golden_path(program: Path) -> Path:
     return program.with_suffix(GOLDEN_SUFFIX)
 
 
-def _read_object(text: str | bytes, cls: type, what: str) -> dict[str, Any]:
-    """Return the fields of the dataclass ``cls`` from JSON. Raises ``PackageError``, which calls the text ``what``."""
-    try:
-        fields = json.loads(text)
-    except ValueError as error:
-        raise PackageError(f"the {what} is not JSON: {error}") from error
-    if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
-        found = fields.get("schema") if isinstance(fields, dict) else None
+def _of_this_schema(document: JsonObject) -> JsonObject:
+    """Return the document, a card or a manifest. Raises ``PackageError`` if it is of another schema."""
+    found = document.get("schema")
+    if type(found) is not int or found != SCHEMA:
         raise PackageError(
-            f"the {what} has schema {found}; this version reads schema {SCHEMA}. Export the model again."
+            f"{document.where()} has schema {shown(found)}; this version reads schema {SCHEMA}. Export the model again."
         )
-    names = {field.name for field in dataclasses.fields(cls)}
-    if missing := sorted(names - fields.keys()):
-        raise PackageError(f"the {what} lacks {', '.join(missing)}")
-    return fields
+    return document

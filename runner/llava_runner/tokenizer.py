@@ -9,18 +9,25 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
 from llava_runner.errors import PackageError, PromptError
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece writes a space in a piece this way
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+UNKNOWN_PIECE = "<unk>"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 # A tokenizer.bin has the vocabulary size, the BOS id, the EOS id and the length of the longest piece in bytes. Then it
 # has the score, the length and the bytes of each piece.
 BIN_HEADER = struct.Struct("<IIII")
 BIN_PIECE = struct.Struct("<fI")
+
+# Published vocabularies are far smaller: Llama's has 32,000 pieces of at most 48 bytes, in 0.5 MB.
+MAX_BYTES = 32 << 20
+MAX_PIECES = 1 << 20
+MAX_PIECE_BYTES = 1 << 10
 
 schema: Any = sentencepiece_model_pb2  # its classes are made at import, where type checkers do not see them
 Piece = schema.ModelProto.SentencePiece
@@ -44,16 +51,27 @@ class Tokenizer:
         path = Path(path)
         if not path.is_file():
             raise PackageError(f"{path} is not a tokenizer file" if path.exists() else f"{path} does not exist")
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
         try:
-            model = _model_from_bin(content) if path.suffix == ".bin" else content
-            processor = SentencePieceProcessor()
-            processor.LoadFromSerializedProto(model)
-        except (RuntimeError, ValueError) as error:
+            if path.suffix == ".bin":
+                content = model_from_bin(content).SerializeToString()
+            return cls.from_model(content)
+        except ValueError as error:
             raise PackageError(
                 f"{path} is not a tokenizer that can be read (tokenizer.model of SentencePiece, "
                 f"or tokenizer.bin): {error}"
             ) from error
+
+    @classmethod
+    def from_model(cls, content: bytes) -> Tokenizer:
+        """Return the tokenizer of a SentencePiece model, serialized. Raises ``ValueError`` if it is none."""
+        read_model(content)
+        processor = SentencePieceProcessor()
+        try:
+            processor.LoadFromSerializedProto(content)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
         return cls(processor)
 
     def encode(self, text: str) -> list[int]:
@@ -136,17 +154,44 @@ class TextStream:
         return text
 
 
-def _model_from_bin(content: bytes) -> bytes:
-    """Return the SentencePiece model that a ``tokenizer.bin`` was written from, as a serialized protobuf.
+def read_model(content: bytes) -> Any:
+    """Return a SentencePiece model, parsed: a ``ModelProto``. Raises ``ValueError`` if it is none, or damaged.
+
+    SentencePiece itself trusts what it reads.
+    """
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it is larger than {MAX_BYTES:,} bytes")
+    try:
+        model = schema.ModelProto.FromString(content)
+    except DecodeError as error:
+        raise ValueError("it is no SentencePiece model, or damaged") from error
+    if not 0 < len(model.pieces) <= MAX_PIECES:
+        raise ValueError(f"it has {len(model.pieces)} pieces")
+    seen = set()
+    for i, piece in enumerate(model.pieces):
+        if not piece.piece or len(piece.piece) > MAX_PIECE_BYTES or piece.piece in seen:
+            raise ValueError(f"its piece {i} is empty, too long, or the same as an earlier one")
+        if not math.isfinite(piece.score):
+            raise ValueError(f"its piece {i} has the score {piece.score}")
+        if piece.type == Piece.BYTE and not BYTE_PIECE.fullmatch(piece.piece):
+            raise ValueError(f"its piece {i} should be a byte like <0x0A>")
+        seen.add(piece.piece)
+    if sum(piece.type == Piece.UNKNOWN for piece in model.pieces) != 1:
+        raise ValueError("it has not exactly one piece for unknown text")
+    return model
+
+
+def model_from_bin(content: bytes) -> Any:
+    """Return the SentencePiece model that a ``tokenizer.bin`` was written from: a ``ModelProto``.
 
     The layout has the pieces and their scores, but not their types and not the normalization. The types are inferred.
     The normalization is that of Llama's tokenizers: none, but a space before the text. Raises ``ValueError``.
     """
     pieces, bos_id, eos_id = _read_bin(content)
     texts = [text for text, _ in pieces]
-    if "<unk>" not in texts:
-        raise ValueError("it has no <unk> piece")
-    types = _infer_types(pieces, unk_id=texts.index("<unk>"), bos_id=bos_id, eos_id=eos_id)
+    if UNKNOWN_PIECE not in texts:
+        raise ValueError(f"it has no {UNKNOWN_PIECE} piece")
+    types = _infer_types(pieces, unk_id=texts.index(UNKNOWN_PIECE), bos_id=bos_id, eos_id=eos_id)
 
     model = schema.ModelProto()
     for (text, score), kind in zip(pieces, types, strict=True):
@@ -155,12 +200,12 @@ def _model_from_bin(content: bytes) -> bytes:
     trainer.model_type = schema.TrainerSpec.BPE
     trainer.vocab_size = len(pieces)
     trainer.byte_fallback = Piece.BYTE in types
-    trainer.unk_id, trainer.bos_id, trainer.eos_id = texts.index("<unk>"), bos_id, eos_id
+    trainer.unk_id, trainer.bos_id, trainer.eos_id = texts.index(UNKNOWN_PIECE), bos_id, eos_id
     trainer.bos_piece, trainer.eos_piece = texts[bos_id], texts[eos_id]
     model.normalizer_spec.name = "identity"
     model.normalizer_spec.add_dummy_prefix = True
     model.normalizer_spec.remove_extra_whitespaces = False
-    return model.SerializeToString()
+    return model
 
 
 def _read_bin(content: bytes) -> tuple[list[tuple[str, float]], int, int]:

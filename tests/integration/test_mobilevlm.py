@@ -52,7 +52,7 @@ def test_four_bit_programs_are_verified(name, package_of):
     package = package_of(name)
     manifest = read_manifest(package.program)
     assert (manifest.card.family, manifest.card.num_image_tokens) == ("mobilevlm", 16)
-    assert judge(compare(package.program), manifest) == []
+    assert judge(compare(package.program, manifest), manifest) == []
     for report in package.exported.reports:
         assert report.unexplained == []
 

@@ -83,7 +83,7 @@ def test_every_option_gives_a_program_within_its_thresholds(options, package_of)
     package = package_of("plain", **options)
     manifest = read_manifest(package.program)
     assert manifest.card.recipe["embedding_bits"] == options.get("embedding_bits", 8)
-    assert judge(compare(package.program), manifest) == []
+    assert judge(compare(package.program, manifest), manifest) == []
 
 
 def test_nothing_stays_outside_xnnpack_without_a_reason(tiny_package):

@@ -53,6 +53,47 @@ def test_a_process_that_is_killed_is_noticed():
         wait(lambda: None)
 
 
+class Odd(Exception):
+    """An exception that cannot be unpickled."""
+
+    def __init__(self, first, second):
+        super().__init__(first)
+
+
+def complain_oddly(*, on_step):
+    """Raise an error that cannot be sent to another process."""
+    raise Odd(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "sigint"),
+    [
+        (die, ChildProcessError, signal.SIG_IGN),  # as under nohup
+        (complain, CheckpointError, signal.default_int_handler),
+        (complain_oddly, TypeError, signal.default_int_handler),
+    ],
+)
+def test_a_failure_is_noticed_at_once_and_not_only_where_it_is_awaited(function, kind, sigint):
+    before = signal.signal(signal.SIGINT, sigint)
+    start = time.monotonic()
+    try:
+        with pytest.raises(kind), in_background(function):
+            try:
+                while time.monotonic() < start + 100:  # as lowering does, which takes minutes
+                    time.sleep(0.01)
+            except BaseException as error:
+                raise RuntimeError("the compiler was interrupted") from error
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() < start + 60
+    time.sleep(0.1)  # no interrupt is left over
+
+
+def test_an_error_of_the_block_itself_is_kept(tmp_path):
+    with pytest.raises(ZeroDivisionError), in_background(sleep, tmp_path / "process"):
+        raise ZeroDivisionError
+
+
 def test_the_process_ends_with_the_block(tmp_path):
     with in_background(sleep, tmp_path / "process"):
         while not (tmp_path / "process").exists() or not (tmp_path / "process").read_text():

@@ -201,7 +201,7 @@ def test_a_missing_shard_is_named(tmp_path):
 
 def test_a_damaged_index_is_named(folder):
     (folder / "model.safetensors.index.json").write_text('{"weight_map": 3}')
-    with pytest.raises(CheckpointError, match=r"index.json is damaged"):
+    with pytest.raises(CheckpointError, match=r"weight_map in .*index.json is 3; it must be an object"):
         open_checkpoint(str(folder))
 
 

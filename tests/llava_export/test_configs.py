@@ -11,6 +11,7 @@ from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.locate import image_statistics, locate
 from llava_export.errors import CheckpointError, ConfigError
 from llava_export.families import find_family
+from llava_runner.documents import JsonObject
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_without_network_the_message_says_what_to_do(monkeypatch):
         ({"text_config": {"rope_parameters": {"rope_type": "yarn"}}}, "type 'yarn'"),
         ({"text_config": {"num_key_value_heads": 3}}, "num_key_value_heads 3 does not divide"),
         ({"text_config": {"hidden_size": 0}}, "hidden_size must be a positive integer"),
-        ({"text_config": 3}, "text_config in config.json is not an object"),
+        ({"text_config": 3}, r"text_config in .*config.json is 3; it must be an object"),
         ({"vision_config": {"model_type": "siglip_vision_model"}}, "vision tower 'siglip_vision_model'"),
         ({"vision_config": {"hidden_act": "mish"}}, "'mish' is not supported"),
         ({"vision_feature_layer": -9}, "outside the vision tower's"),
@@ -97,7 +98,8 @@ def test_the_published_7b_config_gets_its_omitted_sizes():
         "vision_feature_layer": -2,
         "vision_feature_select_strategy": "default",
     }
-    config = find_family(published).parse_config(published, None)
+    document = JsonObject(published, what="config.json", error=ConfigError)
+    config = find_family(document).parse_config(document, None)
     text = config.text
     assert (text.hidden_size, text.intermediate_size, text.num_hidden_layers) == (4096, 11008, 32)
     assert (text.num_attention_heads, text.num_key_value_heads, text.head_dim) == (32, 32, 128)

@@ -237,7 +237,7 @@ def test_weights_of_another_projector_are_named(name, other, message, checkpoint
         ({"hidden_size": 64}, "mm_hidden_size 128, but the vision tower's hidden_size is 64"),
         ({"image_size": 70}, "halves the grid of patches, and 5 a side cannot be halved"),
         ({"model_type": "siglip_vision_model"}, "'siglip_vision_model' is not supported"),
-        ({"vision_config": 3}, "vision_config in .* is not an object"),
+        ({"vision_config": 3}, "vision_config in .* is 3; it must be an object"),
     ],
     ids=str,
 )

@@ -3,23 +3,94 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from llava_export.checkpoint.tokenizer import sentencepiece_model
+from llava_export.errors import CheckpointError
 from llava_runner import contract
+from llava_runner.documents import shown
+from llava_runner.tokenizer import SPACE, Piece, Tokenizer, model_from_bin, read_model
+
+# Texts that tokenizers treat in different ways: spaces, line ends, other alphabets, characters of several code points,
+# compatibility forms, and what looks like a special piece.
+PROBES = (
+    "", " ", "   ", " a  b ", "a\n\nb\t", "What is in the image?", "USER: <image>\nHi ASSISTANT:", "</s><s>", "<0x41>",
+    "Grüße aus Zürich", "是在有人", "🙂👩‍👩‍👧 e\u0301 \u00a0x\u3000y", "ﬁ Ａ① ½", "\u2581a", "I'm 12,345.67!",
+)  # fmt: skip
+NUM_RANDOM_PROBES = 500
+# The types whose text and score decide how text is cut.
+MATCHED = (Piece.NORMAL, Piece.USER_DEFINED)
 
 
 def write_tokenizer(checkpoint: Path, folder: Path) -> None:
-    """Write both files to ``folder``. Raises ``CheckpointError`` when the checkpoint has no SentencePiece tokenizer."""
+    """Write both files to ``folder``.
+
+    Raises ``CheckpointError`` when the checkpoint has no SentencePiece tokenizer, or one that ``tokenizer.bin`` cannot
+    express.
+    """
+    content = sentencepiece_model(checkpoint)
+    tokenizer = Tokenizer.from_model(content)
+    if min(tokenizer.bos_id, tokenizer.eos_id) < 0:
+        raise CheckpointError(f"the tokenizer in {checkpoint} has no token for the begin or the end of a text")
     with _quiet_stderr():  # the libraries print a greeting there when they are loaded
         from pytorch_tokenizers.llama2c import Llama2cTokenizer
 
-    model = folder / contract.TOKENIZER_MODEL
-    model.write_bytes(sentencepiece_model(checkpoint))
-    Llama2cTokenizer(str(model)).export(str(folder / contract.TOKENIZER_BIN))
+    with TemporaryDirectory() as scratch:  # whose name is Unicode, as SentencePiece needs it
+        model, binary = Path(scratch) / contract.TOKENIZER_MODEL, Path(scratch) / contract.TOKENIZER_BIN
+        model.write_bytes(content)
+        Llama2cTokenizer(str(model)).export(str(binary))
+        written = binary.read_bytes()
+    try:
+        check_same(content, written)
+    except ValueError as error:
+        raise CheckpointError(f"tokenizer.bin cannot express the tokenizer in {checkpoint}: {error}") from error
+    (folder / contract.TOKENIZER_MODEL).write_bytes(content)
+    (folder / contract.TOKENIZER_BIN).write_bytes(written)
+
+
+def check_same(model: bytes, binary: bytes) -> None:
+    """Raise ``ValueError`` unless a ``tokenizer.bin`` says the same as the SentencePiece model it was written from."""
+    ours, theirs = read_model(model), model_from_bin(binary)
+    for name in ("byte_fallback", "unk_surface"):
+        found, expected = getattr(theirs.trainer_spec, name), getattr(ours.trainer_spec, name)
+        if found != expected:
+            raise ValueError(f"{name} is {shown(expected)}, and readers take it for {shown(found)}")
+    for i, (piece, other) in enumerate(zip(ours.pieces, theirs.pieces, strict=True)):
+        if piece.type != other.type:
+            expected, found = (Piece.Type.Name(it.type) for it in (piece, other))
+            raise ValueError(
+                f"piece {i}, {shown(piece.piece)}, is {expected} with the score {piece.score:g}, and readers take it "
+                f"for {found}"
+            )
+        if piece.type in MATCHED and (piece.piece, piece.score) != (other.piece, other.score):
+            raise ValueError(f"piece {i}, {shown(piece.piece)}, is read as {shown(other.piece)}")
+    first, second = Tokenizer.from_model(model), Tokenizer.from_model(theirs.SerializeToString())
+    if (first.bos_id, first.eos_id) != (second.bos_id, second.eos_id):
+        raise ValueError("its special tokens have other ids there")
+    for text in _probes(ours):
+        if first.encode(text) != second.encode(text):
+            raise ValueError(f"{shown(text)} has other tokens there")
+    for token_id in range(first.vocab_size):
+        if first.decode_piece(token_id) != second.decode_piece(token_id):
+            raise ValueError(f"token {token_id} has another text there")
+
+
+def _probes(model: Any) -> Iterator[str]:
+    """Yield texts to tokenize: of several alphabets, with every special piece, and of random pieces."""
+    yield from PROBES
+    for piece in model.pieces:
+        if piece.type not in (Piece.NORMAL, Piece.BYTE):
+            yield from (piece.piece, f"a{piece.piece}b", f" {piece.piece} {piece.piece}")
+    generator = random.Random(0)
+    texts = [piece.piece.replace(SPACE, " ") for piece in model.pieces]
+    for _ in range(NUM_RANDOM_PROBES):
+        yield "".join(generator.choices(texts, k=generator.randrange(1, 9)))
 
 
 @contextmanager
