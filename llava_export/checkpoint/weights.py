@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Weights:
         self._vision = config.vision
         self._tied = config.text.tie_word_embeddings
         self._unknown = [key for key in reader.shapes if family.rename(key) is None]
+        self._largest: dict[str, float] = {}
         self._key_of = {fqn: key for key in reader.shapes if (fqn := family.rename(key)) is not None}
 
     def check(self, model: nn.Module) -> None:
@@ -83,8 +85,27 @@ class Weights:
         return self.read_as_stored(tensor).reshape(tensor.shape)
 
     def read_as_stored(self, tensor: CheckpointTensor) -> Tensor:
-        """Return a tensor's values in the checkpoint's type and shape, for example of a 1x1 convolution."""
-        return self._reader.read(self._key_of[tensor.fqn])
+        """Return a tensor's values in the checkpoint's type and shape, for example of a 1x1 convolution.
+
+        Raises ``CheckpointError`` for NaN and infinity. The float model reads tensors many times, so each is searched
+        the first time.
+        """
+        key = self._key_of[tensor.fqn]
+        values = self._reader.read(key)
+        if key not in self._largest:
+            low, high = values.aminmax() if values.numel() else (torch.zeros(()), torch.zeros(()))
+            self._largest[key] = max(abs(float(low)), abs(float(high)))  # NaN if one value is
+            if not math.isfinite(self._largest[key]) or math.isnan(float(high)):
+                count = int(values.numel() - values.isfinite().sum())
+                raise CheckpointError(
+                    f"{key} in {self._reader.folder} has NaN or infinity in {count:,} of {values.numel():,} values: "
+                    "the checkpoint is damaged, or training failed"
+                )
+        return values
+
+    def largest(self, tensor: CheckpointTensor) -> float:
+        """Return the largest magnitude in a tensor that has been read."""
+        return self._largest[self._key_of[tensor.fqn]]
 
     def fill(self, block: nn.Module, *, prefix: str, matrices_as_stored: bool = False) -> None:
         """Give every parameter of ``block`` its float32 values. ``prefix`` is the block's name in the model.

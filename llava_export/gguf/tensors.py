@@ -12,9 +12,11 @@ from torch import Tensor
 
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.weights import CheckpointTensor
+from llava_export.errors import CheckpointError
 from llava_export.families.family import renamed
 from llava_export.gguf.types import FILE_TYPES, Converter, size_of
 
+LARGEST_HALF = 65504.0  # values are float16, or blocks whose scales are
 SOURCE = "llava_export.source"  # the key under which a file has the checkpoint's name, for `llava verify`
 
 
@@ -77,7 +79,10 @@ def gguf_name(fqn: str, names: Sequence[tuple[str, str]]) -> str:
 
 
 def write_file(folder: Path, file: GgufFile, *, checkpoint: Checkpoint, on_tensor: Callable[[], None]) -> None:
-    """Write a file to ``folder``, and call ``on_tensor`` after each tensor. Memory holds one tensor at a time."""
+    """Write a file to ``folder``, and call ``on_tensor`` after each tensor. Memory holds one tensor at a time.
+
+    Raises ``CheckpointError`` for values that the file's types cannot hold.
+    """
     writer = GGUFWriter(folder / file.name, file.architecture)
     writer.add_name(Path(checkpoint.name).name)
     writer.add_string(SOURCE, checkpoint.name)
@@ -93,6 +98,11 @@ def write_file(folder: Path, file: GgufFile, *, checkpoint: Checkpoint, on_tenso
     with Converter() as converter:
         for tensor in file.tensors:
             values = tensor.in_gguf_order(checkpoint.weights.read(tensor.source))
+            if tensor.kind != GGMLQuantizationType.F32 and checkpoint.weights.largest(tensor.source) > LARGEST_HALF:
+                raise CheckpointError(
+                    f"{checkpoint.weights.key(tensor.source)} has values up to "
+                    f"{checkpoint.weights.largest(tensor.source):g}, beyond {LARGEST_HALF:g}, the largest of float16"
+                )
             writer.write_tensor_data(converter.convert(values, tensor.kind))
             on_tensor()
     writer.close()

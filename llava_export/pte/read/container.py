@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from llava_export.pte.read.bounds import MAX_INLINE_PAYLOADS, check_program
 from llava_export.pte.read.execution_plan import delegates, payload_of
 from llava_export.pte.read.flatbuffers import decoded
 from llava_export.pte.read.xnnpack_graph import HEAD, XNNPACK, Graph, flatbuffer_in, graphs
@@ -63,6 +64,7 @@ class Container:
         self.size = file.seek(0, 2)
         self.flatbuffer = self.read(Span(0, program_size))
         (program,) = decoded(PROGRAM_SCHEMA, [self.flatbuffer])
+        check_program(program, size=program_size)
         self.program: dict[str, Any] = program
         self.plans: list[dict[str, Any]] = program["execution_plan"]
         self.segments = [Span(segment_base + it["offset"], it["size"]) for it in program.get("segments", ())]
@@ -78,17 +80,23 @@ class Container:
 
     def xnnpack_graphs(self) -> dict[Payload, Graph]:
         """Read the payloads of XNNPACK's delegates. Return those that have the known form, decoded."""
-        flatbuffers = {}
+        flatbuffers: dict[Payload, bytes] = {}
+        unread = self.size
         for payload in {payload_of(it): None for plan in self.plans for it in delegates(plan) if it["id"] == XNNPACK}:
             span = self.payloads[payload]
             head = self.read(span._replace(size=min(span.size, HEAD.size)))
             if where := flatbuffer_in(head, size=span.size):
                 offset, size = where
+                unread -= size
+                if unread < 0:
+                    raise ValueError("delegates' payloads overlap")
                 flatbuffers[payload] = self.read(Span(span.start + offset, size))
         return dict(zip(flatbuffers, graphs(flatbuffers.values()), strict=True))
 
     def _find_payloads(self) -> dict[Payload, Span]:
         found: dict[Payload, Span] = {}
+        if len(self.program.get("backend_delegate_data", ())) > MAX_INLINE_PAYLOADS:
+            raise ValueError("it has too many payloads in its flatbuffer")
         for location, index in {payload_of(delegate): None for plan in self.plans for delegate in delegates(plan)}:
             if location == "SEGMENT":
                 found[location, index] = self.segments[index]

@@ -91,7 +91,8 @@ def _is_decoder(way: Sequence[Part], parts: Iterable[Part], decoder: Method, car
     Two roles may be one part: their linears have the same shape and are stored in the same way.
     """
     caches, layers = {cache.sizes for cache in decoder.kv_cache}, len(decoder.kv_cache) // 2
-    times = Counter([*way[:-1]] * layers + [way[-1]])
+    in_layer = Counter(way[:-1])
+    times = {part: layers * in_layer[part] + (part == way[-1]) for part in parts}
     if len(caches) != 1 or any(times[part] != part.times for part in parts):
         return False
     kv_width = math.prod(next(iter(caches))[2:])

@@ -25,7 +25,7 @@ def read_pte(path: Path) -> PteFile:
     try:
         with path.open("rb") as file:
             return _contents(Container(file, program_size=program_size, segment_base=segment_base))
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         # A damaged flatbuffer can often be decoded. Then its values are wrong, and any of these errors may follow.
         reason = str(error) if type(error) is ValueError else repr(error)
         raise PackageError(f"{path} is damaged, or of another version of ExecuTorch: {reason}") from error

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from llava_export.pte.read.bounds import check_dimensions
 from llava_export.pte.read.flatbuffers import decoded
 from llava_export.pte.read.types import Label
 
@@ -44,6 +45,8 @@ class Graph:
         self._nodes = [(node["xnode_union_type"], node["xnode_union"]) for node in fields["xnodes"]]
         values = [value["xvalue_union"] for value in fields["xvalues"]]
         self._values = {value.get("tensor_value", value)["id_out"]: value for value in values}
+        for value in self._values.values():
+            check_dimensions(value.get("tensor_value", value).get("dims", ()))
         self._data = fields.get("constant_data", ())
 
     def operators(self) -> Counter[str]:
