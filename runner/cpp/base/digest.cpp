@@ -4,8 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdio>
+#include <exception>
+#include <functional>
 #include <thread>
 #include <vector>
 
@@ -46,8 +49,8 @@ std::optional<Digest> digest_of_file(int file, uint64_t size) {
   std::vector<Digest> parts((size + kPart - 1) / kPart);
   std::atomic<size_t> next = 0;
   std::atomic<bool> whole = true;
-  const auto work = [&] {
-    std::vector<uint8_t> bytes(kPart);
+  std::vector<uint8_t> own_bytes(std::min(kPart, size));
+  const auto work = [&](std::vector<uint8_t>& bytes) {
     for (size_t i; (i = next++) < parts.size();) {
       const uint64_t count = std::min(kPart, size - i * kPart);
       if (!read_whole(file, bytes.data(), count, i * kPart)) {
@@ -57,13 +60,22 @@ std::optional<Digest> digest_of_file(int file, uint64_t size) {
       parts[i] = digest({bytes.data(), count});
     }
   };
-  std::vector<std::thread> threads;
-  for (unsigned i = 1; i < std::clamp(std::thread::hardware_concurrency(), 1u, kThreads); ++i) {
-    threads.emplace_back(work);
+  std::array<std::thread, kThreads - 1> threads;
+  std::array<std::vector<uint8_t>, kThreads - 1> bytes;
+  const size_t helpers = std::min<size_t>(std::clamp(std::thread::hardware_concurrency(), 1u, kThreads), parts.size());
+  try {
+    for (size_t i = 0; i + 1 < helpers; ++i) {
+      bytes[i].resize(kPart);
+      threads[i] = std::thread(work, std::ref(bytes[i]));
+    }
+  } catch (const std::exception&) {
+    // No more threads, or no more memory, are to be had here: those that run, this one among them, do all the work.
   }
-  work();
+  work(own_bytes);
   for (std::thread& thread : threads) {
-    thread.join();
+    if (thread.joinable()) {
+      thread.join();
+    }
   }
   return whole ? std::optional(digest(parts)) : std::nullopt;
 }

@@ -10,6 +10,7 @@
 #include <string>
 
 #include <fcntl.h>
+#include <unistd.h>
 
 #include "base/errors.h"
 
@@ -42,14 +43,10 @@ int fail(std::string message, int code) {
   return code;
 }
 
-}  // namespace
-
-int exit_cleanly(const std::function<void()>& work) {
-  open_standard_descriptors();
+// Returns the exit code for what is being handled, after it has been printed.
+int fail_for_exception() {
   try {
-    work();
-    flush_output();
-    return 0;
+    throw;
   } catch (const UserError& error) {
     return fail(error.what(), kUserError);
   } catch (const std::bad_alloc&) {
@@ -58,6 +55,28 @@ int exit_cleanly(const std::function<void()>& work) {
     return fail(std::string(error.what()) + "; this is a bug of the program, please report it", kBug);
   } catch (...) {
     return fail("something unknown was thrown; this is a bug of the program, please report it", kBug);
+  }
+}
+
+// Called for what is thrown where nothing can catch it, such as in a thread of a library.
+[[noreturn]] void fail_at_once() {
+  if (std::current_exception()) {
+    _exit(fail_for_exception());
+  }
+  _exit(fail("the program ended itself; this is a bug, please report it", kBug));
+}
+
+}  // namespace
+
+int exit_cleanly(const std::function<void()>& work) {
+  open_standard_descriptors();
+  std::set_terminate(fail_at_once);
+  try {
+    work();
+    flush_output();
+    return 0;
+  } catch (...) {
+    return fail_for_exception();
   }
 }
 

@@ -1,18 +1,21 @@
 // Reads whole files.
 #pragma once
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
-#include <fstream>
-#include <sstream>
 #include <string>
 
 namespace llava {
 
-// Returns the content of a file. Throws `Error` for what is missing, no file, or cannot be read.
+constexpr uint64_t kFileAtMost = uint64_t(1) << 30;  // bytes: an image file may be so large, and nothing else here is
+
+// Throws `Error` for what is missing, or no file. Opening a pipe would wait, and a device has no end.
 template <typename Error>
-std::string read_file(const std::string& path) {
+void check_is_file(const std::string& path) {
   struct stat info;
   if (stat(path.c_str(), &info) != 0) {
     throw Error(path + (errno == ENOENT ? " does not exist" : std::string(": ") + std::strerror(errno)));
@@ -20,12 +23,37 @@ std::string read_file(const std::string& path) {
   if (!S_ISREG(info.st_mode)) {
     throw Error(path + " is not a file");
   }
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream content;
-  if (info.st_size > 0 && !(content << file.rdbuf())) {
-    throw Error(path + " cannot be read: " + std::strerror(errno));
+}
+
+// Returns the content of a file. Throws `Error` for what is missing, no file, of more bytes than `at_most`, or cannot
+// be read.
+template <typename Error>
+std::string read_file(const std::string& path, uint64_t at_most = kFileAtMost) {
+  check_is_file<Error>(path);
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  struct stat info;
+  const bool opened = file >= 0 && fstat(file, &info) == 0;
+  const uint64_t size = opened ? uint64_t(info.st_size) : 0;
+  std::string content(size <= at_most ? size : 0, '\0');
+  uint64_t have = 0;
+  ssize_t count = opened ? 1 : -1;
+  while (count > 0 && have < content.size()) {
+    count = read(file, content.data() + have, content.size() - have);
+    have += count > 0 ? uint64_t(count) : 0;
   }
-  return std::move(content).str();
+  const int error = errno;
+  if (file >= 0) {
+    close(file);
+  }
+  if (count < 0) {
+    throw Error(path + " cannot be read: " + std::strerror(error));
+  }
+  if (size > at_most) {
+    throw Error(
+        path + " is too large: " + std::to_string(size) + " bytes; at most " + std::to_string(at_most) + " are read");
+  }
+  content.resize(have);
+  return content;
 }
 
 }  // namespace llava

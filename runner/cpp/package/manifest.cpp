@@ -4,11 +4,10 @@
 #include <filesystem>
 #include <optional>
 
-#include <nlohmann/json.hpp>
-
 #include "base/errors.h"
 #include "base/files.h"
 #include "base/sha256.h"
+#include "package/json.h"
 
 namespace llava {
 namespace {
@@ -23,12 +22,12 @@ fs::path manifest_path(const fs::path& program) {
 // Returns a text in the manifest of a program; nullopt if the program has no manifest, or the manifest no such text.
 std::optional<std::string> in_manifest(const fs::path& program, const json::json_pointer& place) {
   const fs::path path = manifest_path(program);
-  std::error_code error;
-  if (!fs::exists(path, error)) {
+  std::error_code unreadable;  // then reading it says why
+  if (!fs::exists(path, unreadable) && !unreadable) {
     return std::nullopt;
   }
-  const json manifest = json::parse(read_file<PackageError>(path.string()), nullptr, false);
-  if (manifest.is_discarded() || !manifest.contains(place) || !manifest[place].is_string()) {
+  const json manifest = parse_json(read_file<PackageError>(path.string(), kJsonAtMost), path.string());
+  if (!manifest.contains(place) || !manifest[place].is_string()) {
     return std::nullopt;  // the manifest of something else
   }
   return manifest[place].get<std::string>();

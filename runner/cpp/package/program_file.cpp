@@ -29,6 +29,7 @@ struct __attribute__((packed)) Head {
 };
 
 constexpr uint64_t kProgramAtMost = 256 << 20;  // bytes that ExecuTorch interprets; a program with more is damaged
+constexpr uint32_t kTablesAtMost = 1 << 20;     // in a list; far more than the layers of any model need
 
 // Numbers of fields in ExecuTorch's program.fbs.
 constexpr int kSegmentsField = 4, kConstantSegmentField = 5, kNamedDataField = 7;  // of Program
@@ -41,9 +42,9 @@ constexpr int kSegmentIndexField = 1;                                           
 }
 
 Head read_head(const std::string& path, std::ifstream& file) {
+  check_is_file<PackageError>(path);
   file.open(path, std::ios::binary | std::ios::ate);
   if (!file) {
-    read_file<PackageError>(path);  // says why
     throw PackageError(path + " cannot be read");
   }
   const uint64_t size = uint64_t(file.tellg());
@@ -105,6 +106,9 @@ class Flatbuffer {
     if (const uint64_t at = field(table, index)) {
       const uint64_t list = follow(at);
       const uint32_t count = number<uint32_t>(list);
+      if (count > kTablesAtMost) {
+        fail(path_);
+      }
       for (uint32_t i = 0; i < count; ++i) {  // fails where the bytes end
         found.push_back(follow(list + 4 + 4 * uint64_t(i)));
       }
