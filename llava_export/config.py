@@ -8,19 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from llava_export.errors import ConfigError
+from llava_runner.contract import MAX_CONTEXT, MAX_IMAGE_SIDE, MAX_VOCAB, MAX_WIDTH
 from llava_runner.documents import shown
 
 # How many layers of each stack are lowered when the others are stamped: the first, the last, and one between to copy.
 TEMPLATE_LAYERS = 3
 ACTIVATIONS = ("gelu", "quick_gelu", "relu", "silu")
 # The largest sizes that are taken seriously, several times those of published models. Beyond them it would take long to
-# find out that the weights do not fit.
+# find out that the weights do not fit. The contract has those that a runner must know.
 MAX_LAYERS = 512
 MAX_HEADS = 1 << 10
-MAX_WIDTH = 1 << 18
-MAX_VOCABULARY = 1 << 22
-MAX_POSITIONS = 1 << 24
-MAX_IMAGE_SIZE = 1 << 13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +44,7 @@ class VisionConfig:
         """Raise ``ConfigError`` for sizes that do not fit each other."""
         _check_sizes(
             self, hidden_size=MAX_WIDTH, intermediate_size=MAX_WIDTH, num_hidden_layers=MAX_LAYERS,
-            num_attention_heads=MAX_HEADS, image_size=MAX_IMAGE_SIZE, patch_size=MAX_IMAGE_SIZE,
+            num_attention_heads=MAX_HEADS, image_size=MAX_IMAGE_SIDE, patch_size=MAX_IMAGE_SIDE,
         )  # fmt: skip
         _check_epsilon("vision_config", "layer_norm_eps", self.layer_norm_eps)
         _check_divides(
@@ -144,7 +141,7 @@ class TextConfig:
         _check_sizes(
             self, hidden_size=MAX_WIDTH, intermediate_size=MAX_WIDTH, num_hidden_layers=MAX_LAYERS,
             num_attention_heads=MAX_HEADS, num_key_value_heads=MAX_HEADS, head_dim=MAX_WIDTH,
-            vocab_size=MAX_VOCABULARY, max_position_embeddings=MAX_POSITIONS,
+            vocab_size=MAX_VOCAB, max_position_embeddings=MAX_CONTEXT,
         )  # fmt: skip
         _check_epsilon("text_config", "rms_norm_eps", self.rms_norm_eps)
         if not (math.isfinite(self.rope_theta) and self.rope_theta >= 1):

@@ -18,6 +18,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 from llava_runner.documents import JsonObject, parse_object, shown
 from llava_runner.errors import PackageError
@@ -39,12 +40,17 @@ ENABLE_DYNAMIC_SHAPE = "enable_dynamic_shape"  # bool
 # This one is our own: a ModelCard as JSON. With it, a program needs no other file than its tokenizer.
 MODEL_CARD = "get_model_card"  # str
 
-MIN_IMAGE_SIDE = 2
-MAX_IMAGE_SIDE = 1 << 14
-MAX_SIZE = 1 << 24  # of everything else that a card counts: rows, columns, positions, tokens
-IMAGE_ASPECT_RATIOS = ("pad", "crop")
+MIN_IMAGE_SIDE = 2  # pixels
+MAX_IMAGE_SIDE = 2048  # of what a vision encoder takes. Image files may be larger: they are resized
 IMAGE_PLACEHOLDER = "<image>"
 SCHEMA = 2
+
+# The ranges of a model card's numbers. A runner computes with them, and a card may be damaged. The C++ runner has the
+# same (runner/cpp/package/model_card.cpp).
+MAX_VOCAB = 1 << 20  # far more than any model has
+MAX_WIDTH = 1 << 16  # of a matrix, and of image tokens
+MAX_CONTEXT = 1 << 24  # positions
+MAX_EOS_IDS = 64
 
 # The files of a package. The manifest and the golden record are named after the program: llava.pte, llava.json,
 # llava.golden.
@@ -101,25 +107,8 @@ class ModelCard:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        """Raise ``PackageError`` for values that no model has."""
-        for name, least, most in (
-            ("image_size", MIN_IMAGE_SIDE, MAX_IMAGE_SIDE),
-            ("num_image_tokens", 1, MAX_SIZE),
-            ("hidden_size", 1, MAX_SIZE),
-            ("vocab_size", 1, MAX_SIZE),
-            ("tokenizer_vocab_size", 1, self.vocab_size),
-            ("bos_id", 0, self.vocab_size - 1),
-            ("max_context_len", 1, MAX_SIZE),
-            ("max_seq_len", 1, MAX_SIZE),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise PackageError(f"{name} {getattr(self, name)} in the model card is not from {least} to {most}")
-        if not self.eos_ids or not all(0 <= token_id < self.vocab_size for token_id in self.eos_ids):
-            raise PackageError(f"eos_ids {list(self.eos_ids)} in the model card are not in the vocabulary")
-        if not all(0 <= mean <= 1 for mean in self.image_mean) or not all(std > 0 for std in self.image_std):
-            raise PackageError("image_mean or image_std in the model card cannot be those of images")
-        if self.image_aspect_ratio not in IMAGE_ASPECT_RATIOS:
-            raise PackageError(f"image_aspect_ratio {self.image_aspect_ratio!r} in the model card is not known")
+        """Raise ``PackageError`` for a value that no model has."""
+        _check_card(self)
 
     def to_json(self) -> str:
         """Return the card as one line of JSON."""
@@ -202,6 +191,45 @@ def manifest_path(program: Path) -> Path:
 def golden_path(program: Path) -> Path:
     """Return where the golden record of a program lies."""
     return program.with_suffix(GOLDEN_SUFFIX)
+
+
+def _check_card(card: ModelCard) -> None:
+    """Raise ``PackageError`` for a value that no model has."""
+    _whole("vocab_size", card.vocab_size, 1, MAX_VOCAB)
+    _whole("max_context_len", card.max_context_len, 1, MAX_CONTEXT)
+    _whole("image_size", card.image_size, MIN_IMAGE_SIDE, MAX_IMAGE_SIDE)
+    _whole("num_image_tokens", card.num_image_tokens, 1, MAX_WIDTH)
+    for name, numbers in (("image_mean", card.image_mean), ("image_std", card.image_std)):
+        if len(numbers) != 3 or not all(type(number) in (int, float) and 0 <= number <= 1 for number in numbers):
+            _refuse(name, "three numbers from 0 to 1")
+    if card.image_aspect_ratio not in ("pad", "crop"):
+        _refuse("image_aspect_ratio", "pad or crop")
+    prompt = card.prompt
+    if not all(isinstance(text, str) for text in (prompt.system, prompt.user, prompt.assistant, prompt.image_suffix)):
+        _refuse("prompt", "the texts system, user, assistant and image_suffix")
+    _whole("hidden_size", card.hidden_size, 1, MAX_WIDTH)
+    _whole("tokenizer_vocab_size", card.tokenizer_vocab_size, 1, card.vocab_size)
+    _whole("bos_id", card.bos_id, 0, card.vocab_size - 1)
+    ids = card.eos_ids
+    if not 1 <= len(ids) <= MAX_EOS_IDS or not all(_is_within(number, 0, card.vocab_size - 1) for number in ids):
+        _refuse("eos_ids", f"a list of 1 to {MAX_EOS_IDS} whole numbers from 0 to {card.vocab_size - 1}")
+    _whole("max_seq_len", card.max_seq_len, 1, card.max_context_len)
+
+
+def _whole(name: str, value: Any, least: int, most: int) -> None:
+    """Raise ``PackageError`` unless the value is a whole number in a range."""
+    if not _is_within(value, least, most):
+        _refuse(name, f"a whole number from {least} to {most}")
+
+
+def _is_within(value: Any, least: int, most: int) -> bool:
+    """Return True for a whole number, which True is not, in a range."""
+    return type(value) is int and least <= value <= most
+
+
+def _refuse(name: str, rule: str) -> NoReturn:
+    """Raise ``PackageError`` for a value that breaks a rule."""
+    raise PackageError(f"the model card: {name} must be {rule}")
 
 
 def _of_this_schema(document: JsonObject) -> JsonObject:

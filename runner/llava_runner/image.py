@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from llava_runner.contract import MIN_IMAGE_SIDE
 from llava_runner.errors import ImageError
+from llava_runner.stored_tensor import read_stored_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -167,16 +168,9 @@ def _to_pixels(image: Image.Image) -> np.ndarray:
 
 def _load_tensor(path: Path) -> np.ndarray:
     """Return the tensor ``uint8 [3, H, W]`` in a ``.pt`` file. Raises ``ImageError``."""
-    import torch
-
+    pixels = read_stored_tensor(path)
     try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of zip, pickle or torch: the file holds no tensor
-        raise ImageError(f"{path} is not a tensor written by torch.save") from error
-    if not isinstance(tensor, torch.Tensor):
-        raise ImageError(f"{path} holds a {type(tensor).__name__}, not an image tensor")
-    try:
-        return _check_pixels(np.asarray(tensor))
+        return _check_pixels(pixels)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
 

@@ -12,6 +12,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
+from llava_runner.contract import MAX_VOCAB
 from llava_runner.errors import PackageError, PromptError
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece writes a space in a piece this way
@@ -24,10 +25,10 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 BIN_HEADER = struct.Struct("<IIII")
 BIN_PIECE = struct.Struct("<fI")
 
-# Published vocabularies are far smaller: Llama's has 32,000 pieces of at most 48 bytes, in 0.5 MB.
-MAX_BYTES = 32 << 20
-MAX_PIECES = 1 << 20
-MAX_PIECE_BYTES = 1 << 10
+# The C++ runner has the same limits (runner/cpp/text/tokenizer.cpp).
+TOKENIZER_AT_MOST = 64 << 20  # bytes of a file; those of models have less than a tenth
+PIECE_AT_MOST = 1 << 10  # bytes
+TEXT_AT_MOST = 1 << 20  # bytes to encode at once, far more than any context holds
 
 schema: Any = sentencepiece_model_pb2  # its classes are made at import, where type checkers do not see them
 Piece = schema.ModelProto.SentencePiece
@@ -52,7 +53,9 @@ class Tokenizer:
         if not path.is_file():
             raise PackageError(f"{path} is not a tokenizer file" if path.exists() else f"{path} does not exist")
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(TOKENIZER_AT_MOST + 1)
+        if len(content) > TOKENIZER_AT_MOST:
+            raise PackageError(f"{path} is too large: at most {TOKENIZER_AT_MOST} bytes are read")
         try:
             if path.suffix == ".bin":
                 content = model_from_bin(content).SerializeToString()
@@ -77,12 +80,15 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, without BOS. A space is put before the first word, as in training.
 
-        Raises ``PromptError`` for text that is not Unicode, such as a command line in another encoding.
+        Raises ``PromptError`` for text that is not Unicode, such as a command line in another encoding, and for more
+        than 1 MiB of it.
         """
         try:
-            text.encode()
+            size = len(text.encode())
         except UnicodeEncodeError as error:
             raise PromptError(f"the prompt is not valid Unicode at character {error.start}") from error
+        if size > TEXT_AT_MOST:
+            raise PromptError(f"the prompt has {size} bytes; at most {TEXT_AT_MOST} are read")
         return self._processor.encode(text)
 
     def decode_piece(self, token_id: int) -> bytes:
@@ -159,17 +165,17 @@ def read_model(content: bytes) -> Any:
 
     SentencePiece itself trusts what it reads.
     """
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"it is larger than {MAX_BYTES:,} bytes")
+    if len(content) > TOKENIZER_AT_MOST:
+        raise ValueError(f"it is larger than {TOKENIZER_AT_MOST:,} bytes")
     try:
         model = schema.ModelProto.FromString(content)
     except DecodeError as error:
         raise ValueError("it is no SentencePiece model, or damaged") from error
-    if not 0 < len(model.pieces) <= MAX_PIECES:
+    if not 0 < len(model.pieces) <= MAX_VOCAB:
         raise ValueError(f"it has {len(model.pieces)} pieces")
     seen = set()
     for i, piece in enumerate(model.pieces):
-        if not piece.piece or len(piece.piece) > MAX_PIECE_BYTES or piece.piece in seen:
+        if not piece.piece or len(piece.piece) > PIECE_AT_MOST or piece.piece in seen:
             raise ValueError(f"its piece {i} is empty, too long, or the same as an earlier one")
         if not math.isfinite(piece.score):
             raise ValueError(f"its piece {i} has the score {piece.score}")
@@ -212,11 +218,15 @@ def _read_bin(content: bytes) -> tuple[list[tuple[str, float]], int, int]:
     """Return ``(pieces with their scores, bos_id, eos_id)``. Raises ``ValueError`` if the content is damaged."""
     try:
         vocab_size, bos_id, eos_id, _ = BIN_HEADER.unpack_from(content)
+        if vocab_size > MAX_VOCAB:
+            raise ValueError(f"it says that it has {vocab_size} pieces")
         offset = BIN_HEADER.size
         pieces = []
         for _ in range(vocab_size):
             score, length = BIN_PIECE.unpack_from(content, offset)
             offset += BIN_PIECE.size + length
+            if length > PIECE_AT_MOST or not math.isfinite(score):
+                raise ValueError("a piece is too long, or its score is not a number")
             pieces.append((content[offset - length : offset].decode(), score))
     except struct.error as error:
         raise ValueError("it ends too early") from error

@@ -7,6 +7,9 @@
 
 namespace llava {
 
+// The sides of what any vision encoder takes are at most this, in pixels. Image files may be larger: they are resized.
+constexpr int kImageSideAtMost = 2048;
+
 // uint8 [height, width, 3]: rows from the top, and a pixel's red, green and blue next to each other.
 struct ImageHWC {
   int height = 0;

@@ -9,6 +9,8 @@
 
 namespace llava {
 
+constexpr int kVocabAtMost = 1 << 20;  // far more than any model has
+
 // How a conversation is spelled: {system}{user}<image>{image_suffix}{question}{assistant}{answer}{eos}...
 struct PromptTemplate {
   std::string system;
@@ -31,7 +33,8 @@ struct ModelCard {
   int max_seq_len;
   int max_context_len;
 
-  // Returns the card that a text spells. Throws PackageError for a text that is no card of this schema.
+  // Returns the card that a text spells. Throws PackageError for a text that is no card of this schema, and for a value
+  // that no model has: every number has its range, so that nothing which is computed with it overflows.
   static ModelCard from_json(const std::string& text);
 };
 

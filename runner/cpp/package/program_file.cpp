@@ -129,9 +129,10 @@ std::string find_program(const std::string& package) {
     return package;
   }
   std::vector<std::string> programs;
-  for (const auto& entry : std::filesystem::directory_iterator(package, unreadable)) {
-    if (entry.path().extension() == ".pte") {
-      programs.push_back(entry.path().string());
+  std::filesystem::directory_iterator entry(package, unreadable), end;
+  for (; !unreadable && entry != end; entry.increment(unreadable)) {
+    if (entry->path().extension() == ".pte") {
+      programs.push_back(entry->path().string());
     }
   }
   if (programs.size() != 1) {

@@ -5,6 +5,7 @@
 //   parts encode TOKENIZER                for each string on stdin (ended by a zero byte) its ids, one line each
 //   parts decode TOKENIZER                for each line of ids on stdin the bytes of the text in hex, one line each
 //   parts chunks HAS_IMAGE FIRST_TURN     the chunks of the prompt on stdin, each ended by a zero byte
+//   parts card                            the largest side of the images that the model card on stdin is for
 //   parts throw WHAT                      nothing: it ends as a program does that has a bug, or no memory left
 #include <cstdio>
 #include <iostream>
@@ -12,6 +13,7 @@
 #include <new>
 #include <sstream>
 #include <stdexcept>
+#include <thread>
 
 #include "base/exit.h"
 #include "image/prepare_image.h"
@@ -67,11 +69,15 @@ void run(const std::vector<std::string>& arguments) {
          prompt_chunks(everything_on_stdin(), layout, arguments.at(1) == "1", arguments.at(2) == "1")) {
       write(chunk + '\0');
     }
+  } else if (part == "card") {
+    write(std::to_string(ModelCard::from_json(everything_on_stdin()).image_size));
   } else if (part == "throw") {
     if (arguments.at(1) == "memory") {
       throw std::bad_alloc();
     } else if (arguments.at(1) == "bug") {
       throw std::logic_error("index 7\nof 3");
+    } else if (arguments.at(1) == "thread") {
+      std::thread([] { throw std::logic_error("index 7\nof 3"); }).join();
     }
     throw 5;
   }

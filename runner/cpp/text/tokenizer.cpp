@@ -7,9 +7,12 @@
 #include <cstring>
 #include <optional>
 #include <queue>
+#include <tuple>
+#include <unordered_set>
 
 #include "base/errors.h"
 #include "base/files.h"
+#include "package/model_card.h"
 #include "text/utf8.h"
 
 namespace llava {
@@ -17,7 +20,9 @@ namespace {
 
 constexpr std::string_view kSpaceSign = "\u2581";      // how SentencePiece spells a space
 constexpr std::string_view kUnknownSign = " \u2047 ";  // how it shows the unknown token
-constexpr std::string_view kReplacement = "\uFFFD";
+constexpr size_t kTokenizerAtMost = 64 << 20;          // bytes of a file; those of models have less than a tenth
+constexpr size_t kPieceAtMost = 1 << 10;               // bytes
+constexpr size_t kTextAtMost = 1 << 20;                // bytes to encode at once, far more than any context holds
 
 // Reads numbers and bytes from the front of a file. Throws PackageError at its end.
 class Reader {
@@ -65,6 +70,23 @@ std::optional<uint8_t> byte_of(std::string_view piece) {
   return uint8_t(value);
 }
 
+// Returns what is wrong with a piece; null if nothing is. SentencePiece refuses such pieces, too.
+const char* mistake_in(std::string_view piece, float score) {
+  if (piece.empty() || piece.size() > kPieceAtMost || piece.find('\0') != piece.npos) {
+    return "a piece is empty, too long, or has a zero byte";
+  }
+  if (!std::isfinite(score)) {
+    return "a score is not a number";
+  }
+  for (size_t at = 0, length; at < piece.size(); at += length) {
+    length = character_length(piece.substr(at));
+    if (length == kInvalid || length == kIncomplete) {
+      return "a piece is not UTF-8";
+    }
+  }
+  return nullptr;
+}
+
 void check_utf8(std::string_view text) {
   size_t characters = 0;
   for (size_t at = 0; at < text.size(); ++characters) {
@@ -99,7 +121,7 @@ struct Merge {
 }  // namespace
 
 Tokenizer Tokenizer::open(const std::string& path) {
-  const std::string content = read_file<PackageError>(path);
+  const std::string content = read_file<PackageError>(path, kTokenizerAtMost);
   Reader reader(content, path);
   const auto fail = [&](const std::string& why) {
     throw PackageError(path + " is not a tokenizer that can be read: " + why);
@@ -108,6 +130,9 @@ Tokenizer Tokenizer::open(const std::string& path) {
   const auto bos_id = reader.number<uint32_t>();
   const auto eos_id = reader.number<uint32_t>();
   reader.number<uint32_t>();  // bytes of the longest piece
+  if (vocab_size > kVocabAtMost) {
+    fail("it says that it has " + std::to_string(vocab_size) + " pieces");
+  }
   Tokenizer tokenizer;
   for (uint32_t i = 0; i < vocab_size; ++i) {
     const auto score = reader.number<float>();
@@ -120,17 +145,23 @@ Tokenizer Tokenizer::open(const std::string& path) {
   if (std::max(bos_id, eos_id) >= vocab_size) {
     fail("BOS or EOS is not among its " + std::to_string(vocab_size) + " pieces");
   }
+  std::unordered_set<std::string_view> texts;
   for (const Piece& piece : tokenizer.pieces_) {
-    for (size_t at = 0, length; at < piece.text.size(); at += length) {
-      length = character_length(std::string_view(piece.text).substr(at));
-      if (length == kInvalid || length == kIncomplete) {
-        fail("a piece is not UTF-8");
-      }
+    if (const char* mistake = mistake_in(piece.text, piece.score)) {
+      fail(mistake);
+    }
+    if (!texts.insert(piece.text).second) {
+      fail("two pieces are the same");
     }
   }
   tokenizer.infer_kinds(bos_id, eos_id);
   if (tokenizer.unknown_id_ < 0) {
     fail("it has no <unk> piece");
+  }
+  const auto bytes =
+      std::count_if(std::begin(tokenizer.byte_ids_), std::end(tokenizer.byte_ids_), [](int32_t id) { return id >= 0; });
+  if (bytes != 0 && bytes != 256) {
+    fail("it has pieces for some bytes, not for all");
   }
   return tokenizer;
 }
@@ -166,12 +197,17 @@ void Tokenizer::infer_kinds(uint32_t bos_id, uint32_t eos_id) {
       }
     }
   }
-  std::stable_sort(user_defined_.begin(), user_defined_.end(), [](auto a, auto b) { return a.size() > b.size(); });
+  std::sort(user_defined_.begin(), user_defined_.end());
 }
 
 // Byte pair encoding (Sennrich et al., 2016): the neighbors that make the piece of the highest score become one, the
 // leftmost first among equals, until no two make a piece.
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
+  if (text.size() > kTextAtMost) {
+    throw PromptError(
+        "the prompt has " + std::to_string(text.size()) + " bytes; at most " + std::to_string(kTextAtMost) +
+        " are read");
+  }
   check_utf8(text);
   if (text.empty()) {
     return {};
@@ -236,13 +272,21 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
   return ids;
 }
 
+// Narrows the pieces, which are sorted, byte by byte to those that begin as the text does. The shortest of them is
+// first.
 size_t Tokenizer::user_defined_prefix(std::string_view text) const {
-  for (std::string_view piece : user_defined_) {
-    if (text.substr(0, piece.size()) == piece) {
-      return piece.size();
+  size_t longest = 0;
+  auto first = user_defined_.begin(), last = user_defined_.end();
+  for (size_t length = 1; first != last && length <= text.size(); ++length) {
+    const auto is_less = [&](std::string_view a, std::string_view b) {
+      return a.substr(length - 1, 1) < b.substr(length - 1, 1);
+    };
+    std::tie(first, last) = std::equal_range(first, last, text.substr(0, length), is_less);
+    if (first != last && first->size() == length) {
+      longest = length;
     }
   }
-  return 0;
+  return longest;
 }
 
 // Appends a symbol's id. A symbol that is no piece is spelled in bytes, or unknown if a vocabulary has no byte pieces.
@@ -250,9 +294,8 @@ void Tokenizer::append(std::string_view symbol, std::vector<int32_t>& ids) const
   if (const auto found = id_of_.find(symbol); found != id_of_.end()) {
     ids.push_back(found->second);
   } else if (byte_ids_[0] >= 0) {
-    for (char byte : symbol) {
-      const int32_t id = byte_ids_[uint8_t(byte)];
-      ids.push_back(id >= 0 ? id : unknown_id_);
+    for (char byte : symbol == " " ? kSpaceSign : symbol) {
+      ids.push_back(byte_ids_[uint8_t(byte)]);
     }
   } else if (ids.empty() || ids.back() != unknown_id_) {  // one for a run of unknown characters
     ids.push_back(unknown_id_);
@@ -274,42 +317,6 @@ std::string Tokenizer::decode_piece(int32_t id) const {
     default:
       return piece.text;
   }
-}
-
-std::string TextStream::push(int32_t id) {
-  std::string piece = tokenizer_.decode_piece(id);
-  if (tokenizer_.is_byte(id)) {
-    at_start_ = false;
-    bytes_ += piece;
-    return take_characters(/*final=*/false);
-  }
-  std::string text = flush();
-  if (at_start_ && !piece.empty()) {
-    at_start_ = false;
-    // The sign for an unknown token has spaces of its own.
-    if (piece.front() == ' ' && !tokenizer_.is_unknown(id)) {
-      piece.erase(0, 1);
-    }
-  }
-  return text + piece;
-}
-
-std::string TextStream::take_characters(bool final) {
-  std::string text;
-  while (!bytes_.empty()) {
-    const size_t length = character_length(bytes_);
-    if (length == kIncomplete && !final) {
-      break;
-    }
-    if (length == kInvalid || length == kIncomplete) {
-      text += kReplacement;  // one for each byte
-      bytes_.erase(0, 1);
-    } else {
-      text.append(bytes_, 0, length);
-      bytes_.erase(0, length);
-    }
-  }
-  return text;
 }
 
 }  // namespace llava

@@ -17,7 +17,7 @@ class Tokenizer {
   static Tokenizer open(const std::string& path);
 
   // Returns the ids of a text, without BOS. A space is put before its first word, as in training. Throws PromptError
-  // for text that is not UTF-8.
+  // for text that is not UTF-8, or of more than 1 MiB.
   std::vector<int32_t> encode(std::string_view text) const;
 
   // Returns the UTF-8 bytes that a token stands for; for byte pieces a single byte, for control tokens nothing. Ids
@@ -45,7 +45,7 @@ class Tokenizer {
 
   std::vector<Piece> pieces_;
   std::unordered_map<std::string_view, int32_t> id_of_;  // views of pieces_
-  std::vector<std::string_view> user_defined_;           // longest first
+  std::vector<std::string_view> user_defined_;           // sorted
   int32_t unknown_id_ = -1;
   int32_t byte_ids_[256];  // -1 where there is no piece for a byte
 };
