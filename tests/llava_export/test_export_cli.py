@@ -102,6 +102,8 @@ def test_a_tokenizer_of_another_vocabulary(cli, checkpoint_of, tmp_path):
         model_type="bpe",
         vocab_size=900,
         byte_fallback=True,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
         minloglevel=2,
     )
     assert_one_line(cli("--model", folder), "the tokenizer has 900 pieces and the model's vocabulary 576")

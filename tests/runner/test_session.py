@@ -111,7 +111,7 @@ def test_stops_at_eos_and_does_not_show_it(make_session, tokenizer):
 def test_prompt_and_answer_together_fill_the_limit(make_session, tokenizer, limit):
     prompt_len = sum(len(chunk) for chunk in first_turn(tokenizer)[::2]) + 4
     seq_len = prompt_len + 7
-    session = make_session(max_context_len=seq_len if limit == "context" else 128)
+    session = make_session(max_context_len=seq_len if limit == "context" else 128, max_seq_len=8)
     list(session.generate(IMAGE, QUESTION, seq_len=seq_len))
     assert len(session.last_ids) == 7
     assert session.stop_reason == ("context" if limit == "context" else "length")
