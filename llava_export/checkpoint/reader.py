@@ -41,8 +41,10 @@ def open_safetensors(path: Path) -> Shard:
             if length > MAX_BYTES:
                 raise CheckpointError(f"{path} is damaged: its header says that it has {length:,} bytes")
             text = file.read(length)
-        with safe_open(path, framework="pt") as checked:  # compares offsets, shapes and the file's size
-            shapes = {key: tuple(checked.get_slice(key).get_shape()) for key in checked.keys()}  # noqa: SIM118
+            is_unicode = str(path) == str(path).encode("utf-8", "replace").decode()  # the library takes no other name
+            name = path if is_unicode else f"/dev/fd/{file.fileno()}"
+            with safe_open(name, framework="pt") as checked:  # compares offsets, shapes and the file's size
+                shapes = {key: tuple(checked.get_slice(key).get_shape()) for key in checked.keys()}  # noqa: SIM118
     except (SafetensorError, struct.error) as error:
         raise CheckpointError(f"{path} is damaged or incomplete ({error}); download it again") from error
     header = parse_object(text, what=f"the header of {path}", error=CheckpointError)

@@ -52,7 +52,7 @@ def _records(path: Path) -> Records:
                     raise CheckpointError(f"{path} holds more than tensors: {record.file_size:,} bytes describe them")
                 if name == "byteorder" and archive.read(record).decode("ascii", "replace") != sys.byteorder:
                     raise CheckpointError(f"{path} was saved on a machine of another byte order; save it on this one")
-                file.seek(record.header_offset)
+                file.seek(max(0, record.header_offset))  # negative in a damaged archive; then no tensor fits
                 header = file.read(LOCAL_HEADER.size)
                 start = record.header_offset + LOCAL_HEADER.size + sum(LOCAL_HEADER.unpack(header))
                 records[start] = record.file_size

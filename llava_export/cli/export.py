@@ -184,20 +184,23 @@ def print_estimate(console: Console, planned: Plan, *, lacking: list[str]) -> No
     table.add_row(f"memory of llava run, context {planned.max_context_len}", readable_size(needed.device_memory))
     console.print(table)
     for shortage in lacking:
-        console.print(shortage, style="yellow", markup=False)
+        console.print(shortage, style="yellow")
 
 
 def print_report(console: Console, report: MethodReport) -> None:
     """Print what a method delegates to XNNPACK, and each operator it leaves outside with the reason."""
+    from rich.text import Text
+
     from llava_export.cli.terminal import plain_table
     from llava_export.pte.report import REASONS
 
+    console.print(f"\n{report.method}", style="bold", end="")
     console.print(
-        f"\n[bold]{report.method}[/]: {report.delegates} delegates with {report.delegated.total()} operators, "
-        f"{report.outside.total()} outside"
+        f": {report.delegates} delegates with {report.delegated.total()} operators, {report.outside.total()} outside"
     )
     table = plain_table("outside XNNPACK", "times", "why", right=("times",))
     for name, count in report.outside.most_common():
-        table.add_row(name, str(count), REASONS.get(name, "[red]not expected here: please report[/]"))
+        reason = REASONS.get(name)
+        table.add_row(name, str(count), reason or Text("not expected here: please report", style="red"))
     if report.outside:
         console.print(table)

@@ -50,8 +50,7 @@ def build_parser(prog: str = "llava inspect") -> ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print what is inside. Raises ``UserError`` when it cannot be read."""
-    from rich.console import Console
-
+    from llava_export.cli.terminal import new_console
     from llava_export.pte.read.describe import card_of, linear_names, to_dict
     from llava_export.pte.read.program import read_pte
     from llava_runner.program_file import find_program
@@ -63,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         text = json.dumps(to_dict(program, found, card, names), indent=2)
         arguments.json.write_text(text + "\n", encoding="utf-8")
-    console = Console(markup=False, highlight=False)  # text of the file may look like markup
+    console = new_console()
     print_head(console, program, found, card)
     for method in found.methods:
         print_method(console, method, card)

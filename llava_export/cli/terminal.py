@@ -19,8 +19,12 @@ from llava_runner.timings import peak_memory
 
 
 def new_console() -> Console:
-    """Return the console that commands print to. It does not color numbers and paths by itself."""
-    return Console(highlight=False)
+    """Return the console that commands print to.
+
+    It does not color numbers and paths by itself, and it takes no text for markup: names of files and texts of packages
+    may look like it. What has a style is given one.
+    """
+    return Console(highlight=False, markup=False)
 
 
 def silence_libraries() -> None:
@@ -41,7 +45,7 @@ def print_files(console: Console, files: Mapping[str, int], *, folder: Path) -> 
     """Print the paths of files and their sizes, which are given in bytes."""
     console.print()
     for name, size in files.items():
-        console.print(f"  {folder / name}", end="", markup=False, soft_wrap=True)
+        console.print(f"  {folder / name}", end="", soft_wrap=True)
         console.print(f"  {f'{size / 1e6:,.1f} MB' if size >= 1e5 else f'{size / 1e3:,.1f} kB'}", style="dim")
 
 
@@ -88,7 +92,7 @@ class ProgressStages(Stages):
     def note(self, message: str) -> None:
         """Record a message, and print it above the bar."""
         super().note(message)
-        self._console.print(f"note: {message}", style="yellow", markup=False)
+        self._console.print(f"note: {message}", style="yellow")
 
     def show_start(self, name: str) -> None:
         """Show the stage's name in the bar."""

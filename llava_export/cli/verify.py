@@ -89,8 +89,12 @@ def run(arguments: argparse.Namespace) -> int:
     if has_gguf:
         failures += verify_gguf(console, where, model=arguments.model)
     for failure in failures:
-        console.print(failure, style="red", markup=False)
-    console.print("\n[bold red]FAIL[/]: not what was exported" if failures else "\n[bold green]PASS[/]")
+        console.print(failure, style="red")
+    if failures:
+        console.print("\nFAIL", style="bold red", end="")
+        console.print(": not what was exported")
+    else:
+        console.print("\nPASS", style="bold green")
     return 1 if failures else 0
 
 
@@ -112,8 +116,9 @@ def verify_package(console: Console, package: Path, *, image: Path | None, promp
     if image is not None and loaded is not None:
         question = DEFAULT_PROMPT if prompt is None else prompt
         answer = "".join(Session.load(program).generate(loaded, question))
-        console.print(f"\n[dim]{image}:[/] {question}")
-        console.print(answer.strip(), markup=False, soft_wrap=True)
+        console.print(f"\n{image}:", style="dim", end=" ")
+        console.print(question)
+        console.print(answer.strip(), soft_wrap=True)
     return judge(comparisons, manifest)
 
 
@@ -136,11 +141,11 @@ def print_comparisons(console: Console, comparisons: list[Comparison], manifest:
 
     card = manifest.card
     console.print(
-        f"{manifest.program}: {card.source}, recipe {card.recipe['name']}, {len(manifest.files)} files intact"
+        f"{manifest.program}: {card.source}, recipe {card.recipe.get('name')}, {len(manifest.files)} files intact"
     )
     if version("executorch") != card.executorch_version:
         console.print(
-            f"[yellow]exported with ExecuTorch {card.executorch_version}, run with {version('executorch')}[/]"
+            f"exported with ExecuTorch {card.executorch_version}, run with {version('executorch')}", style="yellow"
         )
     numbers = ("cosine", "max error", "top-1", "top-5", "KL")
     table = plain_table("stage", *numbers, right=numbers)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from gguf import GGUFReader
@@ -24,6 +24,9 @@ from llava_export.gguf.export import planned_tensors
 from llava_export.gguf.tensors import SOURCE, GgufTensor
 from llava_export.gguf.types import FILE_TYPES
 from llava_export.reference import FloatReference
+from llava_runner.documents import shown
+
+Value = TypeVar("Value")
 
 # Largest relative error that a type may have: the root mean square of the difference, divided by that of the weights.
 # Rounding normally distributed weights gives about two thirds of it. F16 is an exception: small values may be denormal.
@@ -109,8 +112,11 @@ def check(folder: Path, *, model: str | None = None) -> Iterator[FileComparison]
             comparison.fail(f"lacks {', '.join(lacking)}")
             yield comparison
             continue
-        checkpoint = checkpoint or open_checkpoint(model or value(reader, SOURCE))
-        quantization = next(name for name, kind in FILE_TYPES.items() if kind == value(reader, "general.file_type"))
+        checkpoint = checkpoint or open_checkpoint(model or value(reader, SOURCE, str))
+        kind = value(reader, "general.file_type", int)
+        quantization = next((name for name, number in FILE_TYPES.items() if number == kind), None)
+        if quantization is None:
+            raise ExportError(f"{path} has tensors of the type {kind}, which this version does not write")
         text, vision = planned_tensors(
             checkpoint,
             quantization=quantization if is_text else "f16",
@@ -126,15 +132,23 @@ def open_gguf(path: Path) -> GGUFReader:
     """Open a file. Raises ``ExportError`` if it is not GGUF, or damaged."""
     try:
         return GGUFReader(path)
-    except (ValueError, IndexError, OverflowError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # what the library raises for damaged files has no common class
         raise ExportError(f"{path} is no GGUF file, or damaged: {error}") from error
 
 
-def value(reader: GGUFReader, key: str) -> Any:
-    """Return the value of a key. Raises ``ExportError`` if the file does not have it."""
+def value(reader: GGUFReader, key: str, kind: type[Value]) -> Value:
+    """Return the value of a key. Raises ``ExportError`` if the file does not have it, or as another kind."""
     if key not in reader.fields:
         raise ExportError(f"the GGUF file does not say {key}; name the checkpoint with --model")
-    return reader.fields[key].contents()
+    try:
+        found = reader.fields[key].contents()
+    except Exception as error:
+        raise ExportError(f"the GGUF file is damaged: {key} cannot be read") from error
+    if not isinstance(found, kind):
+        raise ExportError(f"the GGUF file is damaged: {key} is {shown(found)}")
+    return found
 
 
 def compare_values(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -42,6 +43,7 @@ def exit_cleanly(main: Callable[[], int | None]) -> NoReturn:
     the exit is silent, with code 141. Ctrl-C gives code 130, and SIGTERM and SIGHUP give 143 and 129, after everything
     that was begun is cleaned up.
     """
+    _print_any_name()
     try:
         with _termination_raises():
             code = main()
@@ -65,6 +67,12 @@ def exit_cleanly(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(code)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+def _print_any_name() -> None:
+    """Make stdout write what it cannot encode as escapes like \\udcff: names of files need not be UTF-8."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,14 +48,16 @@ class Program:
                 runtime._threadpool_get_thread_count()  # this starts the pool
                 if cpu_threads:  # before loading: XNNPACK's delegates keep the pool that is there
                     runtime._unsafe_reset_threadpool(cpu_threads)
-                program = runtime._load_program(
-                    str(path), program_verification=runtime.Verification.InternalConsistency
-                )
+                file: Any = os.fsencode(path)  # a name that is not UTF-8 is no text for the runtime
+                program = runtime._load_program(file, program_verification=runtime.Verification.InternalConsistency)
                 names = {program.get_method_name(index) for index in range(program.num_methods())}
                 _check_methods(names)
-                card = ModelCard.from_json(program.load_method(MODEL_CARD).call(())[0])
+                (text,) = program.load_method(MODEL_CARD).call(())
+                if not isinstance(text, str):
+                    raise PackageError(f"its {MODEL_CARD} is no text")
+                card = ModelCard.from_json(text)
                 # A loaded program has one trace for all its methods. It is loaded once per method to keep them apart.
-                traced = {name: runtime._load_program(str(path), enable_etdump=True) for name in METHODS if trace}
+                traced = {name: runtime._load_program(file, enable_etdump=True) for name in METHODS if trace}
                 methods = {name: traced.get(name, program).load_method(name) for name in METHODS}
         except PackageError as error:
             raise PackageError(f"{path} cannot be used: {error}") from error
