@@ -27,6 +27,7 @@ FITTING_FRACTION = 0.8
 # Of a larger checkpoint, shards of up to this fraction of the free memory stay there.
 KEPT_FRACTION = 0.6
 # The types that can be read, by safetensors' names.
+MAX_NAME_LENGTH = 60  # of a file; published ones have 32 characters
 HEADER_LENGTH = struct.Struct("<Q")
 FLOAT_DTYPES: dict[str, torch.dtype] = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
@@ -127,7 +128,7 @@ def _shard_paths(folder: Path) -> list[Path]:
         if (folder / index_name).is_file():
             index = read_object(folder / index_name, error=CheckpointError).section("weight_map")
             files = sorted({index.text(key) for key in index})
-            if bad := [file for file in files if Path(file).name != file]:
+            if bad := [file for file in files if Path(file).name != file or len(file) > MAX_NAME_LENGTH]:
                 raise CheckpointError(f"{folder / index_name} names {shown(bad[0])}, which is no file in its folder")
             return [folder / file for file in files]
         if (folder / single_name).is_file():

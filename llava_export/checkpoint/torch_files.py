@@ -15,11 +15,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llava_export.checkpoint.shards import Entry, LoadedShard, Shard
 from llava_export.errors import CheckpointError
-from llava_runner.documents import shown
 
 MAX_PICKLE_BYTES = 4 << 20  # of the part that names the tensors, which has about 200 bytes for each
 # A record of a zip archive begins with this header: the lengths of the name and of the extra field are its last values.
@@ -62,12 +61,10 @@ def _records(path: Path) -> Records:
 
 
 def _entry(tensor: Tensor, records: Records, *, where: str) -> Entry:
-    """Return where a fake tensor's values lie. Raises ``CheckpointError`` if that is not within one record."""
-    if type(tensor) not in (FakeTensor, torch.nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized:
-        raise CheckpointError(f"{where} is not a dense tensor ({shown(str(tensor.layout))}); only those can be read")
+    """Return where the values of a fake tensor lie. Raises ``CheckpointError`` if that is not within one record."""
     begin = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
     if begin is None:
-        raise CheckpointError(f"{where} has no values: it was saved on the meta device")
+        raise CheckpointError(f"{where} has no values in the file")
     entry = Entry(
         tuple(map(int, tensor.shape)),
         tuple(map(int, tensor.stride())),
@@ -99,6 +96,8 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     for key, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
             raise CheckpointError(f"{key} in {path} is not a dense tensor; only those can be read")
+        if tensor.device.type == "meta":
+            raise CheckpointError(f"{key} in {path} has no values: it was saved on the meta device")
     return tensors
 
 

@@ -175,6 +175,8 @@ def read_model(content: bytes) -> Any:
         raise ValueError(f"it has {len(model.pieces)} pieces")
     seen = set()
     for i, piece in enumerate(model.pieces):
+        if not isinstance(piece.piece, str):  # protobuf gives what is not UTF-8 as bytes
+            raise ValueError(f"its piece {i} is not UTF-8")
         if not piece.piece or len(piece.piece) > PIECE_AT_MOST or piece.piece in seen:
             raise ValueError(f"its piece {i} is empty, too long, or the same as an earlier one")
         if not math.isfinite(piece.score):

@@ -72,7 +72,7 @@ def supervise(arguments: argparse.Namespace, scratch: Path) -> int:
         failed = True
         current = scratch / CURRENT
         if not current.exists():
-            print(f"the parsers' process ended with {code} before its first input")
+            print(f"the parsers' process ended with {code} before its first input", flush=True)
             return 1
         print(
             f"FAILED: the process ended with {code}; its input is {save(current.read_bytes(), 'died', arguments.save)}"

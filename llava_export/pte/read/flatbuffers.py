@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import signal
 import subprocess
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -29,6 +30,8 @@ EXPANSION, SLACK = 32, 1 << 12
 MAX_BYTES = 64 << 20  # of all flatbuffers of a program; LLaVA-1.5-7B's have 2 MB
 MAX_JSON_BYTES = 256 << 20
 FLATC_MEMORY = 64 << 20  # bytes, before those for its JSON
+# Signals that end flatc beyond its limits: too much JSON, too long, and no memory. Other ones end it at damaged files.
+BEYOND_LIMITS = (signal.SIGXFSZ, signal.SIGXCPU, signal.SIGKILL, signal.SIGABRT)
 SECONDS, SECONDS_PER_MEGABYTE = 2, 1  # of processor time for a call of flatc
 
 
@@ -100,7 +103,7 @@ def _run_flatc(schema: str, files: Sequence[Path], *, largest: int) -> None:
         except BaseException:
             process.kill()
             raise
-    if process.returncode < 0:
+    if -process.returncode in BEYOND_LIMITS:
         raise ValueError("its flatbuffers stand for far more than they hold")
     if process.returncode:
         last = said.strip().rpartition("\n")[2]
