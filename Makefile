@@ -1,9 +1,10 @@
 # Each target works by itself on a machine with Python 3.10 or newer and make.
 PYTHON ?= python3
+MINUTES ?= 10
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint format docs wheels clean
+.PHONY: help demo test fuzz lint format docs wheels clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
@@ -16,6 +17,9 @@ demo: $(READY)  ## export the built-in model, verify it, ask it about the sample
 
 test: $(READY)  ## run all tests (25 minutes on two cores)
 	$(BIN)/python -m pytest
+
+fuzz: $(READY)  ## feed damaged input to every parser for MINUTES=10 (takes clang; CONTRIBUTING.md says more)
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 lint: $(READY)  ## check format, types, scripts, and the generated pages
 	$(BIN)/ruff check .

@@ -26,7 +26,6 @@ BIN_HEADER = struct.Struct("<IIII")
 BIN_PIECE = struct.Struct("<fI")
 
 # The C++ runner has the same limits (runner/cpp/text/tokenizer.cpp).
-TOKENIZER_AT_MOST = 64 << 20  # bytes of a file; those of models have less than a tenth
 PIECE_AT_MOST = 1 << 10  # bytes
 TEXT_AT_MOST = 1 << 20  # bytes to encode at once, far more than any context holds
 

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import re
 import subprocess
-from dataclasses import asdict
+import sys
 from pathlib import Path
 
-import cmake
-import executorch
 import pytest
-from PIL import Image
 
-from llava_runner.program import Program
-
-ROOT = Path(__file__).parents[2]
-FORMS = 1500  # damaged ones of each of the seven files
+from tests.fuzz.__main__ import HOW_TO_GET_IT, ROOT, TARGETS, build, can_build
+from tests.integration.conftest import lacking
 
 
 @pytest.fixture(scope="module")
 def sanitized(native_build) -> Path:
     """The folder of a build of the parts with sanitizers."""
-    folder = ROOT / "cmake-out" / "sanitized"
-    tool = Path(cmake.CMAKE_BIN_DIR) / "cmake"
-    sdk = next(iter(executorch.__path__))
-    for command in (
-        [tool, "-S", ROOT / "runner/cpp", "-B", folder, f"-DCMAKE_PREFIX_PATH={sdk}", "-DLLAVA_SANITIZE=ON"],
-        [tool, "--build", folder, "--parallel", "2", "--target", "attention_test", "mutations"],
-    ):
-        done = subprocess.run([*map(str, command)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return folder
+    if not can_build():
+        lacking("the fuzzers of the C++ runner", HOW_TO_GET_IT)
+    return build("attention_test", *(f"fuzz_{target}" for target in TARGETS))
 
 
 def test_attention_reads_and_writes_within_bounds(sanitized):
@@ -38,22 +26,11 @@ def test_attention_reads_and_writes_within_bounds(sanitized):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_ten_thousand_damaged_files_are_read_or_refused(sanitized, tiny_package, tmp_path):
-    image = Image.open(tiny_package.folder / "image.png").resize((60, 50))
-    for suffix in (".jpg", ".png", ".ppm"):
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        if suffix == ".ppm":
-            image.save(tmp_path / "image.ppm")
-        else:
-            image.save(tmp_path / f"image{suffix}", exif=exif)
-    card = asdict(Program.open(tiny_package.program).card)
-    (tmp_path / "card.json").write_text(json.dumps(card))
-    package = [tiny_package.folder / name for name in ("llava.pte", "tokenizer.bin", "image.pt")]
-    files = [*tmp_path.iterdir(), *package]
-    assert len(files) == 7
-    done = subprocess.run([sanitized / "mutations", str(FORMS), *files], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for line in done.stdout.splitlines():
-        refused = int(line.split()[-2])
-        assert 0 < refused < FORMS, line
+def test_half_a_minute_of_damaged_input_is_read_or_refused(sanitized):
+    """`make fuzz` does the same for longer."""
+    command = [sys.executable, "-m", "tests.fuzz", "--minutes", "0.5", "--seed", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-6000:]
+    tried = dict(re.findall(r"^(\w+): ([\d,]+) inputs, exit code 0$", done.stdout, re.MULTILINE))
+    assert tried.keys() == set(TARGETS)
+    assert all(int(count.replace(",", "")) > 100 for count in tried.values()), tried

@@ -1,0 +1,134 @@
+// The targets of libFuzzer, one for each kind of input that others may have made. Whatever the input, it must be read
+// or refused with a UserError: soon, with little memory, and without an error that a sanitizer sees.
+//
+// Each is a program of its own, fuzz_TARGET: -DLLAVA_FUZZ=ON builds them with clang, and `make fuzz` runs them.
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <string_view>
+
+#include "base/errors.h"
+#include "image/formats/tensor_file.h"
+#include "image/prepare_image.h"
+#include "package/model_card.h"
+#include "package/program_file.h"
+#include "text/prompt.h"
+#include "text/tokenizer.h"
+
+namespace llava {
+namespace {
+
+// Returns the path of a file in this process's own folder, with this content.
+std::string file_with(std::string_view content, const std::string& name) {
+  static const std::string folder = [] {
+    std::string pattern = (std::filesystem::temp_directory_path() / "llava_fuzz_XXXXXX").string();
+    if (!mkdtemp(pattern.data())) {
+      std::perror("mkdtemp");
+      std::abort();
+    }
+    return pattern;
+  }();
+  const std::string path = folder + "/" + name;
+  std::ofstream(path, std::ios::binary).write(content.data(), std::streamsize(content.size()));
+  return path;
+}
+
+[[maybe_unused]] void image(std::string_view input) {
+  const Image image = read_image(file_with(input, "image"));
+  ModelCard card{};
+  card.image_size = 112;
+  prepare_image(image, card, "pad");
+  prepare_image(image, card, "crop");
+}
+
+[[maybe_unused]] void tensor(std::string_view input) {
+  read_tensor_file(file_with(input, "image.pt"));
+}
+
+[[maybe_unused]] void tokenizer(std::string_view input) {
+  const Tokenizer tokenizer = Tokenizer::open(file_with(input, "tokenizer.bin"));
+  TextStream stream(tokenizer);
+  for (const int32_t id : tokenizer.encode("What is in the image? \xC3\xA4\xF0\x9F\x99\x82 <image>")) {
+    stream.push(id);
+  }
+  stream.flush();
+}
+
+// Returns a tokenizer with all bytes, some ordinary pieces, and some that were added.
+Tokenizer some_tokenizer() {
+  std::string file;
+  const auto append = [&file](const auto& value) { file.append(reinterpret_cast<const char*>(&value), sizeof(value)); };
+  const std::string_view added[] = {"<unk>", "<s>", "</s>", "<image>", "  ", "<imag"};
+  const std::string_view ordinary[] = {" ", "a", " a", "aa", " aa", "an", "is", " is", "\xC3\xA4", "\xC3\xA4\xC3\xA4"};
+  append(uint32_t(std::size(added) + 256 + std::size(ordinary)));
+  append(uint32_t(1));
+  append(uint32_t(2));
+  append(uint32_t(8));
+  const auto append_piece = [&](std::string_view text, float score) {
+    append(score);
+    append(uint32_t(text.size()));
+    file += text;
+  };
+  for (const std::string_view text : added) {
+    append_piece(text, 0);
+  }
+  for (int byte = 0; byte < 256; ++byte) {
+    char text[7];
+    std::snprintf(text, sizeof(text), "<0x%02X>", unsigned(byte));
+    append_piece(text, 0);
+  }
+  float score = 0;
+  for (const std::string_view text : ordinary) {
+    append_piece(text, -++score);
+  }
+  return Tokenizer::open(file_with(file, "tokenizer.bin"));
+}
+
+// The first byte chooses what is asked, and the rest is the prompt. Then its bytes are taken for tokens.
+[[maybe_unused]] void prompt(std::string_view input) {
+  static const Tokenizer tokenizer = some_tokenizer();
+  const uint8_t choice = input.empty() ? 0 : uint8_t(input.front());
+  const std::string text(input.substr(std::min<size_t>(input.size(), 1)));
+  TextStream stream(tokenizer);
+  for (const char byte : text) {
+    stream.push(int32_t(uint8_t(byte)) + (choice & 4 ? 20 : 0));
+  }
+  stream.flush();
+  const PromptTemplate layout{"System. ", "USER: ", choice & 8 ? "" : " ASSISTANT:", "\n"};
+  for (const std::string& chunk : prompt_chunks(text, layout, choice & 1, choice & 2)) {
+    for (const int32_t id : tokenizer.encode(chunk)) {
+      stream.push(id);
+    }
+  }
+}
+
+[[maybe_unused]] void card(std::string_view input) {
+  ModelCard::from_json(std::string(input));
+}
+
+[[maybe_unused]] void program(std::string_view input) {
+  const std::string path = file_with(input, "llava.pte");
+  check_program_file(path);
+  digest_of_structure(path);
+}
+
+[[maybe_unused]] void manifest(std::string_view input) {
+  static const std::string program = file_with("program", "llava.pte");
+  file_with(input, "llava.json");
+  check_against_manifest(program);
+}
+
+}  // namespace
+}  // namespace llava
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  try {
+    llava::LLAVA_FUZZ_TARGET({reinterpret_cast<const char*>(data), size});
+  } catch (const llava::UserError&) {
+  }
+  return 0;
+}
