@@ -2,12 +2,15 @@
 // or refused with a UserError: soon, with little memory, and without an error that a sanitizer sees.
 //
 // Each is a program of its own, fuzz_TARGET: -DLLAVA_FUZZ=ON builds them with clang, and `make fuzz` runs them.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -22,19 +25,24 @@
 namespace llava {
 namespace {
 
-// Returns the path of a file in this process's own folder, with this content.
+// Returns the path of a file with this content. It lies in memory: files on a disk would take most of the time.
 std::string file_with(std::string_view content, const std::string& name) {
-  static const std::string folder = [] {
+  static const std::filesystem::path folder = [] {
     std::string pattern = (std::filesystem::temp_directory_path() / "llava_fuzz_XXXXXX").string();
-    if (!mkdtemp(pattern.data())) {
-      std::perror("mkdtemp");
-      std::abort();
-    }
-    return pattern;
+    return std::filesystem::path(mkdtemp(pattern.data()) ? pattern : "");
   }();
-  const std::string path = folder + "/" + name;
-  std::ofstream(path, std::ios::binary).write(content.data(), std::streamsize(content.size()));
-  return path;
+  static std::map<std::string, int> files;
+  const auto [found, is_new] = files.try_emplace(name, -1);
+  int& file = found->second;
+  if (is_new) {
+    file = memfd_create("input", MFD_CLOEXEC);
+    std::filesystem::create_symlink("/proc/self/fd/" + std::to_string(file), folder / name);
+  }
+  if (ftruncate(file, 0) != 0 || pwrite(file, content.data(), content.size(), 0) != ssize_t(content.size())) {
+    std::perror("the input cannot be written");
+    std::abort();
+  }
+  return folder / name;
 }
 
 [[maybe_unused]] void image(std::string_view input) {
