@@ -53,7 +53,7 @@ def main() -> int:
             for target in TARGETS
         ]
         if has_python:
-            work.append(pool.submit(run_python, seconds=PYTHON_SHARES * seconds))
+            work.append(pool.submit(run_python, seconds=PYTHON_SHARES * seconds, seed=arguments.seed))
         failed = [future for future in work if not future.result()]
     return 1 if failed else 0
 
@@ -109,9 +109,10 @@ def environment(scratch: str) -> dict[str, str]:
     return {**os.environ, "TMPDIR": scratch, "ASAN_OPTIONS": "allocator_may_return_null=1:detect_leaks=1"}
 
 
-def run_python(*, seconds: float) -> bool:
+def run_python(*, seconds: float, seed: int) -> bool:
     """Run the fuzzer of the Python parsers. Return whether all inputs were read or refused."""
-    command = [sys.executable, "-m", PYTHON_FUZZER, "--minutes", f"{seconds / 60:.3f}"]
+    options = ["--minutes", f"{seconds / 60:.3f}", "--save", str(FOLDER / "failed")]
+    command = [sys.executable, "-m", PYTHON_FUZZER, *options, *(["--seed", str(seed)] if seed else [])]
     return subprocess.run(command, cwd=ROOT).returncode == 0
 
 
