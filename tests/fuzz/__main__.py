@@ -41,7 +41,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if not can_build():
         parser.error(f"clang with libFuzzer is missing: {HOW_TO_GET_IT}")
-    build(*(f"fuzz_{target}" for target in TARGETS))
+    build("fuzz")
     has_python = importlib.util.find_spec(PYTHON_FUZZER) is not None
     workers = os.cpu_count() or 1
     shares = sum(SHARES.get(target, 1) for target in TARGETS) + PYTHON_SHARES * has_python
@@ -93,20 +93,15 @@ def run(target: str, seeds: Path, *, seconds: float, seed: int) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as scratch:
         limits = [f"-max_total_time={max(1, round(seconds))}", "-timeout=10", "-rss_limit_mb=2048", f"-seed={seed}"]
-        command = [str(FOLDER / f"fuzz_{target}"), str(corpus), str(seeds / target), *limits]
+        command = [str(FOLDER / "fuzz"), str(corpus), str(seeds / target), *limits]
         command += ["-print_final_stats=1", f"-artifact_prefix={failures}/{target}-"]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment(scratch))
+        environment = {**os.environ, "LLAVA_FUZZ_TARGET": target, "TMPDIR": scratch}
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
     tried = re.search(r"stat::number_of_executed_units: (\d+)", done.stderr)
     print(f"{target}: {int(tried[1]) if tried else 0:,} inputs, exit code {done.returncode}", flush=True)
     if done.returncode != 0:
         print(done.stderr[-6000:], file=sys.stderr, flush=True)
     return done.returncode == 0
-
-
-def environment(scratch: str) -> dict[str, str]:
-    """Return the environment of a fuzzer. Its files go into ``scratch``."""
-    # Memory that cannot be had is an error like others, and what nobody owns any more is one, too.
-    return {**os.environ, "TMPDIR": scratch, "ASAN_OPTIONS": "allocator_may_return_null=1:detect_leaks=1"}
 
 
 def run_python(*, seconds: float, seed: int) -> bool:

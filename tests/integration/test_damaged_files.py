@@ -18,7 +18,7 @@ def sanitized(native_build) -> Path:
     """The folder of a build of the parts with sanitizers."""
     if not can_build():
         lacking("the fuzzers of the C++ runner", HOW_TO_GET_IT)
-    return build("attention_test", *(f"fuzz_{target}" for target in TARGETS))
+    return build("attention_test", "fuzz")
 
 
 def test_attention_reads_and_writes_within_bounds(sanitized):

@@ -1,7 +1,8 @@
 // The targets of libFuzzer, one for each kind of input that others may have made. Whatever the input, it must be read
 // or refused with a UserError: soon, with little memory, and without an error that a sanitizer sees.
 //
-// Each is a program of its own, fuzz_TARGET: -DLLAVA_FUZZ=ON builds them with clang, and `make fuzz` runs them.
+// LLAVA_FUZZ_TARGET in the environment names the target. -DLLAVA_FUZZ=ON builds this with clang, and `make fuzz` runs
+// it.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/errors.h"
 #include "image/formats/tensor_file.h"
@@ -45,7 +47,7 @@ std::string file_with(std::string_view content, const std::string& name) {
   return folder / name;
 }
 
-[[maybe_unused]] void image(std::string_view input) {
+void image(std::string_view input) {
   const Image image = read_image(file_with(input, "image"));
   ModelCard card{};
   card.image_size = 112;
@@ -53,11 +55,11 @@ std::string file_with(std::string_view content, const std::string& name) {
   prepare_image(image, card, "crop");
 }
 
-[[maybe_unused]] void tensor(std::string_view input) {
+void tensor(std::string_view input) {
   read_tensor_file(file_with(input, "image.pt"));
 }
 
-[[maybe_unused]] void tokenizer(std::string_view input) {
+void tokenizer(std::string_view input) {
   const Tokenizer tokenizer = Tokenizer::open(file_with(input, "tokenizer.bin"));
   TextStream stream(tokenizer);
   for (const int32_t id : tokenizer.encode("What is in the image? \xC3\xA4\xF0\x9F\x99\x82 <image>")) {
@@ -97,7 +99,7 @@ Tokenizer some_tokenizer() {
 }
 
 // The first byte chooses what is asked, and the rest is the prompt. Then its bytes are taken for tokens.
-[[maybe_unused]] void prompt(std::string_view input) {
+void prompt(std::string_view input) {
   static const Tokenizer tokenizer = some_tokenizer();
   const uint8_t choice = input.empty() ? 0 : uint8_t(input.front());
   const std::string text(input.substr(std::min<size_t>(input.size(), 1)));
@@ -114,28 +116,47 @@ Tokenizer some_tokenizer() {
   }
 }
 
-[[maybe_unused]] void card(std::string_view input) {
+void card(std::string_view input) {
   ModelCard::from_json(std::string(input));
 }
 
-[[maybe_unused]] void program(std::string_view input) {
+void program(std::string_view input) {
   const std::string path = file_with(input, "llava.pte");
   check_program_file(path);
   digest_of_structure(path);
 }
 
-[[maybe_unused]] void manifest(std::string_view input) {
+void manifest(std::string_view input) {
   static const std::string program = file_with("program", "llava.pte");
   file_with(input, "llava.json");
   check_against_manifest(program);
+}
+
+using Target = void (*)(std::string_view);
+
+constexpr std::pair<const char*, Target> kTargets[] = {
+    {"image", image}, {"tensor", tensor},   {"tokenizer", tokenizer}, {"prompt", prompt},
+    {"card", card},   {"program", program}, {"manifest", manifest},
+};
+
+Target chosen_target() {
+  const char* name = std::getenv("LLAVA_FUZZ_TARGET");
+  for (const auto& [known, target] : kTargets) {
+    if (name && std::string_view(name) == known) {
+      return target;
+    }
+  }
+  std::fprintf(stderr, "LLAVA_FUZZ_TARGET is not set to a target\n");
+  std::exit(2);
 }
 
 }  // namespace
 }  // namespace llava
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const llava::Target target = llava::chosen_target();
   try {
-    llava::LLAVA_FUZZ_TARGET({reinterpret_cast<const char*>(data), size});
+    target({reinterpret_cast<const char*>(data), size});
   } catch (const llava::UserError&) {
   }
   return 0;
