@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from llava_runner.contract import MIN_IMAGE_SIDE
 from llava_runner.errors import ImageError
-from llava_runner.stored_tensor import read_stored_tensor
+from llava_runner.tensor_file import check_pixels, check_sides, load_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ def load_image(path: str | Path) -> Image.Image | np.ndarray:
     if not path.exists():
         raise ImageError(f"{path} does not exist")
     if path.suffix == ".pt":
-        return _load_tensor(path)
+        return load_tensor(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -56,7 +56,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     animation, the current frame is taken. Raises ``ImageError`` for sides below ``MIN_IMAGE_SIDE`` and for
     floating-point pixels.
     """
-    _check_sides(image.width, image.height)
+    check_sides(image.width, image.height)
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ImageError("floating-point pixels have no set range; save the image with 8 bits a channel")
@@ -90,7 +90,7 @@ def prepare_image(
         return preprocess(
             to_rgb(image), image_size=image_size, image_mean=image_mean, image_aspect_ratio=image_aspect_ratio
         )
-    pixels = _check_pixels(np.asarray(image))
+    pixels = check_pixels(np.asarray(image))
     _, height, width = pixels.shape
     if max(height, width) > image_size:
         raise ImageError(
@@ -164,30 +164,6 @@ def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
 def _to_pixels(image: Image.Image) -> np.ndarray:
     """Return an RGB image as ``uint8 [3, H, W]``."""
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-
-
-def _load_tensor(path: Path) -> np.ndarray:
-    """Return the tensor ``uint8 [3, H, W]`` in a ``.pt`` file. Raises ``ImageError``."""
-    pixels = read_stored_tensor(path)
-    try:
-        return _check_pixels(pixels)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
-
-
-def _check_pixels(pixels: np.ndarray) -> np.ndarray:
-    """Return the pixels. Raises ``ImageError`` unless they are ``uint8 [3, H, W]`` and not too small."""
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3:
-        shape = ", ".join(map(str, pixels.shape))
-        raise ImageError(f"an image tensor is uint8 [3, H, W]; this one is {pixels.dtype} [{shape}]")
-    _check_sides(pixels.shape[2], pixels.shape[1])
-    return pixels
-
-
-def _check_sides(width: int, height: int) -> None:
-    """Raise ``ImageError`` for a side below ``MIN_IMAGE_SIDE``."""
-    if min(width, height) < MIN_IMAGE_SIDE:
-        raise ImageError(f"{width}x{height} pixels is too small; each side needs at least {MIN_IMAGE_SIDE}")
 
 
 def _check_aspect(image: Image.Image, image_size: int) -> None:
