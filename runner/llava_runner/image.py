@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from llava_runner.contract import MIN_IMAGE_SIDE
 from llava_runner.errors import ImageError
+from llava_runner.resize import center_square, padded_square, resized
 from llava_runner.tensor_file import check_pixels, check_sides, load_tensor
 
 if TYPE_CHECKING:
@@ -111,10 +112,10 @@ def preprocess(
     """
     _check_aspect(image, image_size)
     if image_aspect_ratio == "pad":
-        square = _pad_to_square(image, color=tuple(int(channel * 255) for channel in image_mean))
-        image = _resize(square, image_size, image_size)
+        red, green, blue = (int(channel * 255) for channel in image_mean)
+        image = padded_square(image, image_size=image_size, color=(red, green, blue))
     elif image_aspect_ratio == "crop":
-        image = _crop_to_square(image, image_size)
+        image = center_square(image, image_size=image_size)
     else:
         raise ImageError(f"image_aspect_ratio {image_aspect_ratio!r}: choose from {', '.join(IMAGE_ASPECT_RATIOS)}")
     return _to_pixels(image)
@@ -129,36 +130,7 @@ def fit(image: Image.Image, *, image_size: int) -> np.ndarray:
     _check_aspect(image, image_size)
     longer = max(image.size)
     width, height = (max(MIN_IMAGE_SIDE, round(side * image_size / longer)) for side in image.size)
-    return _to_pixels(_resize(image, width, height))
-
-
-def _pad_to_square(image: Image.Image, *, color: tuple[int, ...]) -> Image.Image:
-    """Return the image in the center of a square whose side is the longer side of the image."""
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), color)
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
-
-
-def _crop_to_square(image: Image.Image, image_size: int) -> Image.Image:
-    """Resize the shorter side to ``image_size`` and return the center square."""
-    shorter = min(image.size)
-    # CLIPImageProcessor truncates the sides instead of rounding them, and rounds the offsets down.
-    width, height = (int(image_size * side / shorter) for side in image.size)
-    image = _resize(image, width, height)
-    left, top = (width - image_size) // 2, (height - image_size) // 2
-    return image.crop((left, top, left + image_size, top + image_size))
-
-
-def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Resize bicubically, first the width, then the height.
-
-    Pillow before version 13 always did so. Newer versions begin with the side that makes less work, and as the pixels
-    are rounded in between, the result differs.
-    """
-    return image.resize((width, image.height), Image.Resampling.BICUBIC).resize(
-        (width, height), Image.Resampling.BICUBIC
-    )
+    return _to_pixels(resized(image, width, height))
 
 
 def _to_pixels(image: Image.Image) -> np.ndarray:

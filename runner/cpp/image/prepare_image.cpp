@@ -2,7 +2,7 @@
 #include "image/prepare_image.h"
 
 #include <algorithm>
-#include <cstring>
+#include <array>
 
 #include "base/errors.h"
 #include "image/resize.h"
@@ -14,33 +14,22 @@ std::string size_of(int width, int height) {
   return std::to_string(width) + "x" + std::to_string(height) + " pixels";
 }
 
-ImageHWC padded_to_square(const ImageHWC& image, const std::array<double, 3>& mean) {
-  const int side = std::max(image.width, image.height);
-  const int left = (side - image.width) / 2;
-  const int top = (side - image.height) / 2;
-  ImageHWC square(side, side);
-  for (size_t i = 0; i < square.bytes.size(); ++i) {
-    square.bytes[i] = uint8_t(mean[i % 3] * 255);
-  }
-  for (int y = 0; y < image.height; ++y) {
-    std::memcpy(square.row(top + y) + 3 * left, image.row(y), size_t(image.width) * 3);
-  }
-  return square;
+ImageHWC padded_square(const ImageHWC& image, int size, const std::array<double, 3>& mean) {
+  const int total = std::max(image.width, image.height);
+  const auto side = [&](int length) { return Side{total, size, size, (total - length) / 2}; };
+  std::array<uint8_t, 3> color;
+  std::transform(mean.begin(), mean.end(), color.begin(), [](double channel) { return uint8_t(channel * 255); });
+  return resize_bicubic(image, side(image.width), side(image.height), color);
 }
 
-ImageHWC cropped_to_square(const ImageHWC& image, int size) {
-  // Truncated, not rounded, and the offsets floored: CLIPImageProcessor's arithmetic.
+ImageHWC center_square(const ImageHWC& image, int size) {
   const double shorter = std::min(image.width, image.height);
-  const int width = int(double(int64_t(size) * image.width) / shorter);
-  const int height = int(double(int64_t(size) * image.height) / shorter);
-  const ImageHWC resized = resize_bicubic(image, width, height);
-  const int left = (width - size) / 2;
-  const int top = (height - size) / 2;
-  ImageHWC square(size, size);
-  for (int y = 0; y < size; ++y) {
-    std::memcpy(square.row(y), resized.row(top + y) + 3 * left, size_t(size) * 3);
-  }
-  return square;
+  const auto side = [&](int length) {
+    // Truncated, not rounded, and the offsets floored: CLIPImageProcessor's arithmetic.
+    const int resized = int(double(int64_t(size) * length) / shorter);
+    return Side{length, resized, size, 0, (resized - size) / 2};
+  };
+  return resize_bicubic(image, side(image.width), side(image.height), {});
 }
 
 ImageCHW channels_first(const ImageHWC& image) {
@@ -65,10 +54,10 @@ ImageCHW preprocess(const ImageHWC& image, const ModelCard& card, const std::str
         " pixels its shorter side would be less than 2 pixels");
   }
   if (image_aspect_ratio == "pad") {
-    return channels_first(resize_bicubic(padded_to_square(image, card.image_mean), card.image_size, card.image_size));
+    return channels_first(padded_square(image, card.image_size, card.image_mean));
   }
   if (image_aspect_ratio == "crop") {
-    return channels_first(cropped_to_square(image, card.image_size));
+    return channels_first(center_square(image, card.image_size));
   }
   throw ImageError("image_aspect_ratio '" + image_aspect_ratio + "': choose from pad, crop");
 }

@@ -23,22 +23,24 @@ double bicubic(double x) {
   return 0.0;
 }
 
-// The weights of one output sample along an axis, for the inputs from `first` on.
+// The weights of one output sample along a side, for the samples of the image from `first` on, and what the padding
+// weighs together.
 struct Taps {
-  int first;
+  int first = 0;
   std::vector<int32_t> weights;
+  int32_t padding = 0;
 };
 
-std::vector<Taps> taps_along(int in_size, int out_size) {
-  const double scale = double(in_size) / out_size;
+std::vector<Taps> taps_along(const Side& side, int length) {
+  const double scale = double(side.total) / side.size;
   const double stretch = std::max(scale, 1.0);
   const double support = kSupport * stretch;
-  std::vector<Taps> all(out_size);
+  std::vector<Taps> all(side.keep);
   std::vector<double> weights;
-  for (int out = 0; out < out_size; ++out) {
-    const double center = (out + 0.5) * scale;
+  for (int out = 0; out < side.keep; ++out) {
+    const double center = (side.first + out + 0.5) * scale;
     const int first = std::max(int(center - support + 0.5), 0);
-    const int end = std::min(int(center + support + 0.5), in_size);
+    const int end = std::min(int(center + support + 0.5), side.total);
     weights.clear();
     double sum = 0.0;
     for (int in = first; in < end; ++in) {
@@ -46,49 +48,72 @@ std::vector<Taps> taps_along(int in_size, int out_size) {
       weights.push_back(bicubic((in - center + 0.5) * (1.0 / stretch)));
       sum += weights.back();
     }
-    all[out].first = first;
-    for (double weight : weights) {
+    Taps& taps = all[out];
+    taps.first = std::clamp(first - side.before, 0, length);
+    for (int in = first; in < end; ++in) {
+      const double weight = weights[size_t(in - first)];
       const double scaled = (sum != 0.0 ? weight / sum : weight) * (1 << kPrecisionBits);
-      all[out].weights.push_back(int32_t(scaled < 0 ? scaled - 0.5 : scaled + 0.5));
+      const auto integer = int32_t(scaled < 0 ? scaled - 0.5 : scaled + 0.5);
+      if (in >= side.before && in < side.before + length) {
+        taps.weights.push_back(integer);
+      } else {
+        taps.padding += integer;
+      }
     }
   }
   return all;
 }
 
-// Returns the weighted sum of samples `stride` bytes apart from `in` on.
-uint8_t weighted(const Taps& taps, const uint8_t* in, size_t stride) {
-  int32_t sum = 1 << (kPrecisionBits - 1);
-  in += taps.first * stride;
-  for (int32_t weight : taps.weights) {
-    sum += weight * *in;
-    in += stride;
-  }
+uint8_t rounded(int32_t sum) {
   return uint8_t(std::clamp(sum >> kPrecisionBits, 0, 255));
 }
 
-ImageHWC resize_width(const ImageHWC& image, int width) {
-  const std::vector<Taps> taps = taps_along(image.width, width);
-  ImageHWC out(width, image.height);
+constexpr int32_t kHalf = 1 << (kPrecisionBits - 1);
+
+ImageHWC resize_width(const ImageHWC& image, const Side& side, const std::array<uint8_t, 3>& color) {
+  const std::vector<Taps> all = taps_along(side, image.width);
+  ImageHWC out(side.keep, image.height);
   for (int y = 0; y < out.height; ++y) {
-    const uint8_t* in_row = image.row(y);
-    uint8_t* out_row = out.row(y);
-    for (int x = 0; x < width; ++x) {
+    uint8_t* out_pixel = out.row(y);
+    for (const Taps& taps : all) {
+      int32_t sums[3];
       for (int channel = 0; channel < 3; ++channel) {
-        out_row[3 * x + channel] = weighted(taps[x], in_row + channel, 3);
+        sums[channel] = kHalf + taps.padding * color[channel];
+      }
+      const uint8_t* in = image.row(y) + 3 * size_t(taps.first);
+      for (const int32_t weight : taps.weights) {
+        sums[0] += weight * in[0];
+        sums[1] += weight * in[1];
+        sums[2] += weight * in[2];
+        in += 3;
+      }
+      for (int channel = 0; channel < 3; ++channel) {
+        *out_pixel++ = rounded(sums[channel]);
       }
     }
   }
   return out;
 }
 
-ImageHWC resize_height(const ImageHWC& image, int height) {
-  const std::vector<Taps> taps = taps_along(image.height, height);
+ImageHWC resize_height(const ImageHWC& image, const Side& side, const std::array<uint8_t, 3>& color) {
+  const std::vector<Taps> all = taps_along(side, image.height);
   const size_t row_bytes = size_t(image.width) * 3;
-  ImageHWC out(image.width, height);
-  for (int y = 0; y < height; ++y) {
+  ImageHWC out(image.width, side.keep);
+  std::vector<int32_t> sums(row_bytes);
+  for (int y = 0; y < out.height; ++y) {
+    const Taps& taps = all[y];
+    for (size_t i = 0; i < row_bytes; ++i) {
+      sums[i] = kHalf + taps.padding * color[i % 3];
+    }
+    for (size_t tap = 0; tap < taps.weights.size(); ++tap) {
+      const uint8_t* in = image.row(taps.first + int(tap));
+      for (size_t i = 0; i < row_bytes; ++i) {
+        sums[i] += taps.weights[tap] * in[i];
+      }
+    }
     uint8_t* out_row = out.row(y);
     for (size_t i = 0; i < row_bytes; ++i) {
-      out_row[i] = weighted(taps[y], image.bytes.data() + i, row_bytes);
+      out_row[i] = rounded(sums[i]);
     }
   }
   return out;
@@ -96,10 +121,9 @@ ImageHWC resize_height(const ImageHWC& image, int height) {
 
 }  // namespace
 
-ImageHWC resize_bicubic(const ImageHWC& image, int width, int height) {
-  // Rounded to 8 bits in between; an axis that keeps its size is left alone.
-  ImageHWC out = width == image.width ? image : resize_width(image, width);
-  return height == out.height ? out : resize_height(out, height);
+ImageHWC resize_bicubic(
+    const ImageHWC& image, const Side& width, const Side& height, const std::array<uint8_t, 3>& color) {
+  return resize_height(resize_width(image, width, color), height, color);  // rounded to 8 bits in between
 }
 
 }  // namespace llava

@@ -1,12 +1,25 @@
 // Bicubic resizing, byte for byte as Pillow does it.
 #pragma once
 
+#include <array>
+
 #include "image/image.h"
 
 namespace llava {
 
-// Returns the image in another size, the width resized first. Antialiased: a kernel with a = -0.5 (Keys, 1981), as wide
-// as an output pixel is in the input when that is smaller.
-ImageHWC resize_bicubic(const ImageHWC& image, int width, int height);
+// How one side is resized: `total` pixels become `size`, and `keep` of these are wanted, from `first` on. The image
+// begins `before` pixels into the total. What lies outside of it is padding, which is never stored.
+struct Side {
+  int total;
+  int size;
+  int keep;
+  int before = 0;
+  int first = 0;
+};
+
+// Returns the image in another size, the width resized first; padding has the color. Antialiased: a kernel with
+// a = -0.5 (Keys, 1981), as wide as an output pixel is in the input when that is smaller.
+ImageHWC resize_bicubic(
+    const ImageHWC& image, const Side& width, const Side& height, const std::array<uint8_t, 3>& color);
 
 }  // namespace llava

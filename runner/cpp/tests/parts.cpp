@@ -2,6 +2,8 @@
 // bytes on stdout.
 //
 //   parts image FILE IMAGE_SIZE HOW       the image that the vision encoder would get, as uint8 [3, H, W]
+//   parts images IMAGE_SIZE HOW           the same for each path on stdin (ended by a zero byte): its length in a line,
+//                                         then the bytes; or "refused" and the message in a line
 //   parts encode TOKENIZER                for each string on stdin (ended by a zero byte) its ids, one line each
 //   parts decode TOKENIZER                for each line of ids on stdin the bytes of the text in hex, one line each
 //   parts chunks HAS_IMAGE FIRST_TURN     the chunks of the prompt on stdin, each ended by a zero byte
@@ -15,6 +17,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "base/errors.h"
 #include "base/exit.h"
 #include "image/prepare_image.h"
 #include "text/prompt.h"
@@ -31,14 +34,28 @@ void write(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
 }
 
+std::string prepared(const std::string& path, const std::string& image_size, const std::string& how) {
+  ModelCard card{};
+  card.image_size = std::stoi(image_size);
+  card.image_mean = {0.48145466, 0.4578275, 0.40821073};
+  const ImageCHW image = prepare_image(read_image(path), card, how);
+  return {image.bytes.begin(), image.bytes.end()};
+}
+
 void run(const std::vector<std::string>& arguments) {
   const std::string& part = arguments.at(0);
   if (part == "image") {
-    ModelCard card{};
-    card.image_size = std::stoi(arguments.at(2));
-    card.image_mean = {0.48145466, 0.4578275, 0.40821073};
-    const ImageCHW image = prepare_image(read_image(arguments.at(1)), card, arguments.at(3));
-    write(std::string(image.bytes.begin(), image.bytes.end()));
+    write(prepared(arguments.at(1), arguments.at(2), arguments.at(3)));
+  } else if (part == "images") {
+    std::istringstream paths(everything_on_stdin());
+    for (std::string path; std::getline(paths, path, '\0');) {
+      try {
+        const std::string bytes = prepared(path, arguments.at(1), arguments.at(2));
+        write(std::to_string(bytes.size()) + "\n" + bytes);
+      } catch (const UserError& error) {
+        write("refused " + std::string(error.what()) + "\n");
+      }
+    }
   } else if (part == "encode") {
     const Tokenizer tokenizer = Tokenizer::open(arguments.at(1));
     std::istringstream strings(everything_on_stdin());

@@ -1,0 +1,68 @@
+"""Padding that is never stored gives the bytes of padding by hand, and memory goes with the image."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llava_runner import resize
+from llava_runner.resize import center_square, padded_square
+
+COLOR = (122, 116, 104)
+# Wide and tall, with little and much padding, sides that are scaled up, and one that keeps its size.
+SIZES = [(640, 480), (480, 640), (57, 300), (3, 290), (290, 3), (1500, 90), (90, 1500), (112, 40), (40, 112), (9, 2)]
+
+
+def noise(width, height):
+    pixels = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def bicubic(image, width, height):
+    """Return the image resized by Pillow alone, first the width and then the height."""
+    for size in ((width, image.height), (width, height)):
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return image
+
+
+@pytest.mark.parametrize("band", [5000, resize.BAND_PIXELS])
+@pytest.mark.parametrize("size", SIZES)
+def test_padding_is_as_if_it_were_stored(size, band, monkeypatch):
+    monkeypatch.setattr(resize, "BAND_PIXELS", band)
+    image = noise(*size)
+    side = max(size)
+    square = Image.new("RGB", (side, side), COLOR)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    for image_size in (112, 336):
+        expected = bicubic(square, image_size, image_size)
+        found = padded_square(image, image_size=image_size, color=COLOR)
+        assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("band", [5000, resize.BAND_PIXELS])
+@pytest.mark.parametrize("size", SIZES)
+def test_only_the_center_is_resized(size, band, monkeypatch):
+    monkeypatch.setattr(resize, "BAND_PIXELS", band)
+    width, height = (int(112 * side / min(size)) for side in size)
+    left, top = (width - 112) // 2, (height - 112) // 2
+    expected = bicubic(noise(*size), width, height).crop((left, top, left + 112, top + 112))
+    assert center_square(noise(*size), image_size=112).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("size", [(30000, 600), (600, 30000)])
+@pytest.mark.parametrize("how", ["pad", "crop"])
+def test_memory_goes_with_the_image(size, how):
+    """Its 18 million pixels take 69 MiB; a square with its longer side would take 3.4 GiB."""
+    code = f"""
+import resource
+from PIL import Image
+from llava_runner.image import preprocess
+image = Image.new("RGB", {size})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+preprocess(image, image_size=336, image_mean=(0.5, 0.5, 0.5), image_aspect_ratio={how!r})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100 * 1024
