@@ -1,79 +1,75 @@
 """Images for the vision encoder: read from a file, and made square.
 
-The runner pads or crops files and Pillow images to a square (``preprocess``). Tensors and arrays, and the ``image.pt``
-of a package, go to the vision encoder as they are, and are padded to a square inside it.
+The runner pads or crops files and Pillow images to a square (``preprocess``). Tensors and arrays ``[3, H, W]``, and the
+``image.pt`` of a package, go to the vision encoder as they are, and are padded to a square inside it.
 """
 
 from __future__ import annotations
 
-import warnings
+import io
+import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from llava_runner.contract import MIN_IMAGE_SIDE
 from llava_runner.errors import ImageError
+from llava_runner.image_colors import opaque_rgb, upright
+from llava_runner.image_formats import decode
+from llava_runner.image_limits import check_sides
+from llava_runner.image_source import opened, path_of, whole
 from llava_runner.resize import center_square, padded_square, resized
-from llava_runner.tensor_file import check_pixels, check_sides, load_tensor
+from llava_runner.tensor_file import check_pixels, load_tensor
 
 if TYPE_CHECKING:
     import torch
 
 IMAGE_ASPECT_RATIOS = ("pad", "crop")
-BACKGROUND = (255, 255, 255)  # behind transparent pixels, as in a browser
 
 
-def load_image(path: str | Path) -> Image.Image | np.ndarray:
+def load_image(path: str | os.PathLike[Any]) -> Image.Image | np.ndarray:
     """Return the RGB image in a file, or the tensor ``uint8 [3, H, W]`` in a ``.pt`` file.
 
-    Raises ``ImageError`` if the file is missing, damaged, larger than Pillow's limit, or less than ``MIN_IMAGE_SIDE``
-    pixels wide or high.
+    A pipe is a file, too. A JPEG of more than ``MAX_PIXELS`` is returned at a half, a quarter or an eighth of its size.
+    Raises ``ImageError`` if the file is missing, damaged, no image, too large, or less than ``MIN_IMAGE_SIDE`` pixels
+    wide or high.
     """
-    path = Path(path)
-    if not path.exists():
-        raise ImageError(f"{path} does not exist")
-    if path.suffix == ".pt":
+    path = path_of(path)
+    if path.suffix.lower() == ".pt":
         return load_tensor(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return to_rgb(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{path} is too large: {error}") from error
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
-    except Exception as error:  # Pillow's decoders raise all kinds of exceptions for damaged files
-        raise ImageError(f"{path} is not an image that can be read: {error}") from error
+    with opened(path) as (stream, kind):
+        return _rgb(decode(stream, kind=kind, name=str(path)), f"{path}: ")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return any Pillow image upright and in 8-bit RGB.
 
-    EXIF orientation is applied, transparent pixels are laid on white, and 16-bit gray is scaled to 8 bits. Of an
-    animation, the current frame is taken. Raises ``ImageError`` for sides below ``MIN_IMAGE_SIDE`` and for
-    floating-point pixels.
+    Orientation in EXIF or XMP data is applied, transparent pixels are laid on white, and 16-bit gray is scaled to 8
+    bits. Of an animation, the current frame is taken. Raises ``ImageError`` for sides below ``MIN_IMAGE_SIDE``, for
+    floating-point pixels, and for an image that is closed or damaged.
     """
-    check_sides(image.width, image.height)
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ImageError("floating-point pixels have no set range; save the image with 8 bits a channel")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Both modes hold 16-bit gray. Pillow's own conversion clips at 255 instead of scaling.
-        samples = np.asarray(image).clip(0, 65535)
-        image = Image.fromarray((samples // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-        image = Image.alpha_composite(background, image)
-    return image.convert("RGB")
+    return _rgb(image, "")
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    """Return a Pillow image upright and in 8-bit RGB. Raises ``ImageError``, whose message begins with a name."""
+    try:
+        check_sides(image.width, image.height)
+        image.load()
+        return opaque_rgb(upright(image))
+    except ImageError as error:
+        raise ImageError(f"{name}{error}") from error
+    except MemoryError as error:
+        raise ImageError(f"{name}there is not enough memory for {image.width}x{image.height} pixels") from error
+    except Exception as error:  # Pillow raises all kinds of exceptions
+        why = str(error) or "it is damaged, or was closed before its pixels were read"
+        raise ImageError(f"{name}the image of mode {image.mode} cannot be read: {why}") from error
 
 
 def prepare_image(
-    image: str | Path | Image.Image | np.ndarray | torch.Tensor,
+    image: str | os.PathLike[Any] | bytes | bytearray | memoryview | Image.Image | np.ndarray | torch.Tensor | Any,
     *,
     image_size: int,
     image_mean: Sequence[float],
@@ -81,24 +77,60 @@ def prepare_image(
 ) -> np.ndarray:
     """Return any kind of image as ``uint8 [3, H, W]`` for the vision encoder.
 
-    Files and Pillow images become squares, by ``preprocess``. Tensors, arrays and ``.pt`` files must be
-    ``uint8 [3, H, W]`` with sides from ``MIN_IMAGE_SIDE`` to ``image_size``, and are returned as they are: the vision
-    encoder pads them (see the top of this file). Raises ``ImageError``.
+    Paths, the bytes of a file, files that are open in binary mode, Pillow images, and arrays ``uint8 [H, W, 3]`` become
+    squares, by ``preprocess``. Tensors, arrays and ``.pt`` files with ``uint8 [3, H, W]`` and sides from
+    ``MIN_IMAGE_SIDE`` to ``image_size`` are returned as they are: the vision encoder pads them (see the top of this
+    file). An array ``[3, W, 3]`` is taken as ``[3, H, W]``. Raises ``ImageError``, and nothing else.
     """
-    if isinstance(image, (str, Path)):
-        image = load_image(image)
-    if isinstance(image, Image.Image):
+    found = _image_or_pixels(image)
+    if isinstance(found, Image.Image):
         return preprocess(
-            to_rgb(image), image_size=image_size, image_mean=image_mean, image_aspect_ratio=image_aspect_ratio
+            to_rgb(found), image_size=image_size, image_mean=image_mean, image_aspect_ratio=image_aspect_ratio
         )
-    pixels = check_pixels(np.asarray(image))
-    _, height, width = pixels.shape
+    _, height, width = found.shape
     if max(height, width) > image_size:
         raise ImageError(
             f"the image tensor has {width}x{height} pixels and the model sees {image_size}x{image_size}; "
             "give the image itself, or a tensor resized to fit"
         )
-    return pixels
+    return found
+
+
+def _image_or_pixels(image: Any) -> Image.Image | np.ndarray:
+    """Return a Pillow image, or an image tensor ``uint8 [3, H, W]``. Raises ``ImageError``."""
+    if isinstance(image, (str, os.PathLike)):
+        return load_image(image)
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        image = io.BytesIO(bytes(image))
+    if hasattr(image, "read"):
+        name = getattr(image, "name", None)
+        name = name if isinstance(name, str) else "the image"
+        stream, kind = whole(image, name)
+        return _rgb(decode(stream, kind=kind, name=name), f"{name}: ")
+    try:
+        if hasattr(image, "detach"):  # a tensor of torch
+            image = image.detach().cpu()
+        pixels = np.asarray(image)
+    except Exception as error:
+        raise ImageError(f"the {_described(image)} cannot be read as an image: {error}") from error
+    if pixels.dtype == np.object_ or pixels.dtype.kind in "USmM" or pixels.ndim == 0:
+        raise ImageError(
+            "an image is a path, bytes, an open file, a Pillow image, or an array or tensor; "
+            f"this is of type {type(image).__name__}"
+        )
+    if isinstance(image, np.ndarray) and pixels.shape[2:] == (3,) and pixels.dtype == np.uint8 and len(pixels) != 3:
+        return Image.fromarray(np.ascontiguousarray(pixels))
+    return np.ascontiguousarray(check_pixels(pixels))
+
+
+def _described(image: Any) -> str:
+    """Return what was given, in a few words."""
+    kind = type(image).__name__
+    return (
+        f"{kind} of {image.dtype} on {image.device}" if hasattr(image, "device") and hasattr(image, "dtype") else kind
+    )
 
 
 def preprocess(

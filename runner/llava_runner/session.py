@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -21,7 +22,9 @@ from llava_runner.sampler import Sampler
 from llava_runner.timings import Stage, Timings
 from llava_runner.tokenizer import TextStream, Tokenizer
 
-ImageSource = str | Path | Image.Image | np.ndarray | torch.Tensor
+ImageSource = (
+    str | os.PathLike[Any] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | torch.Tensor
+)
 StopReason = Literal["eos", "length", "context"]
 
 

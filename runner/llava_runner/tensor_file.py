@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_runner.contract import MIN_IMAGE_SIDE
 from llava_runner.errors import ImageError
+from llava_runner.image_limits import check_sides
 from llava_runner.stored_tensor import read_stored_tensor
 
 
@@ -27,9 +27,3 @@ def check_pixels(pixels: np.ndarray) -> np.ndarray:
         raise ImageError(f"an image tensor is uint8 [3, H, W]; this one is {pixels.dtype} [{shape}]")
     check_sides(pixels.shape[2], pixels.shape[1])
     return pixels
-
-
-def check_sides(width: int, height: int) -> None:
-    """Raise ``ImageError`` for a side below ``MIN_IMAGE_SIDE``."""
-    if min(width, height) < MIN_IMAGE_SIDE:
-        raise ImageError(f"{width}x{height} pixels is too small; each side needs at least {MIN_IMAGE_SIDE}")
