@@ -72,10 +72,10 @@ case $target in
         ;;
     aarch64)
         need aarch64-linux-gnu-g++ "apt-get install g++-aarch64-linux-gnu"
-        for library in libjpeg libpng; do
+        for library in libjpeg libz; do
             [[ -n $(find /usr/lib/aarch64-linux-gnu -name "$library.*" -print -quit 2> /dev/null) ]] || fail \
                 "$library for aarch64 is missing: dpkg --add-architecture arm64 && apt-get update &&" \
-                "apt-get install libjpeg-dev:arm64 libpng-dev:arm64"
+                "apt-get install libjpeg-dev:arm64 zlib1g-dev:arm64"
         done
         fetch_sdk
         configure+=(-DCMAKE_TOOLCHAIN_FILE="$PWD/runner/deploy/aarch64.cmake")

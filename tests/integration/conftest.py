@@ -41,9 +41,9 @@ def build_runner(target: str) -> Path:
 @pytest.fixture(scope="session")
 def native_build() -> Path:
     """Build the C++ runner for this machine. Return the folder with its programs."""
-    headers = ("CLI/CLI.hpp", "nlohmann/json.hpp", "jpeglib.h", "png.h", "xxhash.h")
+    headers = ("CLI/CLI.hpp", "nlohmann/json.hpp", "jpeglib.h", "zlib.h", "xxhash.h")
     if not shutil.which("g++") or not all((Path("/usr/include") / name).exists() for name in headers):
-        packages = "g++ libcli11-dev libjpeg-dev libpng-dev libxxhash-dev nlohmann-json3-dev"
+        packages = "g++ libcli11-dev libjpeg-dev zlib1g-dev libxxhash-dev nlohmann-json3-dev"
         lacking("the C++ runner", f"apt-get install {packages}")
     return build_runner("native")
 
@@ -62,7 +62,7 @@ def aarch64_build() -> Path:
         lacking(
             "the C++ runner for ARM",
             "dpkg --add-architecture arm64 && apt-get update && "
-            "apt-get install g++-aarch64-linux-gnu libjpeg-dev:arm64 libpng-dev:arm64",
+            "apt-get install g++-aarch64-linux-gnu libjpeg-dev:arm64 zlib1g-dev:arm64",
         )
     if not shutil.which("qemu-aarch64"):
         lacking("what runs programs for ARM", "apt-get install qemu-user libstdc++6:arm64")

@@ -2,20 +2,21 @@
 #include "image/read_image.h"
 
 #include <algorithm>
+#include <new>
 #include <string_view>
 
 #include "base/errors.h"
-#include "base/files.h"
 #include "image/formats/formats.h"
 #include "image/formats/tensor_file.h"
+#include "image/image_file.h"
 
 namespace llava {
 namespace {
 
 ImageHWC decoded(const std::string& path) {
-  const std::string content = read_file<ImageError>(path);
+  const std::string content = read_image_file(path);
   const std::string_view bytes = content;
-  if (bytes.substr(0, 2) == "\xFF\xD8") {
+  if (bytes.substr(0, 3) == "\xFF\xD8\xFF") {
 #ifdef LLAVA_JPEG
     return read_jpeg(path, bytes);
 #else
@@ -23,16 +24,22 @@ ImageHWC decoded(const std::string& path) {
 #endif
   }
   if (bytes.substr(0, 8) == "\x89PNG\r\n\x1A\n") {
-#ifdef LLAVA_PNG
+#ifdef LLAVA_ZLIB
     return read_png(path, bytes);
 #else
-    fail_to_read(path, "this program was built without libpng; convert it to PPM, or use image.pt");
+    fail_to_read(path, "this program was built without zlib; convert it to PPM, or use image.pt");
 #endif
   }
-  if (bytes.substr(0, 2) == "P6") {
+  if (bytes.substr(0, 1) == "P") {
     return read_ppm(path, bytes);
   }
-  fail_to_read(path, "it is neither JPEG nor PNG nor binary PPM");
+  fail_to_read(path, "this program reads JPEG, PNG and PPM; save it as one of them");
+}
+
+// A file with a tensor is known by its name.
+bool has_tensor_name(const std::string& path) {
+  return path.size() > 3 && path[path.size() - 3] == '.' && (path[path.size() - 2] | 32) == 'p' &&
+         (path.back() | 32) == 't';
 }
 
 template <typename AnyImage>
@@ -48,10 +55,15 @@ AnyImage checked(const std::string& path, AnyImage image) {
 }  // namespace
 
 Image read_image(const std::string& path) {
-  if (path.ends_with(".pt")) {
-    return checked(path, read_tensor_file(path));
+  try {
+    if (has_tensor_name(path)) {
+      check_image_path(path);
+      return checked(path, read_tensor_file(path));
+    }
+    return checked(path, decoded(path));
+  } catch (const std::bad_alloc&) {
+    throw ImageError(path + ": there is not enough memory for it");
   }
-  return checked(path, decoded(path));
 }
 
 }  // namespace llava

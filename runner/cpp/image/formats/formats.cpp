@@ -1,13 +1,21 @@
-// What the image formats share: limits, error messages, and turning an image upright.
+// What the image formats share: limits and error messages.
 #include "image/formats/formats.h"
 
-#include <cstring>
-#include <optional>
-#include <utility>
+#include <algorithm>
+#include <new>
 
 #include "base/errors.h"
+#include "image/read_image.h"
 
 namespace llava {
+
+namespace {
+
+std::string size_of(int64_t width, int64_t height) {
+  return std::to_string(width) + "x" + std::to_string(height);
+}
+
+}  // namespace
 
 void fail_to_read(const std::string& path, const std::string& why) {
   throw ImageError(path + " is not an image that can be read: " + why);
@@ -17,60 +25,24 @@ void check_size(const std::string& path, int64_t width, int64_t height) {
   if (width < 1 || height < 1) {
     fail_to_read(path, "it has no pixels");
   }
-  if (width * height > kMaxPixels) {
-    throw ImageError(path + " is too large: " + std::to_string(width * height) + " pixels");
+  if (width > kMaxPixels / height) {
+    throw ImageError(
+        path + " is too large: " + size_of(width, height) + " pixels; at most " + std::to_string(kMaxPixels) +
+        " are read");
+  }
+  if (std::min(width, height) < kMinImageSide) {
+    throw ImageError(
+        path + ": " + size_of(width, height) + " pixels is too small; each side needs at least " +
+        std::to_string(kMinImageSide));
   }
 }
 
-Orientation orientation_in(std::string_view tiff) {
-  if (tiff.size() < 8) {
-    return 1;
+ImageHWC new_image(const std::string& path, int width, int height) {
+  try {
+    return {width, height};
+  } catch (const std::bad_alloc&) {
+    throw ImageError(path + ": there is not enough memory for " + size_of(width, height) + " pixels");
   }
-  const bool little = tiff.substr(0, 2) == "II";
-  const auto number = [&](size_t at, size_t length) -> std::optional<uint32_t> {
-    if (at > tiff.size() || tiff.size() - at < length) {
-      return std::nullopt;
-    }
-    uint32_t value = 0;
-    for (size_t i = 0; i < length; ++i) {
-      value = value << 8 | uint8_t(tiff[at + (little ? length - 1 - i : i)]);
-    }
-    return value;
-  };
-  const uint32_t directory = *number(4, 4);
-  const auto count = number(directory, 2);
-  for (uint32_t i = 0; count && i < *count; ++i) {
-    const size_t entry = size_t(directory) + 2 + 12 * size_t(i);
-    const auto tag = number(entry, 2), type = number(entry + 2, 2), value = number(entry + 8, 2);
-    if (!value) {
-      break;
-    }
-    if (*tag == 0x0112 && *type == 3 && *value >= 1 && *value <= 8) {
-      return Orientation(*value);
-    }
-  }
-  return 1;
-}
-
-ImageHWC upright(ImageHWC image, Orientation orientation) {
-  if (orientation == 1) {
-    return image;
-  }
-  const bool transposed = orientation >= 5;
-  ImageHWC out(transposed ? image.height : image.width, transposed ? image.width : image.height);
-  for (int y = 0; y < out.height; ++y) {
-    for (int x = 0; x < out.width; ++x) {
-      int from_x = transposed ? y : x, from_y = transposed ? x : y;
-      if (orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8) {
-        from_x = image.width - 1 - from_x;
-      }
-      if (orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7) {
-        from_y = image.height - 1 - from_y;
-      }
-      std::memcpy(out.row(y) + 3 * x, image.row(from_y) + 3 * from_x, 3);
-    }
-  }
-  return out;
 }
 
 }  // namespace llava

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "image/formats/orientation.h"
 #include "image/image.h"
 
 namespace llava {
@@ -14,7 +15,7 @@ ImageHWC read_jpeg(const std::string& path, std::string_view content);
 ImageHWC read_png(const std::string& path, std::string_view content);
 ImageHWC read_ppm(const std::string& path, std::string_view content);
 
-constexpr int64_t kMaxPixels = int64_t(1024) * 1024 * 1024 / 4 / 3;  // Pillow's MAX_IMAGE_PIXELS
+constexpr int64_t kMaxPixels = int64_t(1024) * 1024 * 1024 / 4 / 3;  // Pillow's MAX_IMAGE_PIXELS: 256 MiB in RGB
 
 // Throws ImageError: the file is not an image that can be read.
 [[noreturn]] void fail_to_read(const std::string& path, const std::string& why);
@@ -22,13 +23,7 @@ constexpr int64_t kMaxPixels = int64_t(1024) * 1024 * 1024 / 4 / 3;  // Pillow's
 // Throws ImageError for an image without pixels, and for more than kMaxPixels.
 void check_size(const std::string& path, int64_t width, int64_t height);
 
-// How a camera was held, as it notes it (EXIF 2.3, tag 0x0112); 1 is upright.
-using Orientation = int;
-
-// Returns the orientation in EXIF data, which is a TIFF structure; 1 where it has none.
-Orientation orientation_in(std::string_view tiff);
-
-// Returns the image turned and mirrored so that it is upright.
-ImageHWC upright(ImageHWC image, Orientation orientation);
+// Returns an image of black pixels. Throws ImageError where there is no memory for it.
+ImageHWC new_image(const std::string& path, int width, int height);
 
 }  // namespace llava

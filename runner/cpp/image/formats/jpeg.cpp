@@ -5,15 +5,18 @@
 #include <cstdio>
 
 #include <jpeglib.h>
+// The numbers of messages need jpeglib.h before them.
+#include <jerror.h>
 
 #include <algorithm>
 #include <csetjmp>
 #include <cstring>
-#include <optional>
+#include <new>
 #include <utility>
 #include <vector>
 
 #include "image/formats/formats.h"
+#include "image/formats/jpeg_header.h"
 
 namespace llava {
 namespace {
@@ -22,7 +25,7 @@ struct JpegErrors {
   jpeg_error_mgr manager;
   std::jmp_buf back;
   char message[JMSG_LENGTH_MAX];
-  bool ends_early = false;
+  bool has_ended = false;  // before the image did
 };
 
 void throw_back(j_common_ptr info) {
@@ -32,33 +35,19 @@ void throw_back(j_common_ptr info) {
 }
 
 void note_warning(j_common_ptr info, int level) {
-  if (level < 0) {
-    char message[JMSG_LENGTH_MAX];
-    info->err->format_message(info, message);
-    auto* errors = reinterpret_cast<JpegErrors*>(info->err);
-    errors->ends_early = errors->ends_early || std::strstr(message, "remature end") != nullptr;
+  if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) {
+    reinterpret_cast<JpegErrors*>(info->err)->has_ended = true;
   }
-}
-
-std::optional<std::string_view> exif_of(const jpeg_decompress_struct& info) {
-  constexpr std::string_view kHead("Exif\0\0", 6);
-  for (const auto* marker = info.marker_list; marker; marker = marker->next) {
-    const std::string_view data(reinterpret_cast<const char*>(marker->data), marker->data_length);
-    if (marker->marker == JPEG_APP0 + 1 && data.substr(0, kHead.size()) == kHead) {
-      return data.substr(kHead.size());
-    }
-  }
-  return std::nullopt;
 }
 
 // Decodes into `image`. Returns false after an error. Whatever has a destructor belongs to the caller, because an error
 // of the library leaves this function by a jump, which runs no destructors.
 bool decode_jpeg(
     std::string_view content,
+    int scale,
     jpeg_decompress_struct& info,
     JpegErrors& errors,
     ImageHWC& image,
-    Orientation& orientation,
     std::vector<uint8_t>& row) {
   info.err = jpeg_std_error(&errors.manager);
   errors.manager.error_exit = throw_back;
@@ -68,57 +57,56 @@ bool decode_jpeg(
   }
   jpeg_create_decompress(&info);
   jpeg_mem_src(&info, reinterpret_cast<const unsigned char*>(content.data()), content.size());
-  jpeg_save_markers(&info, JPEG_APP0 + 1, 0xFFFF);
-  jpeg_read_header(&info, TRUE);
-  if (int64_t(info.image_width) * info.image_height > kMaxPixels) {
-    image.width = int(info.image_width);
-    image.height = int(info.image_height);
-    return true;  // checked again by the caller
+  while (jpeg_read_header(&info, FALSE) == JPEG_HEADER_TABLES_ONLY) {
   }
   const bool is_cmyk = info.num_components == 4;
   info.out_color_space = is_cmyk ? JCS_CMYK : JCS_RGB;
-  if (const auto exif = exif_of(info)) {
-    orientation = orientation_in(*exif);
-  }
+  info.scale_denom = unsigned(scale);
   jpeg_start_decompress(&info);
-  image = ImageHWC(int(info.output_width), int(info.output_height));
-  row.resize(size_t(info.output_width) * info.output_components);
-  while (info.output_scanline < info.output_height) {
+  if (int(info.output_width) != image.width || int(info.output_height) != image.height) {
+    std::strcpy(errors.message, "its header is damaged");
+    return false;
+  }
+  row.resize(size_t(info.output_width) * size_t(info.output_components));
+  while (info.output_scanline < info.output_height && !errors.has_ended) {
     uint8_t* out = image.row(int(info.output_scanline));
     uint8_t* rows[] = {is_cmyk ? row.data() : out};
     jpeg_read_scanlines(&info, rows, 1);
     for (int x = 0; is_cmyk && x < image.width; ++x) {
-      // Adobe's programs store ink inverted: 255 is none.
-      const auto ink = [&](int i) { return info.saw_Adobe_marker ? 255 - row[4 * x + i] : row[4 * x + i]; };
-      const int light = 255 - ink(3);
+      // Ink is stored inverted, as Adobe's programs do it: 255 is none.
+      const uint8_t* stored = row.data() + 4 * size_t(x);
       for (int channel = 0; channel < 3; ++channel) {
-        const int product = ink(channel) * light + 128;
-        out[3 * x + channel] = uint8_t(std::max(0, light - ((product + (product >> 8)) >> 8)));
+        const int product = (255 - stored[channel]) * stored[3] + 128;
+        out[3 * size_t(x) + size_t(channel)] = uint8_t(std::max(0, stored[3] - ((product + (product >> 8)) >> 8)));
       }
     }
   }
-  jpeg_finish_decompress(&info);
-  return true;
+  if (errors.has_ended) {
+    std::strcpy(errors.message, "it is truncated");
+  }
+  return !errors.has_ended;  // what follows the last row does not matter
 }
 
 }  // namespace
 
 ImageHWC read_jpeg(const std::string& path, std::string_view content) {
+  const JpegHeader header = read_jpeg_header(path, content);
+  const auto reduced = [&](int64_t side) { return (side + header.scale - 1) / header.scale; };
+  check_size(path, reduced(header.width), reduced(header.height));
   jpeg_decompress_struct info{};
   JpegErrors errors{};
-  ImageHWC image;
-  Orientation orientation = 1;
+  ImageHWC image = new_image(path, int(reduced(header.width)), int(reduced(header.height)));
   std::vector<uint8_t> row;
-  const bool decoded = decode_jpeg(content, info, errors, image, orientation, row);
+  const bool decoded = decode_jpeg(content, header.scale, info, errors, image, row);
+  const bool has_no_memory = !decoded && errors.manager.msg_code == JERR_OUT_OF_MEMORY;
   jpeg_destroy_decompress(&info);
+  if (has_no_memory) {
+    throw std::bad_alloc();
+  }
   if (!decoded) {
     fail_to_read(path, errors.message);
   }
-  check_size(path, image.width, image.height);
-  if (errors.ends_early) {
-    fail_to_read(path, "it is truncated");
-  }
-  return upright(std::move(image), orientation);
+  return upright(std::move(image), orientation_of(header.metadata));
 }
 
 }  // namespace llava
