@@ -153,7 +153,7 @@ def _structural_segments(program: bytes, segment_size: int) -> Iterator[tuple[in
     data = {flatbuffer.number("<I", named, SEGMENT_INDEX) for named in flatbuffer.tables(root, NAMED_DATA)}
     if constants := flatbuffer.field(root, CONSTANT_SEGMENT):
         data.add(flatbuffer.number("<I", flatbuffer.follow(constants), CONSTANT_INDEX))
-    left = STRUCTURE_AT_MOST
+    left = min(STRUCTURE_AT_MOST, segment_size)  # segments that share bytes could be far more
     for index, segment in enumerate(flatbuffer.tables(root, SEGMENTS)):
         offset, size = (flatbuffer.number("<Q", segment, field) for field in (OFFSET, SIZE))
         if offset + size > segment_size:

@@ -26,6 +26,7 @@ BIN_HEADER = struct.Struct("<IIII")
 BIN_PIECE = struct.Struct("<fI")
 
 # The C++ runner has the same limits (runner/cpp/text/tokenizer.cpp).
+TOKENIZER_AT_MOST = 32 << 20  # bytes of a file; Llama's have 0.5 MB
 PIECE_AT_MOST = 1 << 10  # bytes
 TEXT_AT_MOST = 1 << 20  # bytes to encode at once, far more than any context holds
 

@@ -26,7 +26,9 @@ PROMPTS = (
 def write_corpus(folder: Path) -> None:
     """Write the inputs: a folder in ``folder`` for each fuzzer, and a file in it for each input."""
     card = make_card(vocab_size=64)
-    manifest = Manifest("llava.pte", {}, card, {"torch": "2"}, {"llava.pte": FileRecord(7, "0" * 64)}).to_json()
+    manifest = Manifest(
+        "llava.pte", {}, card, {"torch": "2"}, {"llava.pte": FileRecord(7, "0" * 64)}, "0" * 64
+    ).to_json()
     inputs = {
         "image": images(),
         "tensor": tensors(),

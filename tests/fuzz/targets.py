@@ -238,7 +238,7 @@ def golden_record() -> bytes:
 def manifest() -> bytes:
     """Return a manifest of a package with two files."""
     files = {name: FileRecord(3, hashlib.sha256(b"abc").hexdigest()) for name in ("llava.pte", "llava.golden")}
-    return Manifest("llava.pte", signatures(CARD), CARD, {"python": "3.11"}, files).to_json().encode()
+    return Manifest("llava.pte", signatures(CARD), CARD, {"python": "3.11"}, files, "0" * 64).to_json().encode()
 
 
 def small_package(folder: Path) -> None:

@@ -174,7 +174,7 @@ std::string digest_of_structure(const std::string& path) {
     data.insert(flatbuffer.number_in<uint32_t>(flatbuffer.follow(constants), kConstantIndexField));
   }
   uint32_t index = 0;
-  uint64_t left = kProgramAtMost;
+  uint64_t left = std::min(kProgramAtMost, head.segment_size);  // segments that share bytes could be far more
   for (const uint64_t segment : flatbuffer.tables(root, kSegmentsField)) {
     const auto offset = flatbuffer.number_in<uint64_t>(segment, kOffsetField);
     const auto size = flatbuffer.number_in<uint64_t>(segment, kSizeField);

@@ -20,7 +20,7 @@ namespace {
 
 constexpr std::string_view kSpaceSign = "\u2581";      // how SentencePiece spells a space
 constexpr std::string_view kUnknownSign = " \u2047 ";  // how it shows the unknown token
-constexpr size_t kTokenizerAtMost = 64 << 20;          // bytes of a file; those of models have less than a tenth
+constexpr size_t kTokenizerAtMost = 32 << 20;          // bytes of a file; Llama's have 0.5 MB
 constexpr size_t kPieceAtMost = 1 << 10;               // bytes
 constexpr size_t kTextAtMost = 1 << 20;                // bytes to encode at once, far more than any context holds
 
