@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +114,17 @@ def tokenizer() -> bytes:
     return content + b"".join(struct.pack("<fI", score, len(text)) + text for text, score in encoded)
 
 
-def segments() -> bytes:
-    """Return the file of a program that has nothing but two segments."""
-    sizes = (16, 24)
+def segments(places: Sequence[tuple[int, int]] = ((0, 16), (16, 24)), data: bytes = bytes(40)) -> bytes:
+    """Return the file of a program that has nothing but segments: of ``data``, each from an offset on so many bytes."""
     segment = struct.pack("<HHHH", 8, 24, 8, 16)  # a table's fields: offset and size
-    tables = b"".join(struct.pack("<iiQQ", 8 + 24 * index, 0, 16 * index, size) for index, size in enumerate(sizes))
+    tables = b"".join(struct.pack("<iiQQ", 8 + 24 * index, 0, *place) for index, place in enumerate(places))
     # The root: a table whose fifth field is the list of segments.
     root = struct.pack("<HHHHHHH", 14, 8, 0, 0, 0, 0, 4) + bytes(2) + struct.pack("<iI", 16, 4)
     at_root = 64
     at_list = at_root + len(root)
-    at_tables = at_list + 4 + 4 * len(sizes) + len(segment)
-    offsets = [at_tables + 24 * index - (at_list + 4 + 4 * index) for index in range(len(sizes))]
-    listed = struct.pack("<III", len(sizes), *offsets) + segment
+    at_tables = at_list + 4 + 4 * len(places) + len(segment)
+    offsets = [at_tables + 24 * index - (at_list + 4 + 4 * index) for index in range(len(places))]
+    listed = struct.pack(f"<{1 + len(places)}I", len(places), *offsets) + segment
     size = at_tables + len(tables)
-    head = struct.pack("<I4s4sIQQQ", at_root + 16, b"ET12", b"eh00", 32, size, size, sum(sizes) + 16)
-    return head.ljust(at_root, b"\0") + root + listed + tables + bytes(sum(sizes) + 16)
+    head = struct.pack("<I4s4sIQQQ", at_root + 16, b"ET12", b"eh00", 32, size, size, len(data))
+    return head.ljust(at_root, b"\0") + root + listed + tables + data

@@ -23,6 +23,7 @@ from llava_runner.image import prepare_image
 from llava_runner.program import Program
 from llava_runner.prompt import prompt_chunks
 from llava_runner.tokenizer import Tokenizer
+from tests.fuzz.corpus import segments
 from tests.runner.fake_program import make_card
 
 PIXELS = torch.arange(3 * 20 * 30, dtype=torch.int64).remainder(251).to(torch.uint8).reshape(3, 20, 30)
@@ -312,6 +313,26 @@ def test_a_manifest_that_is_a_loop_is_refused(llava_main, tiny_package, tmp_path
     flags = [f"--model-path={tmp_path / 'llava.pte'}", "--prompt=What?"]
     done = subprocess.run([llava_main, *flags], capture_output=True, text=True, timeout=30)
     assert (done.returncode, "llava.json: Too many levels of symbolic links" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_manifest_of_a_million_lists_is_read_or_refused(llava_main, tiny_package, tmp_path):
+    for name in ("llava.pte", "tokenizer.bin"):
+        (tmp_path / name).symlink_to(tiny_package.folder / name)
+    (tmp_path / "llava.json").write_text("[" * 10**6)
+    flags = [f"--model-path={tmp_path / 'llava.pte'}", "--prompt=What?", "--max-new-tokens=2"]
+    done = subprocess.run([llava_main, *flags], capture_output=True, text=True, timeout=60)
+    assert done.returncode in (0, 2), done.stderr
+
+
+def test_segments_that_share_their_bytes_are_refused(llava_main, tiny_package, tmp_path):
+    """A small file could otherwise have terabytes to read."""
+    (tmp_path / "tokenizer.bin").symlink_to(tiny_package.folder / "tokenizer.bin")
+    path = tmp_path / "llava.pte"
+    flags = [f"--model-path={path}", "--prompt=What?"]
+    for places, message in ((((0, 20), (20, 20)), "cannot be loaded"), (((0, 40), (0, 40)), "is damaged")):
+        path.write_bytes(segments(places))
+        done = subprocess.run([llava_main, *flags], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, f"error: {path} {message}" in done.stderr) == (2, True), done.stderr
 
 
 def test_sparse_files_of_many_gigabytes_are_refused(parts, tmp_path):
