@@ -99,7 +99,7 @@ def float_answers(model: str, *, package: Path) -> Answer:
 
 def session_answers(session: Session) -> Answer:
     """Return a function that answers greedily. Each question begins with an empty context."""
-    return lambda image, question: "".join(session.generate(image, question, max_new_tokens=MAX_NEW_TOKENS)).strip()
+    return lambda image, question: session.ask(image, question, max_new_tokens=MAX_NEW_TOKENS).strip()
 
 
 def accuracy(answer: Answer, *, count: int, console: Console, label: str) -> tuple[Counter[str], Counter[str]]:

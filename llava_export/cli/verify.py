@@ -106,16 +106,19 @@ def verify_package(console: Console, package: Path, *, image: Path | None, promp
     from llava_runner.session import Session
 
     program = find_program(package)
-    loaded = load_image(image) if image else None  # a mistake here is found before the comparison
+    loaded = load_image(image) if image else None
     manifest = read_manifest(program)
     changed = changed_files(program, manifest)
     if changed:
         return [f"{name} is not the file that was exported: its SHA-256 differs" for name in changed]
+    question = DEFAULT_PROMPT if prompt is None else prompt
+    answer = None
+    if loaded is not None:  # asked first: a mistake in image or prompt is found before the comparison, which takes long
+        with Session.load(program) as session:
+            answer = session.ask(loaded, question)
     comparisons = compare(program, manifest)
     print_comparisons(console, comparisons, manifest)
-    if image is not None and loaded is not None:
-        question = DEFAULT_PROMPT if prompt is None else prompt
-        answer = "".join(Session.load(program).generate(loaded, question))
+    if answer is not None:
         console.print(f"\n{image}:", style="dim", end=" ")
         console.print(question)
         console.print(answer.strip(), soft_wrap=True)

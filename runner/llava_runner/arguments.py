@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -10,15 +11,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llava_runner.errors import exit_cleanly
+from llava_runner.checks import MAX_SEED, MAX_THREADS
+from llava_runner.errors import complain, exit_cleanly
 
-MAX_THREADS = 1024  # far more only take memory, and end the process when that is used up
+# The C++ runner reads numbers by the same rules. Python's own functions also take 1_0, spaces, other digits and "nan".
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
+REAL_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+LARGEST, MAX_DIGITS = 2**31 - 1, 20
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """A parser that takes flags with hyphens or underscores, but not abbreviated.
+    """A parser that takes flags with hyphens or underscores, but not abbreviated. ``llava_main`` reads flags the same.
 
-    A mistake is printed as one line on stderr, with exit code 2.
+    What follows a flag that takes one value is its value, even if it begins with a hyphen. Of a flag that is given
+    twice, the last counts. A mistake is printed as one line on stderr, with exit code 2.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -26,40 +32,83 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
         self.add_argument("--version", action="version", version=version_line(), help="show the version and exit")
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does. Print one line and exit if there is an argument too many."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            self.error(f"'{rest[0]}' is one argument too many")
+        return found
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Replace the underscores in the names of flags by hyphens, then parse as argparse does."""
-        return super().parse_known_args(with_hyphens(sys.argv[1:] if args is None else args), namespace)
+        """Spell each flag in the one way that leaves argparse no choice, then parse as argparse does."""
+        return super().parse_known_args(self._spelled_out(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 2."""
         message = " ".join(message.removeprefix("argument ").split())
         message = re.sub(r"^(?:-\w/)?(--[\w-]+)(?:/--[\w-]+)*: ", r"\1: ", message)  # one name of several
-        if message.endswith("expected one argument"):
-            message += " (a value that begins with a hyphen is written --flag=value)"
-        print(f"error: {message}; {self.prog} --help lists the options", file=sys.stderr)
+        message = re.sub(r"^the following arguments are required: ([^,/]+).*", r"\1 is missing", message)
+        complain(f"{message}; {self.prog} --help lists the options")
         sys.exit(2)
 
+    def _spelled_out(self, arguments: Sequence[str]) -> list[str]:
+        """Return a command line with each flag as ``--name=value``, or as ``--name`` if it takes no value."""
+        found: list[str] = []
+        rest = iter(arguments)
+        for argument in rest:
+            if argument == "--":
+                return [*found, argument, *rest]
+            if not argument.startswith("-"):
+                found.append(argument)
+                continue
+            name, equals, value = argument.partition("=")
+            if name.startswith("--"):
+                name = name.replace("_", "-")
+            action = self._option_string_actions.get(name)
+            if action is None:
+                self.error(f"there is no option {name}")
+            if action.nargs == 0 and isinstance(action.const, bool):
+                if equals and value not in ("true", "false"):
+                    self.error(f"{name}: '{value}' is neither true nor false")
+                found = [each for each in found if each != name]
+                found += [name] if value != "false" else []
+            elif action.nargs == 0 and equals:
+                self.error(f"{name} takes no value")
+            elif action.nargs == 0:
+                return [name]  # help or version, whatever else there is
+            elif action.nargs is None and not equals:
+                following = next(rest, None)
+                if following is None:
+                    self.error(f"{name} needs a value")
+                found.append(f"{name}={following}")
+            else:
+                found.append(name + equals + value)
+        return found
 
-def with_hyphens(arguments: Sequence[str]) -> list[str]:
-    """Return a command line with hyphens in the names of its flags.
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Return the value of a flag. Older Pythons lose one that is ``--``."""
+        if action.option_strings and arg_strings == ["--"]:
+            return self._get_value(action, "--")
+        return super()._get_values(action, arg_strings)
 
-    Values keep their underscores: ``--image_path=a_b`` becomes ``--image-path=a_b``.
-    """
-    found: list[str] = []
-    for i, argument in enumerate(arguments):
-        if argument == "--":
-            return [*found, *arguments[i:]]
-        name, equals, value = argument.partition("=")
-        found.append(name.replace("_", "-") + equals + value if name.startswith("--") else argument)
-    return found
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raise ``ArgumentError`` for a value that is not among the choices, in the same words in every Python."""
+        if action.choices is not None and value not in action.choices:
+            choices = ", ".join(map(str, action.choices))
+            raise argparse.ArgumentError(action, f"'{value}' is unknown; choose from {choices}")
+
+
+def whole_number(text: str) -> int:
+    """Return an integer of 32 bits. For the ``type`` of an argument: raises ``ArgumentTypeError``."""
+    value = _integer(text)
+    if abs(value) > LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is out of range")
+    return value
 
 
 def positive_int(text: str) -> int:
     """Return an integer of at least 1. For the ``type`` of an argument: raises ``ArgumentTypeError``."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    value = whole_number(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} must be at least 1")
     return value
@@ -67,10 +116,36 @@ def positive_int(text: str) -> int:
 
 def thread_count(text: str) -> int:
     """Return a number of threads. For the ``type`` of an argument: raises ``ArgumentTypeError``."""
-    value = positive_int(text)
-    if value > MAX_THREADS:
-        raise argparse.ArgumentTypeError(f"{value} must be at most {MAX_THREADS}")
+    value = whole_number(text)
+    if not 1 <= value <= MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{value} must be from 1 to {MAX_THREADS}")
     return value
+
+
+def seed(text: str) -> int:
+    """Return a seed for sampling. For the ``type`` of an argument: raises ``ArgumentTypeError``."""
+    value = _integer(text)
+    if not 0 <= value <= MAX_SEED:
+        raise argparse.ArgumentTypeError(f"{text} must be from 0 to 2^64 - 1")
+    return value
+
+
+def real_number(text: str) -> float:
+    """Return a finite number. For the ``type`` of an argument: raises ``ArgumentTypeError``."""
+    if not REAL_NUMBER.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number")
+    value = float(text)
+    if math.isinf(value):
+        raise argparse.ArgumentTypeError(f"{text} is out of range")
+    return value
+
+
+def _integer(text: str) -> int:
+    """Return an integer. One of very many digits, which Python would take long to read, becomes one of fewer."""
+    if not WHOLE_NUMBER.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number")
+    digits = text.lstrip("+-0") or "0"
+    return (-1 if text.startswith("-") else 1) * int(digits if len(digits) <= MAX_DIGITS else digits[: MAX_DIGITS + 1])
 
 
 def path(text: str) -> Path:
@@ -85,10 +160,10 @@ def path(text: str) -> Path:
 
 def depths(text: str) -> tuple[int, ...]:
     """Return the depths in a list like ``0,600``. For the ``type`` of an argument: raises ``ArgumentTypeError``."""
-    try:
-        return tuple(int(depth) for depth in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers like 0,600") from None
+    found = text.split(",")
+    if not all(map(WHOLE_NUMBER.fullmatch, found)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of whole numbers like 0,600")
+    return tuple(map(whole_number, found))
 
 
 def add_image_and_threads(parser: argparse.ArgumentParser, *, image_help: str) -> None:

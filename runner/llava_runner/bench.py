@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from llava_runner.arguments import ArgumentParser, add_image_and_threads, depths, path, run_command
+from llava_runner.arguments import ArgumentParser, add_image_and_threads, depths, path, positive_int, run_command
 from llava_runner.errors import PackageError, PromptError
 
 if TYPE_CHECKING:
@@ -35,12 +35,18 @@ def build_parser() -> ArgumentParser:
     add_image_and_threads(parser, image_help="an image file, or a .pt file with a tensor (default: no image)")
     add(
         "--prompt-tokens",
-        type=int,
+        type=positive_int,
         default=600,
         metavar="N",
         help="positions of the prompt and its image together (default: 600)",
     )
-    add("--decode-tokens", type=int, default=32, metavar="N", help="tokens to decode at each depth (default: 32)")
+    add(
+        "--decode-tokens",
+        type=positive_int,
+        default=32,
+        metavar="N",
+        help="tokens to decode at each depth (default: 32)",
+    )
     add(
         "--depth",
         type=depths,
@@ -56,7 +62,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what is printed. Raises a ``UserError`` for files that cannot be used and lengths that do not fit."""
     import torch
 
-    from llava_runner.image import prepare_image
+    from llava_runner.image import load_image, prepare_image
     from llava_runner.program import Program
     from llava_runner.program_file import find_program
     from llava_runner.timings import Stage
@@ -64,6 +70,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.etdump_path and not arguments.etdump_path.is_dir():
         raise PackageError(f"--etdump-path {arguments.etdump_path} is not a folder")
     load, image, prompt = Stage(), Stage(), Stage()
+    loaded = None
+    if arguments.image:
+        with image.measure(0):
+            loaded = load_image(arguments.image)  # a mistake here is found before gigabytes are loaded
     with load.measure(0):
         program_path = find_program(arguments.model_path)
         trace = arguments.etdump_path is not None
@@ -72,10 +82,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     check_room(arguments, card)
 
     features = []
-    if arguments.image:
+    if loaded is not None:
         with image.measure(card.num_image_tokens):
             pixels = prepare_image(
-                arguments.image,
+                loaded,
                 image_size=card.image_size,
                 image_mean=card.image_mean,
                 image_aspect_ratio=card.image_aspect_ratio,
@@ -126,8 +136,6 @@ def check_room(arguments: argparse.Namespace, card: ModelCard) -> None:
     least = card.num_image_tokens + 1 if arguments.image else 1
     if not least <= arguments.prompt_tokens <= context:
         raise PromptError(f"prompt_tokens {arguments.prompt_tokens}: it must be from {least} to the context, {context}")
-    if tokens < 1:
-        raise PromptError(f"decode_tokens {tokens}: it must be at least 1")
     for depth in arguments.depth:
         if not 0 <= depth <= context - tokens:
             raise PromptError(f"depth {depth} and {tokens} decoded tokens do not fit into the context of {context}")

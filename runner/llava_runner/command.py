@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import NoReturn
 
-from llava_runner.errors import exit_cleanly
+from llava_runner.errors import complain, exit_cleanly
 
 EPILOG = """
 llava COMMAND --help explains a command.
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         exit_cleanly(lambda: print(version_line()))
     if name not in commands:
         alone = "; the others come with llava-export" if len(commands) == 1 else ""
-        print(f"error: {name!r} is not a command; choose from {', '.join(commands)}{alone}", file=sys.stderr)
+        complain(f"{name!r} is not a command; choose from {', '.join(commands)}{alone}")
         sys.exit(2)
     import_module(commands[name].module).main(arguments, prog=f"llava {name}")
     raise AssertionError("a command exits by itself")

@@ -43,14 +43,14 @@ def exit_cleanly(main: Callable[[], int | None]) -> NoReturn:
     the exit is silent, with code 141. Ctrl-C gives code 130, and SIGTERM and SIGHUP give 143 and 129, after everything
     that was begun is cleaned up.
     """
+    open_standard_streams()
     _print_any_name()
     try:
         with _termination_raises():
             code = main()
-            if sys.stdout is not None:
-                sys.stdout.flush()  # a disk that is full, or a pipe that is closed, is noticed here
+            sys.stdout.flush()  # a disk that is full, or a pipe that is closed, is noticed here
     except UserError as error:
-        message = " ".join(str(error).split())
+        message = str(error)
     except BrokenPipeError:
         _discard_stdout()
         sys.exit(128 + signal.SIGPIPE)
@@ -58,14 +58,14 @@ def exit_cleanly(main: Callable[[], int | None]) -> NoReturn:
         # The disk is full, a permission is missing, a folder does not exist: not a bug of ours.
         _discard_stdout()
         text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        message = " ".join(text.split())
+        message = text
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Terminated as ended:
         sys.exit(128 + ended.number)
     else:
         sys.exit(code)
-    print(f"error: {message}", file=sys.stderr)
+    complain(message)
     sys.exit(2)
 
 
@@ -73,6 +73,30 @@ def _print_any_name() -> None:
     """Make stdout write what it cannot encode as escapes like \\udcff: names of files need not be UTF-8."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+def complain(message: str) -> None:
+    """Print a mistake as one line on stderr. Where stderr cannot be written there is nobody to tell."""
+    with suppress(OSError):
+        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def open_standard_streams() -> None:
+    """Open what is closed of stdin, stdout and stderr to nowhere, as in a service.
+
+    Otherwise the next file that is opened would be one of them, and what is printed would be written into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free: this one
+    replace_missing_streams()
+
+
+def replace_missing_streams() -> None:
+    """Give Python a stdout and a stderr that go nowhere where it has none, as in a service."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 -- for as long as the process runs
 
 
 @contextmanager

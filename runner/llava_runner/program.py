@@ -6,48 +6,71 @@ import contextlib
 import importlib.util
 import io
 import os
+import threading
+import weakref
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
 
+from llava_runner.checks import MAX_THREADS, whole_number
 from llava_runner.contract import METHODS, MODEL_CARD, TEXT_DECODER, TOKEN_EMBEDDING, VISION_ENCODER, ModelCard
-from llava_runner.errors import PackageError
+from llava_runner.errors import PackageError, PromptError, replace_missing_streams
 from llava_runner.program_file import check_file, check_structure
+
+_loading = threading.Lock()  # redirecting stderr, and replacing the pool of threads, are for one thread at a time
+_loaded: weakref.WeakSet[Program] = weakref.WeakSet()
+_process_of_pool: list[int] = []  # the process that started ExecuTorch's threads
 
 
 class Program:
-    """A loaded ``.pte``. It has one KV cache, so it serves one conversation at a time."""
+    """A loaded ``.pte``. It has one KV cache, so it serves one conversation, in one thread at a time."""
 
     def __init__(self, methods: dict[str, Any], *, card: ModelCard, traced: dict[str, Any] | None = None) -> None:
         self._methods = methods
         self._traced = traced or {}
         self.card = card
+        _loaded.add(self)
 
     @classmethod
-    def open(cls, path: str | Path, *, cpu_threads: int | None = None, trace: bool = False) -> Program:
+    def open(cls, path: str | Path, *, cpu_threads: SupportsIndex | None = None, trace: bool = False) -> Program:
         """Load a program and its three methods, with their weights packed and ready to run.
 
-        ``cpu_threads`` is the number of threads to compute with, for the whole process. None stands for as many as
-        ExecuTorch chooses. ``trace`` records the time of each operator, for ``write_traces``.
+        ``cpu_threads`` is the number of threads to compute with, for the whole process, from 1 to 1024. None stands for
+        as many as ExecuTorch chooses, or as an earlier call has set. It can change only while no program is loaded.
+        ``trace`` records the time of each operator, for ``write_traces``.
 
         What ExecuTorch interprets of the file is compared with its manifest first, if one is next to it; weights are
-        not. Raises ``PackageError`` if the file is missing, damaged, or not a program of this contract.
+        not. Raises ``PackageError`` if the file is missing, damaged, or not a program of this contract, ``PromptError``
+        for a number of threads that is not possible, and ``RuntimeError`` in a forked child of a process that has
+        loaded a program.
         """
         path = Path(path)
+        if cpu_threads is not None:
+            cpu_threads = whole_number("cpu_threads", cpu_threads, least=1, most=MAX_THREADS)
         check_file(path)
         check_structure(path)
+        if _process_of_pool and _process_of_pool != [os.getpid()]:
+            raise RuntimeError(
+                "ExecuTorch does not work in a forked child of a process that has loaded a program; "
+                'start the child by the method "spawn"'
+            )
+        with _loading:
+            return cls._load(path, cpu_threads=cpu_threads, trace=trace)
+
+    @classmethod
+    def _load(cls, path: Path, *, cpu_threads: int | None, trace: bool) -> Program:
+        """Load a program while no other thread does."""
         runtime = _import_runtime()
         log = io.StringIO()
+        replace_missing_streams()  # the runtime takes for granted that they are there
         try:
             # The runtime writes to Python's stderr. On most machines it reports missing files that only Arm phones
             # have, which helps nobody. If it fails, its last line is the reason, and becomes part of our message.
             with contextlib.redirect_stderr(log):
-                runtime._threadpool_get_thread_count()  # this starts the pool
-                if cpu_threads:  # before loading: XNNPACK's delegates keep the pool that is there
-                    runtime._unsafe_reset_threadpool(cpu_threads)
+                _set_threads(runtime, cpu_threads)  # before loading: XNNPACK's delegates keep the pool that is there
                 file: Any = os.fsencode(path)  # a name that is not UTF-8 is no text for the runtime
                 program = runtime._load_program(file, program_verification=runtime.Verification.InternalConsistency)
                 names = {program.get_method_name(index) for index in range(program.num_methods())}
@@ -96,8 +119,23 @@ class Program:
 
     def _run(self, method: str, *inputs: torch.Tensor) -> torch.Tensor:
         """Return the one output of a method."""
+        replace_missing_streams()
         # The runtime writes every result to the same memory. With clone_outputs, the caller gets a copy to keep.
         return self._methods[method].call(inputs, clone_outputs=True)[0]
+
+
+def _set_threads(runtime: ModuleType, cpu_threads: int | None) -> None:
+    """Start ExecuTorch's threads, as many as ``cpu_threads`` says. Raises ``PromptError`` if programs use others."""
+    _process_of_pool[:] = [os.getpid()]
+    running = runtime._threadpool_get_thread_count()  # this starts the pool
+    if cpu_threads is None or cpu_threads == running:
+        return
+    if _loaded:  # they would compute with threads that are gone
+        raise PromptError(
+            f"cpu_threads {cpu_threads}: a program is loaded that computes with {running}, and the number is one for "
+            "the whole process; close its session first"
+        )
+    runtime._unsafe_reset_threadpool(cpu_threads)
 
 
 def _check_methods(names: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""The file of a program before it is loaded: find it in its package, and check that it is whole and the right one."""
+"""The files of a package before they are loaded: find them, and check that the program is whole and the right one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llava_runner.contract import manifest_path
+from llava_runner.contract import TOKENIZER_BIN, TOKENIZER_MODEL, manifest_path
 from llava_runner.errors import PackageError
 from llava_runner.flatbuffer import Flatbuffer
 
@@ -43,6 +43,14 @@ def find_program(package: Path) -> Path:
         found = f"{len(programs)} programs: {', '.join(path.name for path in programs)}" if programs else "no program"
         raise PackageError(f"{package} has {found}; a package has one .pte, or name the file itself")
     return programs[0]
+
+
+def find_tokenizer(folder: Path) -> Path:
+    """Return the tokenizer in a package's folder. Raises ``PackageError`` if there is none."""
+    for name in (TOKENIZER_MODEL, TOKENIZER_BIN):
+        if (folder / name).exists():
+            return folder / name
+    raise PackageError(f"{folder} has neither {TOKENIZER_MODEL} nor {TOKENIZER_BIN}; name the tokenizer's path")
 
 
 def check_file(path: Path) -> None:

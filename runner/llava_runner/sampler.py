@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import math
+from typing import SupportsFloat, SupportsIndex
 
 import torch
 
+from llava_runner.checks import MAX_SEED, real_number, whole_number
 from llava_runner.errors import PromptError
-
-SEEDS = range(2**64)
 
 
 class Sampler:
     """A way to choose tokens. Temperature 0 takes the most likely token; any other draws one at random.
 
-    If ``top_p`` is below 1, only the most likely tokens are drawn from. Without a ``seed`` every run differs.
+    If ``top_p`` is below 1, only the most likely tokens are drawn from. A ``seed`` is an integer from 0 to 2^64 - 1;
+    without one every run differs. The same seed gives the same tokens in this runner, and other tokens in the C++ one.
 
-    Raises ``PromptError`` for a temperature that is negative or not finite, for ``top_p`` outside (0, 1], and for a
-    seed that is not an unsigned 64-bit number.
+    Raises ``PromptError`` for a temperature that is negative or not finite, for ``top_p`` outside (0, 1], and for any
+    other seed.
     """
 
-    def __init__(self, *, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None) -> None:
-        if not 0 <= temperature < math.inf:
-            raise PromptError(f"temperature {temperature}: it must be 0 (greedy) or more")
-        if not 0 < top_p <= 1:
-            raise PromptError(f"top_p {top_p}: it must be above 0 and at most 1")
-        if seed is not None and seed not in SEEDS:
-            raise PromptError(f"seed {seed}: it must be from 0 to 2^64 - 1")
-        self._temperature = temperature
-        self._top_p = top_p
+    def __init__(
+        self, *, temperature: SupportsFloat = 0.0, top_p: SupportsFloat = 1.0, seed: SupportsIndex | None = None
+    ) -> None:
+        self._temperature = real_number("temperature", temperature)
+        self._top_p = real_number("top_p", top_p)
+        if not 0 <= self._temperature < math.inf:
+            raise PromptError(f"temperature {self._temperature:g}: it must be 0 (greedy) or more")
+        if not 0 < self._top_p <= 1:
+            raise PromptError(f"top_p {self._top_p:g}: it must be above 0 and at most 1")
         self._generator = torch.Generator()
         if seed is None:
             self._generator.seed()
         else:
-            self._generator.manual_seed(seed)
+            self._generator.manual_seed(whole_number("seed", seed, least=0, most=MAX_SEED, limit="2^64 - 1"))
 
     def sample(self, logits: torch.Tensor) -> int:
         """Return the id of a token chosen by the logits ``[vocab_size]``."""

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from types import TracebackType
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image
 
-from llava_runner.contract import TOKENIZER_BIN, TOKENIZER_MODEL, ModelCard
-from llava_runner.errors import PackageError, PromptError
+from llava_runner.answer import Answer, AnswerSoFar, StopReason
+from llava_runner.checks import check_room, whole_number
+from llava_runner.contract import ModelCard
+from llava_runner.errors import PackageError
+from llava_runner.exclusive import ExclusiveModel
 from llava_runner.image import prepare_image
 from llava_runner.model import ModelWithCard
 from llava_runner.program import Program
-from llava_runner.program_file import check_whole, find_program
-from llava_runner.prompt import prompt_chunks
+from llava_runner.program_file import check_whole, find_program, find_tokenizer
+from llava_runner.prompt import prompt_chunks, question_chunks
 from llava_runner.sampler import Sampler
 from llava_runner.timings import Stage, Timings
 from llava_runner.tokenizer import TextStream, Tokenizer
@@ -25,23 +29,27 @@ from llava_runner.tokenizer import TextStream, Tokenizer
 ImageSource = (
     str | os.PathLike[Any] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 )
-StopReason = Literal["eos", "length", "context"]
 
 
 class Session:
     """A model, its tokenizer, and the conversation in the model's KV cache.
 
-    Three attributes describe the newest answer. ``last_ids`` are its token ids so far. ``stop_reason`` is None until it
-    ends, then ``"eos"``, ``"length"`` (``max_new_tokens`` or ``seq_len`` is reached) or ``"context"`` (the cache is
-    full). ``timings`` says how long each stage took.
+    A session may be used from several threads: one computes while the others wait. There is one conversation, so an
+    answer that is begun from any thread replaces the one before, whose iterator then raises ``RuntimeError``. ``ask``
+    takes its answer to the end before another thread gets its turn.
+
+    A child process that is made by ``os.fork`` cannot use a session of its parent: ExecuTorch's threads are not copied.
+    Each call there raises ``RuntimeError``, and so does any call after ``close``.
     """
 
-    stop_reason: StopReason | None
+    _position: int  # rows in the KV cache
+    _uncached: list[int]  # the newest token of an answer: sampled, but not yet in the KV cache
+    _newest: AnswerSoFar | None
 
     def __init__(self, model: ModelWithCard, *, tokenizer: Tokenizer, load: Stage | None = None) -> None:
         """Begin with an empty conversation. ``load`` is the time that loading took, for ``timings``.
 
-        Raises ``PackageError`` if the tokenizer is that of another model.
+        No other session may use the same model. Raises ``PackageError`` if the tokenizer is that of another model.
         """
         self.card: ModelCard = model.card
         if tokenizer.vocab_size != self.card.tokenizer_vocab_size:
@@ -49,11 +57,11 @@ class Session:
                 f"the tokenizer has {tokenizer.vocab_size} tokens and the model was trained with "
                 f"{self.card.tokenizer_vocab_size}; use the tokenizer that was exported with it"
             )
-        self._model = model
+        self._model = ExclusiveModel(model)
         self._tokenizer = tokenizer
         self._load = load or Stage()
-        self._num_answers = 0  # so far; an older answer sees by it that it was replaced
-        self.reset()
+        self._cancels = 0  # how often ``cancel`` was called; an answer sees by it that it is meant
+        self._forget()
 
     @classmethod
     def load(
@@ -76,17 +84,91 @@ class Session:
         with load.measure():
             program_path = find_program(Path(package))
             # The tokenizer comes first, so that a missing one is found before gigabytes are loaded.
-            opened_tokenizer = Tokenizer.open(tokenizer or _find_tokenizer(program_path.parent))
+            opened_tokenizer = Tokenizer.open(tokenizer or find_tokenizer(program_path.parent))
             if check:
                 check_whole(program_path)
             program = Program.open(program_path, cpu_threads=cpu_threads)
         return cls(program, tokenizer=opened_tokenizer, load=load)
 
+    def __enter__(self) -> Session:
+        """Return the session. At the end of the ``with`` block it is closed."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the session."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return the model's name, and how much of its context is used or that the session is closed."""
+        used = "closed" if self._model.is_closed else f"{self.position} of {self.card.max_context_len} positions"
+        return f"<Session with {self.card.source}, {used}>"
+
+    def close(self) -> None:
+        """Free the model's memory. An answer that is being made ends first, as by ``cancel``; ``last`` stays."""
+        self.cancel()
+        self._model.close()
+
     def reset(self) -> None:
-        """Forget the conversation."""
-        self._position = 0  # rows in the KV cache
-        self._uncached: list[int] = []  # the newest token of an answer: sampled, but not yet in the KV cache
-        self._begin_answer(Timings(load=self._load))
+        """Forget the conversation, and give up an answer that was not taken to its end."""
+        with self._model.alone():
+            self._forget()
+
+    def cancel(self) -> None:
+        """End the answer that is being made, from any thread, with the stop reason ``"cancelled"``.
+
+        Its reader gets the text so far, and no exception. The model finishes the token, or the prompt, that it is at.
+        Nothing happens if no answer is being made.
+        """
+        self._cancels += 1
+
+    @property
+    def position(self) -> int:
+        """The number of positions that the conversation takes."""
+        return self._position + len(self._uncached)
+
+    @property
+    def room(self) -> int:
+        """The number of positions that are left in the context."""
+        return self.card.max_context_len - self.position
+
+    @property
+    def last(self) -> Answer:
+        """The newest answer as far as it has come, in any thread. Before the first it is one without tokens."""
+        if self._newest is None:
+            return Answer(ids=(), text="", timings=Timings(load=self._load), stop_reason=None)
+        return self._newest.now()
+
+    def ask(
+        self,
+        image: ImageSource | None,
+        prompt: str,
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        seq_len: int | None = None,
+        image_aspect_ratio: str | None = None,
+    ) -> str:
+        """Return the text of the whole answer that ``generate`` gives. No other thread comes between.
+
+        Raises ``PromptError`` and ``ImageError``.
+        """
+        with self._model.alone():
+            return "".join(
+                self.generate(
+                    image,
+                    prompt,
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    top_p=top_p,
+                    seed=seed,
+                    seq_len=seq_len,
+                    image_aspect_ratio=image_aspect_ratio,
+                )
+            )
 
     def generate(
         self,
@@ -102,6 +184,9 @@ class Session:
     ) -> Iterator[str]:
         """Forget the conversation, read an image and a prompt, and return an iterator over the text of the answer.
 
+        The model reads image and prompt before this call returns, which takes most of the time of a short answer. The
+        iterator computes one token after the other.
+
         ``image`` is anything that ``prepare_image`` takes, and ``prompt`` is one that ``prompt_chunks`` takes.
         ``seq_len`` limits the positions of prompt and answer together. ``image_aspect_ratio`` replaces the card's.
 
@@ -110,8 +195,8 @@ class Session:
         return self._answer(
             image,
             prompt,
-            start=0,
-            limit=self._position_limit(seq_len),
+            is_question=False,
+            seq_len=seq_len,
             sampler=Sampler(temperature=temperature, top_p=top_p, seed=seed),
             max_new_tokens=max_new_tokens,
             image_aspect_ratio=image_aspect_ratio,
@@ -126,19 +211,21 @@ class Session:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
+        seq_len: int | None = None,
         image_aspect_ratio: str | None = None,
     ) -> Iterator[str]:
         """Read the next turn of the conversation, and return an iterator over the text of the answer.
 
+        The question is text, and the model's template is put around it, even if ``<image>`` or ``ASSISTANT:`` is in it.
         The turn may have an image of its own. Earlier turns are not read again. If the caller did not take the last
-        answer to its end, the part it took is part of the conversation. Raises as ``generate`` does, and then leaves
-        the conversation as it was.
+        answer to its end, the part it took is part of the conversation. ``seq_len`` limits the positions of the whole
+        conversation. Computes and raises as ``generate`` does; a mistake leaves the conversation as it was.
         """
         return self._answer(
             image,
             question,
-            start=self._position,
-            limit=self.card.max_context_len,
+            is_question=True,
+            seq_len=seq_len,
             sampler=Sampler(temperature=temperature, top_p=top_p, seed=seed),
             max_new_tokens=max_new_tokens,
             image_aspect_ratio=image_aspect_ratio,
@@ -149,61 +236,101 @@ class Session:
         image: ImageSource | None,
         prompt: str,
         *,
-        start: int,
-        limit: int,
+        is_question: bool,
+        seq_len: int | None,
         sampler: Sampler,
         max_new_tokens: int | None,
         image_aspect_ratio: str | None,
     ) -> Iterator[str]:
-        """Read one turn from position ``start`` on, and return the answer, which ends at position ``limit`` at most."""
-        if max_new_tokens is not None and max_new_tokens < 1:
-            raise PromptError(f"max_new_tokens {max_new_tokens}: it must be at least 1")
-        timings = Timings(load=self._load)
-        with timings.prompt.measure(0):
-            chunks = self._tokenize(prompt, has_image=image is not None, start=start)
-        num_image_tokens = 0 if image is None else self.card.num_image_tokens
-        end = start + sum(len(chunk) for chunk in chunks) + num_image_tokens
-        _check_room(start=start, end=end, num_image_tokens=num_image_tokens, limit=limit)
-        pixels = None
-        if image is not None:
-            with timings.image.measure(0):
-                pixels = self._prepare_image(image, image_aspect_ratio)
+        """Read a question as the next turn, or a prompt from the beginning. Return the answer."""
+        context = self.card.max_context_len
+        limit = context
+        if seq_len is not None:
+            limit = whole_number("seq_len", seq_len, least=1, most=context, limit=f"the context, {context}")
+        if max_new_tokens is not None:
+            max_new_tokens = whole_number("max_new_tokens", max_new_tokens, least=1)
+        with self._model.alone():
+            cancels = self._cancels
+            timings = Timings(load=self._load)
+            start = self._position if is_question else 0
+            with timings.prompt.measure(0):
+                chunks = self._tokenize(prompt, is_question=is_question, has_image=image is not None)
+            num_image_tokens = 0 if image is None else self.card.num_image_tokens
+            end = start + sum(len(chunk) for chunk in chunks) + num_image_tokens
+            check_room(start=start, end=end, num_image_tokens=num_image_tokens, limit=limit)
+            pixels = None
+            if image is not None:
+                with timings.image.measure(0):
+                    pixels = self._prepare_image(image, image_aspect_ratio)
 
-        # From here on, no mistake of the caller can stop this turn.
-        if start == 0:
-            self.reset()
-        self._begin_answer(timings)
-        logits = self._prefill(chunks, pixels, start=start)
-        # Only now is the turn part of the conversation: if prefill is interrupted, all stays as it was.
-        self._position, self._uncached = end, []
+            # From here on, no mistake of the caller can stop this turn.
+            budget = limit - end
+            reason: StopReason = "context" if limit == context else "length"
+            if max_new_tokens is not None and max_new_tokens <= budget:
+                budget, reason = max_new_tokens, "length"
+            if start == 0:
+                self._forget()
+            stream = TextStream(self._tokenizer)
+            answer = AnswerSoFar(
+                stream, timings=timings, eos_ids=self.card.eos_ids, budget=budget, budget_reason=reason
+            )
+            self._newest = answer
+            logits = self._prefill(chunks, pixels, start=start, timings=timings)
+            # Only now is the turn part of the conversation: if prefill is interrupted, all stays as it was.
+            self._position, self._uncached = end, []
+        return self._pieces(answer, logits, sampler=sampler, cancels=cancels)
 
-        budget = limit - end
-        stop_reason: StopReason = "context" if limit == self.card.max_context_len else "length"
-        if max_new_tokens is not None and max_new_tokens <= budget:
-            budget, stop_reason = max_new_tokens, "length"
-        return self._sample_answer(
-            logits, sampler=sampler, budget=budget, stop_reason=stop_reason, number=self._num_answers
-        )
+    def _pieces(self, answer: AnswerSoFar, logits: torch.Tensor, *, sampler: Sampler, cancels: int) -> Iterator[str]:
+        """Yield the text of an answer. After each token the session is ready for another turn.
 
-    def _begin_answer(self, timings: Timings) -> None:
-        """Clear what describes the newest answer."""
-        self._num_answers += 1
-        self.timings = timings
-        self.last_ids: list[int] = []
-        self.stop_reason = None
+        Raises ``RuntimeError`` if the answer has been replaced by another.
+        """
+        while answer.stop_reason is None:
+            with self._model.alone():
+                if answer is not self._newest:
+                    raise RuntimeError("this answer was given up when the session began another one or was reset")
+                if self._cancels != cancels:
+                    text = answer.end("cancelled")
+                else:
+                    if answer.ids:
+                        logits = self._decode_newest(answer.timings)
+                    with answer.timings.sample.measure():
+                        token_id = sampler.sample(logits)
+                    self._uncached = [token_id]
+                    text = answer.add(token_id)
+            if text:
+                yield text
 
-    def _position_limit(self, seq_len: int | None) -> int:
-        """Return the position at which an answer ends at the latest. Raises ``PromptError``."""
-        if seq_len is None:
-            return self.card.max_context_len
-        if not 1 <= seq_len <= self.card.max_context_len:
-            raise PromptError(f"seq_len {seq_len}: it must be from 1 to the context, {self.card.max_context_len}")
-        return seq_len
+    def _decode_newest(self, timings: Timings) -> torch.Tensor:
+        """Bring the newest token into the KV cache, and return the logits ``[vocab_size]`` of the next one."""
+        with self._model.alone() as model, timings.eval.measure():
+            logits = model.decode(model.embed(self._uncached), position=self._position)
+        self._position, self._uncached = self._position + 1, []
+        return logits
 
-    def _tokenize(self, prompt: str, *, has_image: bool, start: int) -> list[list[int]]:
+    def _prefill(
+        self, chunks: Sequence[list[int]], pixels: np.ndarray | None, *, start: int, timings: Timings
+    ) -> torch.Tensor:
+        """Run the model on image and prompt. Return the logits ``[vocab_size]`` of the answer's first token."""
+        features = []
+        with self._model.alone() as model:
+            if pixels is not None:
+                with timings.image.measure(self.card.num_image_tokens):
+                    features = [model.encode_image(pixels)]
+            with timings.prompt.measure(0) as prompt:
+                before, *after = (model.embed(chunk) for chunk in chunks if chunk)
+                inputs_embeds = torch.cat([before, *features, *after], dim=1)
+                prompt.count = inputs_embeds.shape[1]
+                return model.decode(inputs_embeds, position=start)
+
+    def _tokenize(self, prompt: str, *, is_question: bool, has_image: bool) -> list[list[int]]:
         """Return the token ids before and after the image, or of the whole turn if there is no image."""
-        first_turn = start == 0
-        texts = prompt_chunks(prompt, template=self.card.prompt, has_image=has_image, first_turn=first_turn)
+        template = self.card.prompt
+        first_turn = not is_question or self._position == 0
+        if is_question:
+            texts = question_chunks(prompt, template=template, has_image=has_image, first_turn=first_turn)
+        else:
+            texts = prompt_chunks(prompt, template=template, has_image=has_image)
         chunks = [self._tokenizer.encode(text) for text in texts]
         if first_turn:
             first_ids = [self.card.bos_id]
@@ -222,75 +349,8 @@ class Session:
             image_aspect_ratio=image_aspect_ratio or self.card.image_aspect_ratio,
         )
 
-    def _prefill(self, chunks: Sequence[list[int]], pixels: np.ndarray | None, *, start: int) -> torch.Tensor:
-        """Run the model on image and prompt. Return the logits ``[vocab_size]`` of the answer's first token."""
-        features = []
-        if pixels is not None:
-            with self.timings.image.measure(self.card.num_image_tokens):
-                features = [self._model.encode_image(pixels)]
-        with self.timings.prompt.measure(0) as prompt:
-            before, *after = (self._model.embed(chunk) for chunk in chunks if chunk)
-            inputs_embeds = torch.cat([before, *features, *after], dim=1)
-            prompt.count = inputs_embeds.shape[1]
-            return self._model.decode(inputs_embeds, position=start)
-
-    def _sample_answer(
-        self,
-        logits: torch.Tensor,
-        *,
-        sampler: Sampler,
-        budget: int,
-        stop_reason: StopReason,
-        number: int,
-    ) -> Iterator[str]:
-        """Yield the text of at most ``budget`` tokens; ``stop_reason`` is the reason if none of them is EOS.
-
-        After each token the session is ready for another turn. Raises ``RuntimeError`` if the answer, which is that of
-        this ``number``, has been replaced by another.
-        """
-        stream = TextStream(self._tokenizer)
-        for index in range(budget):
-            self._require_newest(number)
-            if index:
-                with self.timings.eval.measure():
-                    logits = self._model.decode(self._model.embed(self._uncached), position=self._position)
-                self._position, self._uncached = self._position + 1, []
-            with self.timings.sample.measure():
-                token_id = sampler.sample(logits)
-            self._uncached = [token_id]
-            self.last_ids.append(token_id)
-            if token_id in self.card.eos_ids:
-                self.stop_reason = "eos"
-                break
-            if text := stream.push(token_id):
-                yield text
-        else:
-            self._require_newest(number)
-            self.stop_reason = stop_reason
-        if text := stream.flush():
-            yield text
-
-    def _require_newest(self, number: int) -> None:
-        """Raise ``RuntimeError`` unless the answer of this number is the newest."""
-        if number != self._num_answers:
-            raise RuntimeError("this answer was given up when the session began another one or was reset")
-
-
-def _check_room(*, start: int, end: int, num_image_tokens: int, limit: int) -> None:
-    """Raise ``PromptError`` if a prompt from position ``start`` to ``end`` leaves no position for an answer."""
-    if end < limit:
-        return
-    needed = f"the prompt takes {end - start} positions"
-    if num_image_tokens:
-        needed += f" ({num_image_tokens} of them the image)"
-    if start:
-        needed += f" after the {start} of the conversation so far"
-    raise PromptError(f"{needed} and the answer needs at least 1, but the limit is {limit}; shorten it or start afresh")
-
-
-def _find_tokenizer(folder: Path) -> Path:
-    """Return the tokenizer in a package's folder. Raises ``PackageError`` if there is none."""
-    for name in (TOKENIZER_MODEL, TOKENIZER_BIN):
-        if (folder / name).exists():
-            return folder / name
-    raise PackageError(f"{folder} has neither {TOKENIZER_MODEL} nor {TOKENIZER_BIN}; name the tokenizer's path")
+    def _forget(self) -> None:
+        """Forget the conversation and the newest answer."""
+        self._position = 0
+        self._uncached = []
+        self._newest = None

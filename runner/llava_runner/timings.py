@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 
 @dataclass
@@ -50,19 +52,43 @@ class Timings:
         """Return the sum of all stages. Time in which the caller kept the answer waiting is not part of it."""
         return self.load.ms + self.image.ms + self.prompt.ms + self.sample.ms + self.eval.ms
 
-    def report(self) -> str:
-        """Return a line for each stage, the total, and the peak memory of the process where the system tells it."""
+    def report(self, *, columns: int | None = None) -> str:
+        """Return a line for each stage, the total, and the peak memory of the process where the system tells it.
+
+        The lines are those of llama.cpp. Where they do not fit into ``columns``, shorter ones have the same figures.
+        """
+        lines = self._lines(_long_line)
+        if columns is not None and max(map(len, lines)) > columns:
+            lines = self._lines(_short_line)
+        return "\n".join(lines)
+
+    def _lines(self, line: Callable[..., str]) -> list[str]:
+        """Return the lines of the report."""
         lines = [
-            _line("load time", self.load.ms),
-            _line("image eval time", self.image.ms) + _rate(self.image, "tokens"),
-            _line("sample time", self.sample.ms) + _rate(self.sample, "runs"),
-            _line("prompt eval time", self.prompt.ms) + _rate(self.prompt, "tokens"),
-            _line("eval time", self.eval.ms) + _rate(self.eval, "runs"),
-            _line("total time", self.total_ms),
+            line("load time", self.load.ms),
+            line("image eval time", self.image.ms, self.image, "tokens"),
+            line("sample time", self.sample.ms, self.sample, "runs"),
+            line("prompt eval time", self.prompt.ms, self.prompt, "tokens"),
+            line("eval time", self.eval.ms, self.eval, "runs"),
+            line("total time", self.total_ms),
         ]
         if peak := peak_memory():
-            lines.append(_line("peak memory", peak / 2**20, unit="MiB"))
-        return "\n".join(lines)
+            lines.append(line("peak memory", peak / 2**20, unit="MiB"))
+        return lines
+
+
+def columns_of(stream: TextIO) -> int | None:
+    """Return the width of the terminal that a stream writes to, in columns. None stands for no terminal.
+
+    The environment variable ``COLUMNS`` comes first.
+    """
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def peak_memory() -> int | None:
@@ -93,12 +119,17 @@ def _status(name: str) -> int | None:
     return None
 
 
-def _line(label: str, value: float, *, unit: str = "ms") -> str:
-    """Return the beginning of a line of the report."""
-    return f"llava_print_timings: {label:>16} = {value:10.2f} {unit}"
-
-
-def _rate(stage: Stage, noun: str) -> str:
-    """Return the end of a line: the count of items, and the time for each."""
+def _long_line(label: str, value: float, stage: Stage | None = None, noun: str = "", *, unit: str = "ms") -> str:
+    """Return a line as llama.cpp prints it."""
+    line = f"llava_print_timings: {label:>16} = {value:10.2f} {unit}"
+    if stage is None:
+        return line
     per_item = stage.ms / stage.count if stage.count else 0.0
-    return f" / {stage.count:5d} {noun:<6} ({per_item:8.2f} ms per token, {stage.per_second:8.2f} tokens per second)"
+    each = f"({per_item:8.2f} ms per token, {stage.per_second:8.2f} tokens per second)"
+    return f"{line} / {stage.count:5d} {noun:<6} {each}"
+
+
+def _short_line(label: str, value: float, stage: Stage | None = None, noun: str = "", *, unit: str = "ms") -> str:
+    """Return a line of at most 40 columns: the stage, its time, the number of tokens, and how many a second."""
+    line = f"{label.split()[0]:<6} {value:9.2f} {unit}"
+    return line if stage is None else f"{line} {stage.count:5d} {stage.per_second:9.2f}/s"

@@ -27,7 +27,7 @@ from llava_export.gguf.verify import check, next_tokens
 from llava_export.split import split
 from llava_export.stages import Stages
 from llava_export.staging import RECORD
-from llava_runner.prompt import prompt_chunks
+from llava_runner.prompt import prompt_chunks, question_chunks
 from llava_runner.tokenizer import Tokenizer
 from tests.commands import llava, script
 from tests.marks import needs_llama_cpp
@@ -162,7 +162,7 @@ def test_the_chat_template_spells_prompts_as_the_runners_do():
     asked = {"role": "user", "content": "<__media__>\nWhat is it?"}
     first = template.render(messages=[asked], add_generation_prompt=True, eos_token="</s>")
     assert first == before + "<__media__>" + after
-    (again,) = prompt_chunks("And now?", template=prompt, has_image=False, first_turn=False)
+    (again,) = question_chunks("And now?", template=prompt, has_image=False, first_turn=False)
     said = {"role": "assistant", "content": "A cat."}
     turns = [asked, said, {"role": "user", "content": "And now?"}]
     whole = template.render(messages=turns, add_generation_prompt=True, eos_token="</s>")

@@ -18,7 +18,7 @@ from PIL import Image
 from llava_runner.contract import PromptTemplate
 from llava_runner.errors import ImageError
 from llava_runner.image import prepare_image
-from llava_runner.prompt import prompt_chunks
+from llava_runner.prompt import prompt_chunks, question_chunks
 from llava_runner.timings import peak_memory
 from llava_runner.tokenizer import TextStream, Tokenizer
 from tests.integration.parity import assert_same_answers
@@ -136,13 +136,17 @@ def test_both_runners_give_the_same_answers(llava_main, tiny_package, tmp_path):
 
 
 @pytest.mark.parametrize("prompt", ["What is it? ", "What is it? ASSISTANT:", "USER: <image> is?", "<image>"])
-@pytest.mark.parametrize("first_turn", [True, False])
-def test_turns_are_spelled_the_same(prompt, first_turn, parts):
+def test_turns_are_spelled_the_same(prompt, parts):
     layout = PromptTemplate(system="System. ", user="USER: ", assistant=" ASSISTANT:", image_suffix="\n")
-    for has_image in (True, False) if "<image>" not in prompt else (True,):
-        expected = prompt_chunks(prompt, template=layout, has_image=has_image, first_turn=first_turn)
-        found = parts("chunks", int(has_image), int(first_turn), stdin=prompt.encode())
-        assert found.decode() == "".join(f"{chunk}\0" for chunk in expected)
+    for has_image in (True, False):
+        if has_image or "<image>" not in prompt:
+            found = parts("prompt", int(has_image), stdin=prompt.encode()).decode()
+            expected = prompt_chunks(prompt, template=layout, has_image=has_image)
+            assert found == "".join(f"{chunk}\0" for chunk in expected)
+        for first_turn in (True, False):
+            found = parts("question", int(has_image), int(first_turn), stdin=prompt.encode()).decode()
+            expected = question_chunks(prompt, template=layout, has_image=has_image, first_turn=first_turn)
+            assert found == "".join(f"{chunk}\0" for chunk in expected)
 
 
 def ask(llava_main: Path, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -100,15 +100,16 @@ def test_full_context_is_mentioned(run):
         ({"tokenizer_path": "nowhere.bin"}, "nowhere.bin does not exist"),
         ({"image_path": "nowhere.png"}, "nowhere.png does not exist"),
         ({"image_path": __file__}, "is not an image"),
-        ({"prompt": ""}, "the prompt is empty"),
+        ({"prompt": ""}, "--prompt is missing"),
+        ({"prompt": " "}, "the prompt is empty"),
         ({"prompt": "circle " * 10_000}, "positions"),
-        ({"temperature": -1}, "temperature -1.0"),
-        ({"temperature": "nan"}, "temperature nan"),
-        ({"top_p": 0}, "top_p 0.0"),
-        ({"seed": -5}, "seed -5"),
-        ({"seq_len": 0}, "seq_len 0"),
+        ({"temperature": -1}, "temperature -1: it must be 0"),
+        ({"temperature": "nan"}, "--temperature: 'nan' is not a number"),
+        ({"top_p": 0}, "top_p 0: it must be above 0"),
+        ({"seed": -5}, "--seed: -5 must be from 0 to 2^64 - 1"),
+        ({"seq_len": 0}, "--seq-len: 0 must be at least 1"),
         ({"seq_len": 129}, "seq_len 129: it must be from 1 to the context, 128"),
-        ({"max_new_tokens": 0}, "max_new_tokens 0"),
+        ({"max_new_tokens": 0}, "--max-new-tokens: 0 must be at least 1"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(run, options, message):
@@ -148,4 +149,4 @@ def test_module_is_the_console_script(package):
     command = [sys.executable, "-m", "llava_runner", "--model_path", package, "--prompt", "Hello", "--seed=x"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: --seed: invalid int value") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: --seed: 'x' is not a whole number") and result.stderr.count("\n") == 1

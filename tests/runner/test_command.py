@@ -66,7 +66,7 @@ def test_every_command_has_help_by_its_name(llava):
 def test_mistakes_in_a_commands_arguments_name_it(llava):
     code, out, err = llava("run", "package")
     assert (code, out) == (2, "")
-    assert err == "error: the following arguments are required: --prompt; llava run --help lists the options\n"
+    assert err == "error: --prompt is missing; --interactive takes questions from stdin instead\n"
 
 
 @pytest.mark.parametrize("package", [["nowhere"], ["--model-path", "nowhere"], ["--model_path=nowhere"]])

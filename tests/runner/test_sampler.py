@@ -1,5 +1,8 @@
 import math
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,12 +61,41 @@ def test_a_seed_repeats_and_its_absence_does_not():
     assert draw(None) != draw(None)
 
 
+@pytest.mark.parametrize("seven", [7, np.uint32(7), np.int8(7), torch.tensor(7)], ids=repr)
+def test_a_seed_is_whatever_is_an_integer(seven):
+    logits = random_logits(0)
+    draws = [[Sampler(temperature=3.0, seed=seed).sample(logits) for _ in range(5)] for seed in (7, seven)]
+    assert draws[0] == draws[1]
+    Sampler(seed=np.uint64(2**64 - 1))
+
+
+@pytest.mark.parametrize("seed", [1.5, 7.0, "7", np.float32(7), Decimal(7), b"7", [7], torch.tensor([7, 7]), object()])
+def test_what_is_no_integer_is_no_seed(seed):
+    with pytest.raises(PromptError, match=r"seed .*: it must be a whole number"):
+        Sampler(seed=seed)
+
+
+@pytest.mark.parametrize("value", ["1", None, 1j, [1.0], torch.tensor([0.5, 0.5])], ids=repr)
+@pytest.mark.parametrize("option", ["temperature", "top_p"])
+def test_what_is_no_number_is_refused(option, value):
+    with pytest.raises(PromptError, match=f"{option} .*: it must be a number"):
+        Sampler(**{option: value})
+
+
+def test_numbers_of_other_libraries():
+    logits = random_logits(0)
+    plain = Sampler(temperature=0.75, top_p=0.5).probabilities(logits)
+    for kind in (np.float32, Decimal, Fraction, torch.tensor):
+        assert torch.equal(Sampler(temperature=kind(0.75), top_p=kind(0.5)).probabilities(logits), plain)
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"temperature": -0.1},
         {"temperature": math.nan},
         {"temperature": math.inf},
+        {"temperature": 10**400},
         {"top_p": 0},
         {"top_p": 1.01},
         {"top_p": math.nan},

@@ -26,6 +26,11 @@ def make_session(tokenizer):
     return make
 
 
+def program_of(session):
+    with session._model.alone() as program:
+        return program
+
+
 def reference_ids(session, *chunks, count):
     """Return greedy ids after ``chunks``, which are lists of ids or images. Every token decodes the whole context."""
     program = FakeProgram(session.card)
@@ -36,12 +41,12 @@ def reference_ids(session, *chunks, count):
             pixels = preprocess(chunk, image_size=card.image_size, image_mean=card.image_mean, image_aspect_ratio="pad")
             rows.append(program.encode_image(pixels))
         else:
-            rows.append(program.embed(chunk))
+            rows.append(program.embed(list(chunk)))
     ids: list[int] = []
     for _ in range(count):
         context = torch.cat([*rows, program.embed(ids)], dim=1) if ids else torch.cat(rows, dim=1)
         ids.append(int(program.decode(context, position=0).argmax()))
-    return ids
+    return tuple(ids)
 
 
 def first_turn(tokenizer):
@@ -51,22 +56,22 @@ def first_turn(tokenizer):
 def test_answer_follows_the_prompt_around_the_image(make_session, tokenizer):
     session = make_session()
     text = "".join(session.generate(IMAGE, QUESTION, max_new_tokens=12))
-    assert session.last_ids == reference_ids(session, *first_turn(tokenizer), count=12)
-    assert text == tokenizer._processor.decode(session.last_ids)
-    assert session.stop_reason == "length"
+    assert session.last.ids == reference_ids(session, *first_turn(tokenizer), count=12)
+    assert text == tokenizer._processor.decode(list(session.last.ids))
+    assert session.last.stop_reason == "length"
 
 
 def test_answer_without_an_image(make_session, tokenizer):
     session = make_session()
     list(session.generate(None, QUESTION, max_new_tokens=5))
     prompt = [1, *tokenizer.encode(f"Be kind. USER: {QUESTION} ASSISTANT:")]
-    assert session.last_ids == reference_ids(session, prompt, count=5)
+    assert session.last.ids == reference_ids(session, prompt, count=5)
 
 
 def test_prompt_that_ends_with_the_image(make_session, tokenizer):
     session = make_session()
     list(session.generate(IMAGE, "<image>", max_new_tokens=3))
-    assert session.last_ids == reference_ids(session, [1], IMAGE, count=3)
+    assert session.last.ids == reference_ids(session, [1], IMAGE, count=3)
 
 
 def test_every_call_of_generate_starts_afresh(make_session):
@@ -83,28 +88,28 @@ def test_image_as_object_file_tensor_and_array(make_session, tmp_path):
     answers = {"".join(session.generate(source, QUESTION, max_new_tokens=8)) for source in sources}
     assert len(answers) == 1
     list(session.generate(np.zeros_like(pixels), QUESTION, max_new_tokens=8))
-    assert session.last_ids != reference_ids(session, *first_turn(session._tokenizer), count=8)
+    assert session.last.ids != reference_ids(session, *first_turn(session._tokenizer), count=8)
 
 
 def test_image_aspect_ratio_stands_in_for_the_models_own(make_session):
     session = make_session()
     crop = preprocess(IMAGE, image_size=28, image_mean=session.card.image_mean, image_aspect_ratio="crop")
     list(session.generate(crop, QUESTION, max_new_tokens=6))
-    expected = session.last_ids
+    expected = session.last.ids
     list(session.generate(IMAGE, QUESTION, max_new_tokens=6, image_aspect_ratio="crop"))
-    assert session.last_ids == expected
+    assert session.last.ids == expected
 
 
 def test_stops_at_eos_and_does_not_show_it(make_session, tokenizer):
     free = make_session()
     list(free.generate(IMAGE, QUESTION, max_new_tokens=6))
-    eos = free.last_ids[4]
+    eos = free.last.ids[4]
     session = make_session(eos_ids=(2, eos))
     text = "".join(session.generate(IMAGE, QUESTION))
-    end = free.last_ids.index(eos)
-    assert session.stop_reason == "eos"
-    assert session.last_ids == free.last_ids[: end + 1]
-    assert text == tokenizer._processor.decode(free.last_ids[:end])
+    end = free.last.ids.index(eos)
+    assert session.last.stop_reason == "eos"
+    assert session.last.ids == free.last.ids[: end + 1]
+    assert text == tokenizer._processor.decode(list(free.last.ids[:end]))
 
 
 @pytest.mark.parametrize("limit", ["seq_len", "context"])
@@ -113,8 +118,8 @@ def test_prompt_and_answer_together_fill_the_limit(make_session, tokenizer, limi
     seq_len = prompt_len + 7
     session = make_session(max_context_len=seq_len if limit == "context" else 128, max_seq_len=8)
     list(session.generate(IMAGE, QUESTION, seq_len=seq_len))
-    assert len(session.last_ids) == 7
-    assert session.stop_reason == ("context" if limit == "context" else "length")
+    assert len(session.last.ids) == 7
+    assert session.last.stop_reason == ("context" if limit == "context" else "length")
 
 
 def test_prompt_that_does_not_fit_gives_the_numbers_before_anything_runs(make_session, tokenizer):
@@ -125,7 +130,7 @@ def test_prompt_that_does_not_fit_gives_the_numbers_before_anything_runs(make_se
         session.generate(IMAGE, QUESTION, seq_len=prompt_len)
     with pytest.raises(PromptError, match=r"takes \d{5,} positions .* limit is 128"):
         session.generate(IMAGE, "circle " * 10_000)
-    assert session._model.calls == 0
+    assert program_of(session).calls == 0
 
 
 @pytest.mark.parametrize(
@@ -137,6 +142,10 @@ def test_prompt_that_does_not_fit_gives_the_numbers_before_anything_runs(make_se
         ({"temperature": -1}, PromptError, "temperature -1"),
         ({"top_p": 0}, PromptError, "top_p 0"),
         ({"prompt": " "}, PromptError, "empty"),
+        ({"max_new_tokens": 1.5}, PromptError, "max_new_tokens 1.5: it must be a whole number"),
+        ({"seq_len": "100"}, PromptError, "seq_len '100': it must be a whole number"),
+        ({"temperature": "hot"}, PromptError, "temperature 'hot': it must be a number"),
+        ({"prompt": None}, PromptError, "the prompt is NoneType, and must be text"),
         ({"image": "nowhere.png"}, ImageError, "does not exist"),
     ],
 )
@@ -145,7 +154,7 @@ def test_mistakes_are_raised_by_the_call_itself(make_session, options, error, me
     arguments = {"image": IMAGE, "prompt": QUESTION, **options}
     with pytest.raises(error, match=message):
         session.generate(**arguments)
-    assert session._model.calls == 0
+    assert program_of(session).calls == 0
 
 
 def test_a_seed_repeats_an_answer(make_session):
@@ -153,7 +162,7 @@ def test_a_seed_repeats_an_answer(make_session):
 
     def ids(seed):
         list(session.generate(IMAGE, QUESTION, max_new_tokens=10, temperature=2.0, top_p=0.95, seed=seed))
-        return session.last_ids
+        return session.last.ids
 
     assert ids(3) == ids(3)
     assert ids(3) != ids(4)
@@ -166,14 +175,14 @@ def second_turn(tokenizer, eos):
 def test_chat_continues_after_an_answer_that_ended(make_session, tokenizer):
     free = make_session()
     list(free.chat(QUESTION, image=IMAGE, max_new_tokens=4))
-    eos = free.last_ids[3]
+    eos = free.last.ids[3]
     session = make_session(eos_ids=(eos,))
     list(session.chat(QUESTION, image=IMAGE))
-    answer = session.last_ids
+    answer = session.last.ids
     assert answer[-1] == eos
     list(session.chat("And what color?", max_new_tokens=5))
     expected = reference_ids(session, *first_turn(tokenizer), answer[:-1], second_turn(tokenizer, eos), count=5)
-    assert session.last_ids == expected[: len(session.last_ids)]
+    assert session.last.ids == expected[: len(session.last.ids)]
 
 
 @pytest.mark.parametrize("taken", ["nothing", "some", "up to max_new_tokens"])
@@ -185,18 +194,18 @@ def test_chat_closes_an_answer_that_was_cut_short(make_session, tokenizer, taken
         next(pieces)
     elif taken == "up to max_new_tokens":
         list(pieces)
-    answer = session.last_ids
+    answer = session.last.ids
     list(session.chat("And what color?", max_new_tokens=5))
     expected = reference_ids(
         session, *first_turn(tokenizer), *([answer] if answer else []), second_turn(tokenizer, 2), count=5
     )
-    assert session.last_ids == expected
+    assert session.last.ids == expected
 
 
 def test_chat_with_an_image_in_a_later_turn(make_session, tokenizer):
     session = make_session()
     list(session.chat("Hello there", max_new_tokens=3))
-    answer = session.last_ids
+    answer = session.last.ids
     list(session.chat(QUESTION, image=IMAGE, max_new_tokens=4))
     expected = reference_ids(
         session,
@@ -205,32 +214,32 @@ def test_chat_with_an_image_in_a_later_turn(make_session, tokenizer):
         tokenizer.encode(f"\n{QUESTION} ASSISTANT:"),
         count=4,
     )
-    assert session.last_ids == expected
+    assert session.last.ids == expected
 
 
 def test_a_turn_interrupted_while_it_is_read_has_not_happened(make_session):
     disturbed, calm = make_session(), make_session()
     for session in (disturbed, calm):
         list(session.chat(QUESTION, image=IMAGE, max_new_tokens=4))
-    disturbed._model.interrupt_next = True
+    program_of(disturbed).interrupt_next = True
     with pytest.raises(KeyboardInterrupt):
         disturbed.chat("How many shapes are there?")
     for session in (disturbed, calm):
         list(session.chat("And what color?", max_new_tokens=5))
-    assert disturbed.last_ids == calm.last_ids
+    assert disturbed.last.ids == calm.last.ids
 
 
 def test_a_token_interrupted_while_it_is_decoded_is_decoded_again(make_session):
     disturbed, calm = make_session(), make_session()
     pieces = disturbed.chat(QUESTION, image=IMAGE, max_new_tokens=4)
-    disturbed._model.interrupt_next = True
+    program_of(disturbed).interrupt_next = True
     with pytest.raises(KeyboardInterrupt):
         list(pieces)
     list(calm.chat(QUESTION, image=IMAGE, max_new_tokens=1))
-    assert disturbed.last_ids == calm.last_ids
+    assert disturbed.last.ids == calm.last.ids
     for session in (disturbed, calm):
         list(session.chat("And what color?", max_new_tokens=5))
-    assert disturbed.last_ids == calm.last_ids
+    assert disturbed.last.ids == calm.last.ids
 
 
 def test_mistakes_leave_the_conversation_as_it_was(make_session):
@@ -243,7 +252,7 @@ def test_mistakes_leave_the_conversation_as_it_was(make_session):
         disturbed.generate("nowhere.png", QUESTION)
     for session in (disturbed, calm):
         list(session.chat("And what color?", max_new_tokens=5))
-    assert disturbed.last_ids == calm.last_ids
+    assert disturbed.last.ids == calm.last.ids
 
 
 @pytest.mark.parametrize("started", [True, False])
@@ -256,22 +265,22 @@ def test_an_answer_given_up_cannot_go_on(make_session, started):
     with pytest.raises(RuntimeError, match="given up"):
         next(old)
     assert list(new)
-    assert session.stop_reason == "length"
+    assert session.last.stop_reason == "length"
 
 
 def test_reset_forgets_the_conversation(make_session):
     session = make_session()
     list(session.chat(QUESTION, image=IMAGE, max_new_tokens=4))
-    first = session.last_ids
+    first = session.last.ids
     session.reset()
     list(session.chat(QUESTION, image=IMAGE, max_new_tokens=4))
-    assert session.last_ids == first
+    assert session.last.ids == first
 
 
 def test_timings_count_positions_and_tokens(make_session, tokenizer):
     session = make_session()
     list(session.generate(IMAGE, QUESTION, max_new_tokens=6))
-    timings = session.timings
+    timings = session.last.timings
     assert timings.image.count == 4
     assert timings.prompt.count == sum(len(chunk) for chunk in first_turn(tokenizer)[::2]) + 4
     assert (timings.sample.count, timings.eval.count) == (6, 5)

@@ -1,0 +1,51 @@
+"""Numbers that callers give, and the room for a prompt. What does not fit is a ``PromptError`` that says why."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+from llava_runner.errors import PromptError
+
+MAX_SEED = 2**64 - 1  # what torch.Generator takes, and the C++ runner
+MAX_THREADS = 1024  # far more only take memory, and end the process when that is used up
+
+
+def whole_number(name: str, value: Any, *, least: int, most: int | None = None, limit: str = "") -> int:
+    """Return ``value`` as an int if it is one by ``operator.index``, such as NumPy's integers, and in range.
+
+    ``limit`` says in the message what ``most`` is. Raises ``PromptError``.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise PromptError(f"{name} {value!r}: it must be a whole number") from None
+    if number < least or (most is not None and number > most):
+        allowed = f"at least {least}" if most is None else f"from {least} to {limit or most}"
+        raise PromptError(f"{name} {number}: it must be {allowed}")
+    return number
+
+
+def real_number(name: str, value: Any) -> float:
+    """Return ``value`` as a float, also if it is NaN. Raises ``PromptError`` for what is no number, such as text."""
+    try:
+        if not isinstance(value, (str, bytes)):
+            return float(value)
+    except OverflowError:  # an int beyond all floats
+        return math.inf
+    except (TypeError, ValueError, RuntimeError):  # a tensor with several elements raises a RuntimeError
+        pass
+    raise PromptError(f"{name} {value!r}: it must be a number")
+
+
+def check_room(*, start: int, end: int, num_image_tokens: int, limit: int) -> None:
+    """Raise ``PromptError`` if a prompt from position ``start`` to ``end`` leaves no position for an answer."""
+    if end < limit:
+        return
+    needed = f"the prompt takes {end - start} positions"
+    if num_image_tokens:
+        needed += f" ({num_image_tokens} of them the image)"
+    if start:
+        needed += f" after the {start} of the conversation so far"
+    raise PromptError(f"{needed} and the answer needs at least 1, but the limit is {limit}; shorten it or start afresh")
