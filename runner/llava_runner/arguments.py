@@ -35,8 +35,9 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does. Print one line and exit if there is an argument too many."""
         found, rest = self.parse_known_args(args, namespace)
-        if rest:
-            self.error(f"'{rest[0]}' is one argument too many")
+        for extra in rest:
+            if extra != "--":  # which older Pythons leave there
+                self.error(f"'{extra}' is one argument too many")
         return found
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+NARROW = 80  # columns; in fewer, llama.cpp's lines are not readable any more
+
 
 @dataclass
 class Stage:
@@ -55,12 +57,10 @@ class Timings:
     def report(self, *, columns: int | None = None) -> str:
         """Return a line for each stage, the total, and the peak memory of the process where the system tells it.
 
-        The lines are those of llama.cpp. Where they do not fit into ``columns``, shorter ones have the same figures.
+        The lines are those of llama.cpp. On a terminal of fewer than 80 ``columns`` shorter ones have the same figures.
         """
-        lines = self._lines(_long_line)
-        if columns is not None and max(map(len, lines)) > columns:
-            lines = self._lines(_short_line)
-        return "\n".join(lines)
+        is_narrow = columns is not None and columns < NARROW
+        return "\n".join(self._lines(_short_line if is_narrow else _long_line))
 
     def _lines(self, line: Callable[..., str]) -> list[str]:
         """Return the lines of the report."""

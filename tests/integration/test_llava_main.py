@@ -162,28 +162,13 @@ def ask(llava_main: Path, *flags: str) -> subprocess.CompletedProcess[str]:
         ({"--image": "nowhere.png"}, "nowhere.png does not exist"),
         ({"--image": "{folder}/tokenizer.bin"}, "neither JPEG nor PNG"),
         ({"--prompt": ""}, "--prompt is missing"),
-        ({"--prompt": " "}, "the prompt is empty"),
         ({"--prompt": "<image> <image>"}, "more than once"),
-        ({"--prompt": "", "--interactive": "false"}, "--prompt is missing"),
-        ({"--interactive": "perhaps"}, "--interactive = perhaps"),
         ({"--temperature": "-1"}, "temperature -1"),
-        ({"--temperature": "warm"}, "--temperature 'warm' is not a number"),
-        ({"--top-p": "0"}, "top_p 0"),
         ({"--seq-len": "10"}, "the limit is 10"),
-        ({"--seq-len": "100000"}, "it must be from 1 to the context"),
-        ({"--seq-len": "99999999999"}, "--seq-len 99999999999 is out of range"),
-        ({"--max-new-tokens": "0"}, "must be at least 1"),
-        ({"--seed": "-1"}, "--seed -1: it must be from 0"),
-        ({"--threads": "-1"}, "--threads -1: it must be from 1 to 1024"),
-        ({"--threads": "0"}, "--threads 0: it must be from 1 to 1024"),
-        ({"--threads": "100000"}, "--threads 100000: it must be from 1 to 1024"),
-        ({"--image": ""}, "--image: the path is empty"),
-        ({"--model-path": ""}, "--model-path: the path is empty"),
         ({"--model-path": "{folder}/.."}, "has no program; a package has one .pte"),
         ({"--nothing": "1"}, "there is no option --nothing"),
-        ({"--temp": "1"}, "there is no option --temp"),
         ({"--workspace-sharing": "some"}, "choose from disabled, per_model, global"),
-        ({"--image-aspect-ratio": "stretch"}, "choose from pad, crop"),
+        ({"--packed-cache-path": ""}, "--packed-cache-path: the path is empty"),
     ],
     ids=str,
 )
@@ -274,7 +259,7 @@ def test_every_spelling_of_a_flag_is_accepted(llava_main, tiny_package):
         ["--cpu_threads=1", "--prompt=ASSISTANT:"],
     ):
         assert ask(llava_main, *files, *flags).stdout == published.stdout
-    assert "there is no option --image_pat" in ask(llava_main, "--image_pat=x").stderr
+    assert "there is no option --image-pat;" in ask(llava_main, "--image_pat=x").stderr
 
 
 @pytest.mark.parametrize("program", ["llava_main", "llava_bench"])

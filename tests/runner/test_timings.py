@@ -1,9 +1,14 @@
+import fcntl
+import io
+import os
 import re
 import resource
+import struct
+import termios
 
 import pytest
 
-from llava_runner.timings import Stage, Timings, peak_memory
+from llava_runner.timings import Stage, Timings, columns_of, peak_memory
 
 LLAMA_CPP_LINE = re.compile(
     r"llava_print_timings: +(load|image eval|sample|prompt eval|eval|total) time = +[\d.]+ ms"
@@ -37,3 +42,30 @@ def test_stages_add_up():
 def test_peak_memory_is_what_the_system_says():
     maximum_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert peak_memory() == pytest.approx(maximum_kib * 1024, rel=0.1)
+
+
+def test_a_narrow_terminal_gets_short_lines():
+    timings = Timings(
+        load=Stage(123574.72), sample=Stage(0.01, 999), prompt=Stage(412460.15, 768), eval=Stage(424.86, 6)
+    )
+    *lines, memory = timings.report(columns=79).splitlines()
+    assert lines[2:4] == ["sample      0.01 ms   999 99900000.00/s", "prompt 412460.15 ms   768      1.86/s"]
+    assert max(map(len, (*lines, memory))) <= 40
+    assert timings.report(columns=80).startswith("llava_print_timings: ")
+    for number in ("123574.72", "424.86"):
+        assert number in timings.report(columns=1) and number in timings.report()
+
+
+def test_columns_of_a_terminal_a_file_and_by_the_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    master, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 61, 0, 0))
+    with os.fdopen(master), os.fdopen(terminal, "w") as stream, (tmp_path / "file").open("w") as file:
+        assert columns_of(stream) == 61
+        assert columns_of(file) is None
+        assert columns_of(io.StringIO()) is None
+        monkeypatch.setenv("COLUMNS", "40")
+        assert columns_of(stream) == columns_of(file) == 40
+        for nonsense in ("", "0", "wide", "-5"):
+            monkeypatch.setenv("COLUMNS", nonsense)
+            assert columns_of(stream) == 61

@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <memory>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -58,19 +57,13 @@ std::optional<Options> parse(int argc, const char* const* argv) {
   line.model_and_image(options.program.model_path, options.image_path);
   line.value(
       "--prompt-tokens", "N", "positions of the prompt, the image's among them (default: 600)",
-      [&](auto& flag, auto& value) { options.prompt_tokens = whole_number(flag, value); });
+      [&](auto& flag, auto& value) { options.prompt_tokens = positive_number(flag, value); });
   line.value("--decode-tokens", "N", "tokens to decode at each depth (default: 32)", [&](auto& flag, auto& value) {
-    options.decode_tokens = whole_number(flag, value);
+    options.decode_tokens = positive_number(flag, value);
   });
   line.value(
       "--depth", "N,N,...", "positions in the cache where decoding begins (default: 0,600)",
-      [&](auto& flag, auto& value) {
-        options.depths.clear();
-        std::istringstream list(value);
-        for (std::string depth; std::getline(list, depth, ',');) {
-          options.depths.push_back(whole_number(flag, depth));
-        }
-      });
+      [&](auto& flag, auto& value) { options.depths = whole_numbers(flag, value); });
   line.heading("Computation");
   line.computation(options.program);
   line.value(
@@ -80,9 +73,6 @@ std::optional<Options> parse(int argc, const char* const* argv) {
   }
   if (options.program.model_path.empty()) {
     fail_option("--model-path is missing");
-  }
-  if (options.decode_tokens < 1) {
-    fail_option("--decode-tokens must be 1 or more");
   }
   return options;
 }

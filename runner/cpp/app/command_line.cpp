@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <sstream>
@@ -64,15 +65,42 @@ class Formatter : public CLI::Formatter {
 // More threads only take memory, and end the process when that is used up.
 constexpr int kMaxThreads = 1024;
 
-template <typename T>
-T number(const std::string& flag, const std::string& text, T (*parse)(const char*, char**)) {
-  char* end = nullptr;
-  errno = 0;
-  const T value = parse(text.c_str(), &end);
-  if (text.empty() || *end != '\0' || errno == ERANGE) {
-    fail_option(flag + " '" + text + "' is not a number");
+// Returns where the sign ends, if there is one at `at`.
+size_t after_sign(const std::string& text, size_t at) {
+  return at < text.size() && (text[at] == '+' || text[at] == '-') ? at + 1 : at;
+}
+
+// Returns where the digits end that begin at `at`.
+size_t after_digits(const std::string& text, size_t at) {
+  return std::min(text.find_first_not_of("0123456789", at), text.size());
+}
+
+bool is_whole(const std::string& text) {
+  const size_t digits = after_sign(text, 0);
+  return digits < text.size() && after_digits(text, digits) == text.size();
+}
+
+bool is_real(const std::string& text) {
+  const size_t begin = after_sign(text, 0);
+  size_t at = after_digits(text, begin);
+  size_t digits = at - begin;
+  if (at < text.size() && text[at] == '.') {
+    const size_t end = after_digits(text, at + 1);
+    digits += end - (at + 1);
+    at = end;
   }
-  return value;
+  if (at < text.size() && (text[at] == 'e' || text[at] == 'E')) {
+    const size_t exponent = after_sign(text, at + 1);
+    at = after_digits(text, exponent);
+    digits = at == exponent ? 0 : digits;
+  }
+  return digits > 0 && at == text.size();
+}
+
+void check_whole(const std::string& flag, const std::string& text) {
+  if (!is_whole(text)) {
+    fail_option(flag + ": '" + text + "' is not a whole number");
+  }
 }
 
 }  // namespace
@@ -82,29 +110,59 @@ void fail_option(const std::string& message) {
 }
 
 int whole_number(const std::string& flag, const std::string& text) {
-  const long value = number<long>(flag, text, [](const char* from, char** end) { return std::strtol(from, end, 10); });
-  if (value < INT32_MIN || value > INT32_MAX) {
-    fail_option(flag + " " + text + " is out of range");
+  check_whole(flag, text);
+  errno = 0;
+  const long long value = std::strtoll(text.c_str(), nullptr, 10);
+  if (errno == ERANGE || value < -INT32_MAX || value > INT32_MAX) {
+    fail_option(flag + ": " + text + " is out of range");
   }
   return int(value);
 }
 
-uint64_t seed_number(const std::string& flag, const std::string& text) {
-  if (text.starts_with("-")) {
-    fail_option(flag + " " + text + ": it must be from 0 to 2^64 - 1");
+int positive_number(const std::string& flag, const std::string& text) {
+  const int value = whole_number(flag, text);
+  if (value < 1) {
+    fail_option(flag + ": " + std::to_string(value) + " must be at least 1");
   }
-  return number<unsigned long long>(
-      flag, text, [](const char* from, char** end) { return std::strtoull(from, end, 10); });
+  return value;
+}
+
+std::vector<int> whole_numbers(const std::string& flag, const std::string& text) {
+  std::vector<int> numbers;
+  for (const std::string& part : CLI::detail::split(text + ",", ',')) {  // which ignores what follows the last comma
+    if (!is_whole(part)) {
+      fail_option(flag + ": '" + text + "' is not a list of whole numbers like 0,600");
+    }
+    numbers.push_back(whole_number(flag, part));
+  }
+  return numbers;
+}
+
+uint64_t seed_number(const std::string& flag, const std::string& text) {
+  check_whole(flag, text);
+  errno = 0;
+  const uint64_t value = std::strtoull(text.c_str() + after_sign(text, 0), nullptr, 10);
+  if (errno == ERANGE || (text.starts_with("-") && value != 0)) {
+    fail_option(flag + ": " + text + " must be from 0 to 2^64 - 1");
+  }
+  return value;
 }
 
 double real_number(const std::string& flag, const std::string& text) {
-  return number<double>(flag, text, [](const char* from, char** end) { return std::strtod(from, end); });
+  if (!is_real(text)) {
+    fail_option(flag + ": '" + text + "' is not a number");
+  }
+  const double value = std::strtod(text.c_str(), nullptr);
+  if (std::isinf(value)) {
+    fail_option(flag + ": " + text + " is out of range");
+  }
+  return value;
 }
 
 size_t one_of(const std::string& flag, const std::string& value, const std::vector<std::string>& choices) {
   const auto found = std::find(choices.begin(), choices.end(), value);
   if (found == choices.end()) {
-    fail_option(flag + " '" + value + "': choose from " + CLI::detail::join(choices, ", "));
+    fail_option(flag + ": '" + value + "' is unknown; choose from " + CLI::detail::join(choices, ", "));
   }
   return size_t(found - choices.begin());
 }
@@ -158,7 +216,9 @@ void CommandLine::computation(ProgramOptions& options) {
       [&options](const std::string& flag, const std::string& value) {
         options.load.cpu_threads = whole_number(flag, value);
         if (options.load.cpu_threads < 1 || options.load.cpu_threads > kMaxThreads) {
-          fail_option(flag + " " + value + ": it must be from 1 to " + std::to_string(kMaxThreads));
+          fail_option(
+              flag + ": " + std::to_string(options.load.cpu_threads) + " must be from 1 to " +
+              std::to_string(kMaxThreads));
         }
       });
   value(
@@ -209,22 +269,35 @@ std::vector<std::string> CommandLine::arguments(int argc, const char* const* arg
     if (name.starts_with("--")) {
       std::replace(name.begin(), name.end(), '_', '-');
     }
-    const CLI::Option* option = app_->get_option_no_throw(name);
+    const CLI::Option* option = name.starts_with("-") && name.size() > 1 ? app_->get_option_no_throw(name) : nullptr;
+    if (argument == "--" && i + 1 == argc) {
+      break;  // nothing follows
+    }
+    if (!name.starts_with("-") || argument == "--") {
+      fail_option("'" + (argument == "--" ? argv[i + 1] : argument) + "' is one argument too many");
+    }
     if (!option) {
-      fail_option("there is no option " + argument.substr(0, equals));
+      fail_option("there is no option " + name);
+    }
+    const std::string value = equals == std::string::npos ? "" : argument.substr(equals + 1);
+    if (option == app_->get_help_ptr() || option == app_->get_version_ptr()) {
+      if (equals != std::string::npos) {
+        fail_option(name + " takes no value");
+      }
+      return {name};  // whatever else there is
     }
     if (option->get_items_expected_max() == 0) {
-      found.push_back(equals == std::string::npos ? name : name + argument.substr(equals));
-      if (option == app_->get_help_ptr() || option == app_->get_version_ptr()) {
-        return found;
+      if (equals != std::string::npos && value != "true" && value != "false") {
+        fail_option(name + ": '" + value + "' is neither true nor false");
       }
+      found.push_back(equals == std::string::npos ? name : name + "=" + value);
       continue;
     }
     if (equals == std::string::npos && i + 1 == argc) {
       fail_option(name + " needs a value");
     }
     found.push_back(name);
-    found.push_back(equals == std::string::npos ? argv[++i] : argument.substr(equals + 1));
+    found.push_back(equals == std::string::npos ? argv[++i] : value);
   }
   return found;
 }

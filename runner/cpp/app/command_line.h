@@ -16,7 +16,8 @@ class App;
 namespace llava {
 
 // The command line of a program, by CLI11. A flag is spelled with hyphens; underscores are accepted, too, and so are
-// both --name=value and --name value. A flag that is given twice has its last value.
+// both --name=value and --name value, where the value may begin with a hyphen. No flag can be abbreviated. A flag that
+// is given twice has its last value.
 class CommandLine {
  public:
   // Called with the flag, for messages, and its value.
@@ -36,7 +37,7 @@ class CommandLine {
   // Declares a flag whose value is a path. An empty one is a mistake.
   void value(const std::string& names, const std::string& placeholder, const std::string& help, std::string& text);
 
-  // Declares a flag without a value. --name=false switches it off again.
+  // Declares a flag without a value. --name=false switches it off again, --name=true on.
   void toggle(const std::string& name, const std::string& help, bool& on);
 
   // Declares --model-path and --image, which all programs here have.
@@ -55,9 +56,11 @@ class CommandLine {
   std::unique_ptr<CLI::App> app_;
 };
 
-// These throw UserError, which names the flag and mentions --help.
+// These throw UserError, which names the flag and mentions --help. llava_runner/arguments.py reads the same numbers.
 [[noreturn]] void fail_option(const std::string& message);
 int whole_number(const std::string& flag, const std::string& text);
+int positive_number(const std::string& flag, const std::string& text);
+std::vector<int> whole_numbers(const std::string& flag, const std::string& text);  // a list like 0,600
 uint64_t seed_number(const std::string& flag, const std::string& text);
 double real_number(const std::string& flag, const std::string& text);
 

@@ -1,28 +1,19 @@
 // llava_main: answers questions about an image. The answer is streamed, timings follow it.
+#include <unistd.h>
 #include <cstdio>
 #include <filesystem>
-#include <iostream>
 #include <utility>
 
+#include "app/conversation.h"
 #include "app/options.h"
 #include "base/exit.h"
 #include "image/read_image.h"
 #include "package/program_file.h"
 #include "runtime/session.h"
+#include "text/prompt.h"
 
 namespace llava {
 namespace {
-
-void show(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
-}
-
-// Reads the next line of stdin. Returns false where the conversation ends.
-bool read_question(std::string& question) {
-  show("> ");
-  return std::getline(std::cin, question) && !question.empty();
-}
 
 Session open_session(const Options& options) {
   Stage load;
@@ -37,29 +28,34 @@ Session open_session(const Options& options) {
 }
 
 void run(Options options) {
+  // What can be wrong is looked at before anything is packed or loaded. Resizing an image needs the model's card, so it
+  // comes later, in Session::answer.
   Sampler sampler(options.temperature, options.top_p, options.seed);
-  // The image comes first: a broken one is noticed before anything is packed or loaded. Resizing needs the model's
-  // card, so it comes later, in Session::answer.
+  if (!options.prompt.empty()) {
+    check_prompt(options.prompt, !options.image_path.empty());
+  }
   std::optional<TurnImage> image;
   if (!options.image_path.empty()) {
     image = TurnImage{read_image(options.image_path), options.image_aspect_ratio};
   }
   options.program.model_path = find_program(options.program.model_path);
   Session session = open_session(options);
-  const auto ask = [&](const TurnImage* image, const std::string& prompt) {
-    const StopReason reason = session.answer(image, prompt, sampler, options.limits, show);
+  const auto answer = [&](const TurnImage* image, const TurnText& text) {
+    const StopReason reason = session.answer(image, text, sampler, options.limits, show);
     show("\n");
     if (reason == StopReason::kContext) {
-      std::fprintf(stderr, "note: the answer ends where the context of %d is full\n", session.card().max_context_len);
+      const std::string context = std::to_string(session.card().max_context_len);
+      note("note: the answer ends where the context of " + context + " is full\n");
     }
-    std::fputs(session.timings().report().c_str(), stderr);
+    note(session.timings().report(columns_of(STDERR_FILENO)));
   };
-  const TurnImage* unseen = image ? &*image : nullptr;  // the first turn shows it
   if (!options.prompt.empty()) {
-    ask(std::exchange(unseen, nullptr), options.prompt);
+    answer(image ? &*image : nullptr, {options.prompt, false});
+    image.reset();
   }
-  for (std::string prompt; options.interactive && read_question(prompt);) {
-    ask(std::exchange(unseen, nullptr), prompt);
+  if (options.interactive) {
+    const auto ask = [&](const TurnImage* image, const std::string& question) { answer(image, {question, true}); };
+    converse(stdin, std::move(image), options.image_aspect_ratio, ask, [&] { session.reset(); });
   }
 }
 

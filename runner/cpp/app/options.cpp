@@ -13,6 +13,10 @@ constexpr const char* kFooter = R"(A prompt is one of three kinds:
                               the system sentence, "USER: " and the image
   "USER: <image> What ..."    with <image>: taken literally as a whole
 
+With --interactive, /image PATH shows an image to the next question, /reset
+forgets the conversation, and /quit or the end of stdin ends it. Anything else
+is a plain question, even with <image> or ASSISTANT: in it.
+
 Underscores may stand for hyphens, as in --model_path. --image-path is another
 name of --image, and --cpu-threads of --threads.
 
@@ -41,9 +45,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   line.value(
       "--prompt", "TEXT", "question or prompt, see below; \\n in it stands for a new line",
       [&](auto&, auto& value) { options.prompt = with_new_lines(value); });
-  line.toggle(
-      "--interactive", "go on with questions from stdin, one a line; an empty line ends the conversation",
-      options.interactive);
+  line.toggle("--interactive", "go on with questions from stdin, one a line; see below", options.interactive);
   line.value(
       "--tokenizer-path", "PATH", "the tokenizer (default: tokenizer.bin in the program's folder)",
       options.tokenizer_path);
@@ -56,10 +58,10 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   line.heading("Answer");
   line.value(
       "--seq-len", "N", "most positions of prompt and answer together (default: the model's context)",
-      [&](auto& flag, auto& value) { options.limits.seq_len = whole_number(flag, value); });
+      [&](auto& flag, auto& value) { options.limits.seq_len = positive_number(flag, value); });
   line.value(
       "--max-new-tokens", "N", "most tokens of the answer (default: what --seq-len leaves)",
-      [&](auto& flag, auto& value) { options.limits.max_new_tokens = whole_number(flag, value); });
+      [&](auto& flag, auto& value) { options.limits.max_new_tokens = positive_number(flag, value); });
   line.value(
       "--temperature", "T", "0 always takes the most likely token; more is more random (default: 0)",
       [&](auto& flag, auto& value) { options.temperature = real_number(flag, value); });
@@ -78,7 +80,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
     fail_option("--model-path is missing");
   }
   if (options.prompt.empty() && !options.interactive) {
-    fail_option("--prompt is missing");
+    fail_option("--prompt is missing; --interactive takes questions from stdin instead");
   }
   return options;
 }

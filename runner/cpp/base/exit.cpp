@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -71,6 +72,7 @@ int fail_for_exception() {
 int exit_cleanly(const std::function<void()>& work) {
   open_standard_descriptors();
   std::set_terminate(fail_at_once);
+  std::signal(SIGPIPE, SIG_DFL);  // a reader that goes away ends the program silently, whoever started it
   try {
     work();
     flush_output();

@@ -47,7 +47,7 @@ void Session::reset() {
 
 StopReason Session::answer(
     const TurnImage* image,
-    const std::string& prompt,
+    const TurnText& text,
     Sampler& sampler,
     const AnswerLimits& limits,
     const std::function<void(const std::string&)>& show) {
@@ -62,7 +62,7 @@ StopReason Session::answer(
   }
   Timings timings;
   timings.load = load_;
-  const auto chunks = timings.prompt.measure(0, [&] { return tokenized(prompt, image != nullptr); });
+  const auto chunks = timings.prompt.measure(0, [&] { return tokenized(text, image != nullptr); });
   const int num_image_tokens = image ? card().num_image_tokens : 0;
   int end = position_ + num_image_tokens;
   for (const auto& chunk : chunks) {
@@ -104,22 +104,24 @@ StopReason Session::answer(
       stop_reason = StopReason::kEos;
       break;
     }
-    if (const std::string text = stream.push(id); !text.empty()) {
-      show(text);
+    if (const std::string piece = stream.push(id); !piece.empty()) {
+      show(piece);
     }
   }
-  if (const std::string text = stream.flush(); !text.empty()) {
-    show(text);
+  if (const std::string rest = stream.flush(); !rest.empty()) {
+    show(rest);
   }
   return stop_reason;
 }
 
 // Returns the ids of the chunks before and after the image, or of the one chunk. The first begins the turn.
-std::vector<std::vector<int32_t>> Session::tokenized(const std::string& prompt, bool has_image) const {
+std::vector<std::vector<int32_t>> Session::tokenized(const TurnText& text, bool has_image) const {
   const bool first_turn = position_ == 0;
+  const PromptTemplate& layout = card().prompt;
   std::vector<std::vector<int32_t>> chunks;
-  for (const std::string& text : prompt_chunks(prompt, card().prompt, has_image, first_turn)) {
-    chunks.push_back(tokenizer_.encode(text));
+  for (const std::string& chunk : text.is_question ? question_chunks(text.text, layout, has_image, first_turn)
+                                                   : prompt_chunks(text.text, layout, has_image)) {
+    chunks.push_back(tokenizer_.encode(chunk));
   }
   std::vector<int32_t> opening;
   if (first_turn) {

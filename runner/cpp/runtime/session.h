@@ -27,6 +27,12 @@ struct TurnImage {
   std::string aspect_ratio;
 };
 
+// What is asked. A question is plain text; anything else is a prompt, as prompt_chunks takes it, for the first turn.
+struct TurnText {
+  std::string text;
+  bool is_question;
+};
+
 // One program, one tokenizer, and the conversation in the program's KV cache.
 class Session {
  public:
@@ -36,12 +42,12 @@ class Session {
   // Forgets the conversation.
   void reset();
 
-  // Takes the next turn: prepares and reads the image, unless it is null, and the prompt, and calls `show` with each
+  // Takes the next turn: prepares and reads the image, unless it is null, and the text, and calls `show` with each
   // piece of the answer's text. Returns why the answer ended. Throws PromptError and ImageError before anything is run,
   // and then leaves the conversation as it was.
   StopReason answer(
       const TurnImage* image,
-      const std::string& prompt,
+      const TurnText& text,
       Sampler& sampler,
       const AnswerLimits& limits,
       const std::function<void(const std::string&)>& show);
@@ -51,7 +57,7 @@ class Session {
   const std::vector<int32_t>& last_ids() const { return last_ids_; }
 
  private:
-  std::vector<std::vector<int32_t>> tokenized(const std::string& prompt, bool has_image) const;
+  std::vector<std::vector<int32_t>> tokenized(const TurnText& text, bool has_image) const;
   std::span<const float> read_turn(const std::vector<std::vector<int32_t>>& chunks, const ImageCHW* image);
 
   Program program_;

@@ -1,12 +1,18 @@
 // Prints the timings of an answer.
 #include "runtime/timings.h"
 
+#include <sys/ioctl.h>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
 
 #include "runtime/memory.h"
 
 namespace llava {
 namespace {
+
+constexpr int kNarrow = 80;  // columns; in fewer, llama.cpp's lines are not readable any more
 
 template <typename... Values>
 std::string formatted(const char* format, Values... values) {
@@ -15,28 +21,62 @@ std::string formatted(const char* format, Values... values) {
   return buffer;
 }
 
-std::string line(const char* label, double value, const char* unit) {
-  return formatted("llava_print_timings: %16s = %10.2f %s", label, value, unit);
+double per_second(const Stage& stage) {
+  return stage.ms > 0 ? 1000 * stage.count / stage.ms : 0.0;
 }
 
-std::string rate(const Stage& stage, const char* noun) {
-  return formatted(
-      " / %5d %-6s (%8.2f ms per token, %8.2f tokens per second)", stage.count, noun,
-      stage.count ? stage.ms / stage.count : 0.0, stage.ms > 0 ? 1000 * stage.count / stage.ms : 0.0);
+// Returns a line as llama.cpp prints it. `stage` is null where nothing is counted.
+std::string long_line(const char* label, double value, const char* unit, const Stage* stage, const char* noun) {
+  std::string text = formatted("llava_print_timings: %16s = %10.2f %s", label, value, unit);
+  if (stage) {
+    text += formatted(
+        " / %5d %-6s (%8.2f ms per token, %8.2f tokens per second)", stage->count, noun,
+        stage->count ? stage->ms / stage->count : 0.0, per_second(*stage));
+  }
+  return text;
+}
+
+// Returns a line of at most 40 columns: the stage, its time, the number of tokens, and how many a second.
+std::string short_line(const char* label, double value, const char* unit, const Stage* stage, const char*) {
+  const std::string name(label, std::strcspn(label, " "));
+  std::string text = formatted("%-6s %9.2f %s", name.c_str(), value, unit);
+  if (stage) {
+    text += formatted(" %5d %9.2f/s", stage->count, per_second(*stage));
+  }
+  return text;
 }
 
 }  // namespace
 
-std::string Timings::report() const {
+std::string Timings::report(std::optional<int> columns) const {
+  const double total = load.ms + image.ms + sample.ms + prompt.ms + eval.ms;
+  const auto line = columns && *columns < kNarrow ? short_line : long_line;
+  const std::vector<std::string> lines = {
+      line("load time", load.ms, "ms", nullptr, ""),
+      line("image eval time", image.ms, "ms", &image, "tokens"),
+      line("sample time", sample.ms, "ms", &sample, "runs"),
+      line("prompt eval time", prompt.ms, "ms", &prompt, "tokens"),
+      line("eval time", eval.ms, "ms", &eval, "runs"),
+      line("total time", total, "ms", nullptr, ""),
+      line("peak memory", double(peak_memory()) / (1 << 20), "MiB", nullptr, ""),
+  };
   std::string text;
-  text += line("load time", load.ms, "ms") + "\n";
-  text += line("image eval time", image.ms, "ms") + rate(image, "tokens") + "\n";
-  text += line("sample time", sample.ms, "ms") + rate(sample, "runs") + "\n";
-  text += line("prompt eval time", prompt.ms, "ms") + rate(prompt, "tokens") + "\n";
-  text += line("eval time", eval.ms, "ms") + rate(eval, "runs") + "\n";
-  text += line("total time", load.ms + image.ms + sample.ms + prompt.ms + eval.ms, "ms") + "\n";
-  text += line("peak memory", double(peak_memory()) / (1 << 20), "MiB") + "\n";
+  for (const std::string& each : lines) {
+    text += each + "\n";
+  }
   return text;
+}
+
+std::optional<int> columns_of(int descriptor) {
+  const char* columns = std::getenv("COLUMNS");
+  if (const int given = columns ? std::atoi(columns) : 0; given > 0) {
+    return given;
+  }
+  winsize size{};
+  if (ioctl(descriptor, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
+    return size.ws_col;
+  }
+  return std::nullopt;
 }
 
 }  // namespace llava

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <optional>
 #include <string>
 
 namespace llava {
@@ -39,8 +40,13 @@ struct Timings {
   Stage prompt;
   Stage eval;
 
-  // Returns seven lines of text, the last of them the peak memory of this process.
-  std::string report() const;
+  // Returns seven lines of text, the last of them the peak memory of this process. On a terminal of fewer than 80
+  // columns they are short, otherwise those of llama.cpp.
+  std::string report(std::optional<int> columns) const;
 };
+
+// Returns the width of the terminal that a descriptor writes to, in columns; nullopt without a terminal. The
+// environment variable COLUMNS comes first.
+std::optional<int> columns_of(int descriptor);
 
 }  // namespace llava

@@ -6,7 +6,8 @@
 //                                         then the bytes; or "refused" and the message in a line
 //   parts encode TOKENIZER                for each string on stdin (ended by a zero byte) its ids, one line each
 //   parts decode TOKENIZER                for each line of ids on stdin the bytes of the text in hex, one line each
-//   parts chunks HAS_IMAGE FIRST_TURN     the chunks of the prompt on stdin, each ended by a zero byte
+//   parts prompt HAS_IMAGE                the chunks of the prompt on stdin, each ended by a zero byte
+//   parts question HAS_IMAGE FIRST_TURN   the chunks of the question on stdin, likewise
 //   parts card                            the largest side of the images that the model card on stdin is for
 //   parts throw WHAT                      nothing: it ends as a program does that has a bug, or no memory left
 #include <cstdio>
@@ -80,10 +81,13 @@ void run(const std::vector<std::string>& arguments) {
       }
       write("\n");
     }
-  } else if (part == "chunks") {
+  } else if (part == "prompt" || part == "question") {
     const PromptTemplate layout{"System. ", "USER: ", " ASSISTANT:", "\n"};
-    for (const std::string& chunk :
-         prompt_chunks(everything_on_stdin(), layout, arguments.at(1) == "1", arguments.at(2) == "1")) {
+    const std::string text = everything_on_stdin();
+    const bool has_image = arguments.at(1) == "1";
+    for (const std::string& chunk : part == "prompt"
+                                        ? prompt_chunks(text, layout, has_image)
+                                        : question_chunks(text, layout, has_image, arguments.at(2) == "1")) {
       write(chunk + '\0');
     }
   } else if (part == "card") {

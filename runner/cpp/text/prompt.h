@@ -2,19 +2,32 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "package/model_card.h"
 
 namespace llava {
 
-// Returns the chunks of a turn, which are to be tokenized one by one: {text} without an image, {before, after} the
-// image with one.
+constexpr std::string_view kSpaces = " \t\n\r\f\v";
+
+// Returns a text without the spaces at both ends.
+std::string stripped(const std::string& text);
+
+// Returns the chunks of a first turn, which are to be tokenized one by one: {text} without an image, {before, after}
+// the image with one.
 //
 // A prompt with <image> in it spells the whole turn, and is only split there. One with the assistant's cue (ASSISTANT:)
 // in it is what follows the image, literally. Any other is a plain question, and the template is put around it. Throws
-// PromptError for an empty prompt, and for placeholders that do not match the image given.
-std::vector<std::string> prompt_chunks(
-    const std::string& prompt, const PromptTemplate& layout, bool has_image, bool first_turn);
+// PromptError as check_prompt does.
+std::vector<std::string> prompt_chunks(const std::string& prompt, const PromptTemplate& layout, bool has_image);
+
+// Returns the chunks of a turn with the template around the question, whatever is in it. Throws PromptError for an
+// empty question.
+std::vector<std::string> question_chunks(
+    const std::string& question, const PromptTemplate& layout, bool has_image, bool first_turn);
+
+// Throws PromptError for an empty prompt, and for placeholders that do not match the image given.
+void check_prompt(const std::string& prompt, bool has_image);
 
 }  // namespace llava

@@ -1,0 +1,30 @@
+// A conversation on a terminal: questions on stdin, one a line, and three commands. llava_runner/conversation.py is the
+// same in Python.
+#pragma once
+
+#include <cstdio>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "runtime/session.h"
+
+namespace llava {
+
+// Takes questions from `lines` until they end, or until /quit.
+//
+// `ask` is called with each question, and with the image if one was named since the last question, otherwise with null.
+// `image` is the first, `aspect_ratio` that of the next ones. `reset` is called for /reset. A line that cannot be used
+// is told on stderr, and the conversation goes on.
+void converse(
+    std::FILE* lines,
+    std::optional<TurnImage> image,
+    const std::string& aspect_ratio,
+    const std::function<void(const TurnImage*, const std::string&)>& ask,
+    const std::function<void()>& reset);
+
+// These print on stdout and stderr at once, and throw UserError where that fails.
+void show(const std::string& text);
+void note(const std::string& text);
+
+}  // namespace llava
