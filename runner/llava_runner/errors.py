@@ -73,6 +73,8 @@ def _print_any_name() -> None:
     """Make stdout write what it cannot encode as escapes like \\udcff: names of files need not be UTF-8."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def complain(message: str) -> None:
     """Print a mistake as one line on stderr. Where stderr cannot be written there is nobody to tell."""
     with suppress(OSError):

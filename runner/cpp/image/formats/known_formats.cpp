@@ -14,13 +14,17 @@ constexpr auto kSaveFrame = "save one of its frames as JPEG or PNG"sv;
 struct Beginning {
   size_t offset;
   std::string_view bytes;
-  std::string_view what = "";    // for formats that are not read
+  std::string_view what = "";  // for formats that are not read
   std::string_view advice = "";
 };
 
 constexpr Beginning kRead[] = {
-    {0, "\xFF\xD8\xFF"sv}, {0, "\x89PNG\r\n\x1A\n"sv}, {8, "WEBP"sv},   {0, "GIF87a"sv}, {0, "GIF89a"sv}, {0, "BM"sv},
-    {0, "II*\0"sv},        {0, "MM\0*"sv},             {0, "II+\0"sv},  {0, "MM\0+"sv},  {0, "MM*\0"sv},  {0, "II\0*"sv},
+    {0, "\xFF\xD8\xFF"sv}, {0, "\x89PNG\r\n\x1A\n"sv},
+    {8, "WEBP"sv},         {0, "GIF87a"sv},
+    {0, "GIF89a"sv},       {0, "BM"sv},
+    {0, "II*\0"sv},        {0, "MM\0*"sv},
+    {0, "II+\0"sv},        {0, "MM\0+"sv},
+    {0, "MM*\0"sv},        {0, "II\0*"sv},
 };
 
 // The first that fits counts.
