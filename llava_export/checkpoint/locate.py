@@ -7,10 +7,11 @@ from pathlib import Path
 
 from llava_export.builtin import CHECKPOINTS
 from llava_export.errors import CheckpointError
+from llava_runner.contract import MAX_STD
 from llava_runner.documents import JsonObject, read_object
 
 Channels = tuple[float, float, float]
-STD_RANGE = (0.001, 10.0)
+SMALLEST_STD = 0.001
 CLIP_MEAN: Channels = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Channels = (0.26862954, 0.26130258, 0.27577711)
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -64,7 +65,7 @@ def image_statistics(*folders: Path) -> tuple[Channels, Channels]:
             section = processor.section("image_processor", {})
             break
     mean, std = section.numbers("image_mean", CLIP_MEAN, count=3), section.numbers("image_std", CLIP_STD, count=3)
-    if not all(0 <= value <= 1 for value in mean) or not all(STD_RANGE[0] <= value <= STD_RANGE[1] for value in std):
+    if not all(0 <= value <= 1 for value in mean) or not all(SMALLEST_STD <= value <= MAX_STD for value in std):
         raise CheckpointError(
             f"{section.where()} has image_mean {list(mean)} and image_std {list(std)}; they must be fractions of 1, "
             "and standard deviations cannot be 0"

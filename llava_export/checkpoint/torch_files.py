@@ -96,6 +96,9 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     for key, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
             raise CheckpointError(f"{key} in {path} is not a dense tensor; only those can be read")
+        stored = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+        if tensor.numel() > stored:
+            raise CheckpointError(f"{key} in {path} has more values than are stored: it shows some of them repeatedly")
         if tensor.device.type == "meta":
             raise CheckpointError(f"{key} in {path} has no values: it was saved on the meta device")
     return tensors

@@ -20,6 +20,7 @@ from torch.nn.functional import kl_div, log_softmax
 
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.errors import ExportError
+from llava_export.gguf.bounds import check_head
 from llava_export.gguf.export import planned_tensors
 from llava_export.gguf.tensors import SOURCE, GgufTensor
 from llava_export.gguf.types import FILE_TYPES
@@ -131,6 +132,7 @@ def check(folder: Path, *, model: str | None = None) -> Iterator[FileComparison]
 def open_gguf(path: Path) -> GGUFReader:
     """Open a file. Raises ``ExportError`` if it is not GGUF, or damaged."""
     try:
+        check_head(path)
         return GGUFReader(path)
     except OSError:
         raise

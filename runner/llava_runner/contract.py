@@ -51,6 +51,7 @@ MAX_VOCAB = 1 << 20  # far more than any model has
 MAX_WIDTH = 1 << 16  # of a matrix, and of image tokens
 MAX_CONTEXT = 1 << 24  # positions
 MAX_EOS_IDS = 64
+MAX_STD = 10.0  # fractions of 1, of which the largest real standard deviation is 0.5
 
 # The files of a package. The manifest and the golden record are named after the program: llava.pte, llava.json,
 # llava.golden.
@@ -199,9 +200,10 @@ def _check_card(card: ModelCard) -> None:
     _whole("max_context_len", card.max_context_len, 1, MAX_CONTEXT)
     _whole("image_size", card.image_size, MIN_IMAGE_SIDE, MAX_IMAGE_SIDE)
     _whole("num_image_tokens", card.num_image_tokens, 1, MAX_WIDTH)
-    for name, numbers in (("image_mean", card.image_mean), ("image_std", card.image_std)):
-        if len(numbers) != 3 or not all(type(number) in (int, float) and 0 <= number <= 1 for number in numbers):
-            _refuse(name, "three numbers from 0 to 1")
+    if not _are_three(card.image_mean, 0, 1):
+        _refuse("image_mean", "three numbers from 0 to 1")
+    if not _are_three(card.image_std, 0, MAX_STD) or not all(card.image_std):
+        _refuse("image_std", f"three numbers above 0, at most {MAX_STD}")
     if card.image_aspect_ratio not in ("pad", "crop"):
         _refuse("image_aspect_ratio", "pad or crop")
     prompt = card.prompt
@@ -214,6 +216,11 @@ def _check_card(card: ModelCard) -> None:
     if not 1 <= len(ids) <= MAX_EOS_IDS or not all(_is_within(number, 0, card.vocab_size - 1) for number in ids):
         _refuse("eos_ids", f"a list of 1 to {MAX_EOS_IDS} whole numbers from 0 to {card.vocab_size - 1}")
     _whole("max_seq_len", card.max_seq_len, 1, card.max_context_len)
+
+
+def _are_three(numbers: tuple[float, ...], least: float, most: float) -> bool:
+    """Return True for three numbers in a range."""
+    return len(numbers) == 3 and all(type(number) in (int, float) and least <= number <= most for number in numbers)
 
 
 def _whole(name: str, value: Any, least: int, most: int) -> None:

@@ -204,11 +204,10 @@ class JsonObject(Mapping[str, Any]):
                 return tuple(self._typed(item, hint, f"{name}[{i}]") for i, (item, hint) in typed)
         if origin is dict and isinstance(value, Mapping):
             return {key: self._typed(item, arguments[1], f"{name}.{key}") for key, item in value.items()}
-        if origin in (Union, types.UnionType) and any(type(value) is kind for kind in arguments):
-            return value
         if hint is float and is_number(value):
             return float(value)
-        if type(value) is hint and (hint is not int or abs(value) <= LARGEST):
+        kinds = arguments if origin in (Union, types.UnionType) else (hint,)
+        if any(type(value) is kind for kind in kinds) and (type(value) is not int or abs(value) <= LARGEST):
             return value
         raise self._error(f"{self.where(name)} is {shown(value)}; it must be {_type_text(hint)}")
 

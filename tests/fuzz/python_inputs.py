@@ -27,8 +27,9 @@ from llava_runner.errors import UserError
 
 SECONDS = 10
 MEMORY = 2 << 30
-INPUTS_AT_ONCE = 20  # of one parser, before the next one has its turn
+INPUTS_AT_ONCE = 10  # of one parser, before the next one has its turn
 CURRENT = "current"  # the name, in the scratch folder, of the file that has the input at work
+FAILED = 3  # the exit code of the parsers' process if one of them failed; others say that the process died
 DONE = "done"  # the name of the file that has the number of inputs so far
 
 
@@ -67,8 +68,8 @@ def supervise(arguments: argparse.Namespace, scratch: Path) -> int:
         options += [word for target in arguments.target or () for word in ("--target", target)]
         command = [sys.executable, "-m", __spec__.name if __spec__ else "tests.fuzz.python_inputs"]
         code = subprocess.run([*command, *map(str, options), "--scratch", str(scratch)]).returncode
-        if code in (0, 1):
-            return int(failed or code)
+        if code in (0, FAILED):
+            return int(failed or code == FAILED)
         failed = True
         current = scratch / CURRENT
         if not current.exists():
@@ -83,7 +84,7 @@ def supervise(arguments: argparse.Namespace, scratch: Path) -> int:
 
 
 def feed(arguments: argparse.Namespace) -> int:
-    """Feed inputs to the parsers, and print how many each took and refused. Return the exit code."""
+    """Feed inputs to the parsers, and print how many each took and refused. Return 0 or ``FAILED``."""
     from tests.fuzz.targets import targets
 
     warnings.simplefilter("ignore")
@@ -134,7 +135,7 @@ def feed(arguments: argparse.Namespace) -> int:
     for name in names:
         print(f"{name:<26} {taken[name]:>8,} taken {refused[name]:>8,} refused")
     print(f"{count:,} inputs, {failures} failures", flush=True)
-    return 1 if failures else 0
+    return FAILED if failures else 0
 
 
 def limit_memory() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load, save
 
 from llava_export.builtin import SAMPLE_IMAGE
 from llava_export.cli import verify as cli
@@ -103,6 +106,56 @@ def test_manifest_of_another_program_is_refused(copy):
         verify(other)
 
 
+def test_a_changed_golden_record_cannot_be_compared(copy):
+    golden = contract.golden_path(copy)
+    golden.write_bytes(golden.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(PackageError, match=r"llava.golden is not the file that was exported"):
+        verify(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": torch.tensor([10**6])}, "golden record's tokens do not fit|another model"),
+        ({"ids_before": torch.tensor([], dtype=torch.int64)}, "tokens do not fit"),
+        ({"ids_after": torch.full((4000,), 3)}, "tokens do not fit"),
+        ({"ids_before": torch.tensor([-1])}, "ids_before has a value that cannot be one"),
+        ({"image": torch.zeros(3, 500, 500, dtype=torch.uint8)}, r"image of \[3, 500, 500\] does not fit"),
+        ({"image": torch.zeros(1, 50, 50, dtype=torch.uint8)}, r"image of \[1, 50, 50\] does not fit"),
+        ({"logits": torch.zeros(3, 4, 5)}, "logits is torch.float32 with 3 dimensions"),
+        ({"features": torch.zeros(3, 4)}, "features is torch.float32"),
+        ({"extra": torch.zeros(1)}, "not a golden record"),
+    ],
+)
+def test_golden_records_that_fit_no_program_are_refused(change, message, copy):
+    """Their checksum is right: somebody made them so."""
+    golden = contract.golden_path(copy)
+    golden.write_bytes(save({**load(golden.read_bytes()), **change}))
+    rewrite_manifest(copy)
+    with pytest.raises(PackageError, match=message):
+        verify(copy)
+
+
+@pytest.mark.parametrize(
+    "recipe", [{}, {"name": "8da4w"}, {"group_size": "128"}, {"text": "9da9w"}, {"text": "8da8w"}, {"unknown": 1}]
+)
+def test_a_recipe_that_is_not_the_programs_cannot_be_judged_by(recipe, copy):
+    manifest = read_manifest(copy)
+    changed = {**manifest.card.recipe, **recipe} if len(recipe) == 1 and "name" not in recipe else recipe
+    forged = dataclasses.replace(manifest, card=dataclasses.replace(manifest.card, recipe=changed))
+    contract.manifest_path(copy).write_text(forged.to_json())
+    with pytest.raises(PackageError, match="recipe"):
+        verify(copy)
+
+
+def test_names_that_are_no_unicode_are_verified_and_printed(tiny_package, tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xff[/b]"))
+    shutil.copytree(tiny_package.folder, odd)
+    done = script("test_pte", odd, odd / "image.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "n\\udcff[/b]/image.png: What is in the image?" in done.stdout and "PASS" in done.stdout
+
+
 def test_exit_codes(copy, tmp_path):
     def code(*arguments) -> int:
         return script("test_pte", *arguments).returncode
@@ -113,3 +166,6 @@ def test_exit_codes(copy, tmp_path):
     content[-100] ^= 1
     copy.write_bytes(content)
     assert code(copy) == 1
+    manifest = contract.manifest_path(copy)
+    manifest.write_bytes(manifest.read_bytes().replace(b'"image_size": ', b'"image_size": 1e', 1))
+    assert code(copy) == 2

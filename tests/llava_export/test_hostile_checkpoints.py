@@ -176,6 +176,7 @@ class Half(torch.nn.Module):
         (torch.eye(3).to_sparse_csr(), "dense tensor|damaged"),
         (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "dense tensor|damaged"),
         (torch.empty(3, device="meta"), "meta device"),
+        (torch.zeros(1).expand(10**6, 10**6), "more values than are stored"),
         (torch.ones(2, dtype=torch.complex64).conj(), "damaged|only float16"),
         ({"b": torch.ones(1)}, "not a dictionary of named tensors"),
         (3, "not a dictionary of named tensors"),
