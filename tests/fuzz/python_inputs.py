@@ -90,6 +90,7 @@ def feed(arguments: argparse.Namespace) -> int:
     warnings.simplefilter("ignore")
     stderr = os.fdopen(os.dup(2), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries log about damaged inputs
+    sys.stderr = stderr
     faulthandler.enable(stderr)
     shutil.rmtree(arguments.scratch / "seeds", ignore_errors=True)
     (arguments.scratch / "seeds").mkdir()
