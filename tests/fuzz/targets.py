@@ -322,6 +322,8 @@ def targets(scratch: Path) -> dict[str, Target]:
         "manifest": Target("llava.json", [manifest()], verify_files, prepare=small_package),
         "model card": Target("card.json", [json.dumps(asdict(CARD)).encode()], read_card, mutated_json),
         "golden record": Target("llava.golden", [golden_record()], read_golden, mutated_safetensors),
-        "program": Target("llava.pte", [p.read_bytes() for p in sorted(SEEDS.glob("*.program"))], inspect, mutated_bytes),
+        "program": Target(
+            "llava.pte", [p.read_bytes() for p in sorted(SEEDS.glob("*.program"))], inspect, mutated_bytes
+        ),
         "GGUF": Target("x.gguf", [small_gguf(scratch)], gguf_keys, mutated_bytes),
     }

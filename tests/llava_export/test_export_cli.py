@@ -86,6 +86,22 @@ def test_a_config_of_another_architecture(cli, tmp_path):
     assert_one_line(cli("--model", tmp_path), f"model_type 'bert'; supported: {supported}")
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("bos_token_id", 10**9, "bos_token_id 1000000000 is not in the vocabulary"),
+        ("eos_token_id", [], "eos_token_id in"),
+        ("rms_norm_eps", float("nan"), "rms_norm_eps in"),
+    ],
+)
+def test_a_dry_run_finds_the_mistakes_of_a_config(field, value, message, cli, checkpoint_of, tmp_path):
+    folder = shutil.copytree(checkpoint_of("plain"), tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"][field] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    assert_one_line(cli("--model", folder, "--dry-run"), message)
+
+
 def test_a_checkpoint_without_tokenizer(cli, checkpoint_of, tmp_path):
     folder = shutil.copytree(checkpoint_of("plain"), tmp_path / "copy")
     (folder / "tokenizer.model").unlink()
@@ -102,8 +118,8 @@ def test_a_tokenizer_of_another_vocabulary(cli, checkpoint_of, tmp_path):
         model_type="bpe",
         vocab_size=900,
         byte_fallback=True,
-        remove_extra_whitespaces=False,
         normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
         minloglevel=2,
     )
     assert_one_line(cli("--model", folder), "the tokenizer has 900 pieces and the model's vocabulary 576")
