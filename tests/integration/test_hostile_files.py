@@ -209,7 +209,14 @@ def test_model_cards_are_decided_alike(changes, parts):
 def test_a_model_card_that_is_no_card_is_refused(text, parts):
     refusal = parts("card", text=text.encode("latin-1"))
     assert isinstance(refusal, str) and refusal.startswith("the model card")
-    assert parts("card", text=json.dumps({**CARD, "recipe": [[[[{}]]]]}).encode()) == b"28"
+
+
+@pytest.mark.parametrize("depth", [63, 64])
+def test_a_model_card_has_at_most_64_levels(depth, parts):
+    found = parts(
+        "card", text=json.dumps({**CARD, "recipe": "DEEP"}).replace('"DEEP"', "[" * depth + "]" * depth).encode()
+    )
+    assert found == (b"28" if depth == 63 else "the model card is not JSON that can be read: it nests too deeply")
 
 
 def test_deep_lists_where_a_schema_belongs_are_refused(parts):

@@ -9,13 +9,15 @@
 
 namespace llava {
 
-constexpr size_t kJsonAtMost = 4 << 20;  // bytes; a manifest has a few thousand
-constexpr int kJsonDepth = 32;           // of objects and lists in each other; a manifest has 4
+constexpr size_t kJsonAtMost = 32 << 20;  // bytes; a manifest has a few thousand
+constexpr int kJsonDepth = 64;            // of objects and lists in each other; a manifest has 4
 
 // Returns the value that a text spells. Throws PackageError, which calls the text `what`.
 inline nlohmann::json parse_json(const std::string& text, const std::string& what) {
-  const auto check_depth = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
-    if (depth > kJsonDepth) {  // comparing, printing and destroying a value take a call for each level
+  const auto check_depth = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json&) {
+    using Event = nlohmann::json::parse_event_t;
+    const bool begins = event == Event::object_start || event == Event::array_start;
+    if (begins && depth >= kJsonDepth) {  // comparing, printing and destroying a value take a call for each level
       throw PackageError(what + " is not JSON that can be read: it nests too deeply");
     }
     return true;
