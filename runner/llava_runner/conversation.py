@@ -61,7 +61,10 @@ def open_image(path: str) -> ImageSource:
     """Return the image in a file. Raises ``PromptError`` if none is named, and ``ImageError`` for the file's faults."""
     if not path:
         raise PromptError("/image takes the path of an image")
-    return load_image(Path(path))
+    try:
+        return load_image(Path(path))
+    except OSError as error:  # such as a name that is too long
+        raise ImageError(f"{path}: {error.strerror}") from error
 
 
 def read_line(lines: BinaryIO) -> str | None:

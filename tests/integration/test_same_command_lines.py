@@ -166,6 +166,7 @@ SLIPS = [
     b"x" * 65537,
     b"/image",
     b"/image /nowhere.png",
+    b"/image " + b"a" * 5000,
     b"/images",
     b"/",
     b"y " * 20000,

@@ -17,7 +17,7 @@ from llava_export.cli import verify as cli
 from llava_export.pte.package.manifest import file_record
 from llava_export.pte.verify import read_manifest
 from llava_runner import contract
-from llava_runner.errors import PackageError
+from llava_runner.errors import PackageError, UserError
 from tests.commands import script
 
 
@@ -46,6 +46,22 @@ def test_fresh_package_passes_and_answers(tiny_package, capsys):
     printed = capsys.readouterr().out
     assert "PASS" in printed and "image features" in printed and "token 2" in printed
     assert "The image shows" in printed
+
+
+@pytest.mark.parametrize(
+    ("side", "flags", "message"),
+    [
+        (1000, [], "1000x1000"),  # larger than what the model sees, which its card says
+        (100, ["--prompt", " "], "the prompt is empty"),
+        (100, ["--prompt", "<image> <image>"], "<image> 2 times"),
+    ],
+)
+def test_mistakes_are_found_before_the_comparison(side, flags, message, tiny_package, tmp_path, monkeypatch):
+    monkeypatch.setattr("llava_export.pte.verify.compare", lambda program: pytest.fail("it compares"))
+    torch.save(torch.zeros(3, side, side, dtype=torch.uint8), tmp_path / "image.pt")
+    arguments = [str(tiny_package.folder), "--image", str(tmp_path / "image.pt"), *flags]
+    with pytest.raises(UserError, match=message):
+        cli.run(cli.build_parser().parse_args(arguments))
 
 
 @pytest.mark.parametrize("where", [0.3, 0.6, 0.95])
