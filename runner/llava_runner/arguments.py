@@ -48,7 +48,7 @@ class ArgumentParser(argparse.ArgumentParser):
         """Print one line and exit with code 2."""
         message = " ".join(message.removeprefix("argument ").split())
         message = re.sub(r"^(?:-\w/)?(--[\w-]+)(?:/--[\w-]+)*: ", r"\1: ", message)  # one name of several
-        message = re.sub(r"^the following arguments are required: ([^,/]+).*", r"\1 is missing", message)
+        message = re.sub(r"^the following arguments are required: (?:-\w/)?([^,/]+).*", r"\1 is missing", message)
         complain(f"{message}; {self.prog} --help lists the options")
         sys.exit(2)
 

@@ -174,7 +174,7 @@ def test_the_chat_template_spells_prompts_as_the_runners_do():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--recipe", "8da8w"], "unrecognized arguments: --recipe 8da8w"),
+        (["--recipe", "8da8w"], "there is no option --recipe"),
         (["--model", "nowhere"], "no folder, no hub id"),
         (["--model", "{full}"], "llama.cpp drops the class token"),
     ],
@@ -187,7 +187,7 @@ def test_mistakes_are_one_line_and_leave_nothing(flags, message, checkpoint_of, 
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
     done = llava("export", "--model", "tiny-llava", "--quantization", "q8_0", "--output-dir", tmp_path)
-    assert done.returncode == 2 and "unrecognized arguments: --quantization q8_0" in done.stderr
+    assert done.returncode == 2 and "there is no option --quantization" in done.stderr
 
 
 def test_a_disk_that_is_too_small_is_noticed_before(tmp_path, monkeypatch):
