@@ -37,7 +37,12 @@ FORMATS = (
 # What people try, too, and what to do about it. The first that fits counts.
 SAVE = "save it as JPEG or PNG"
 OTHERS = (
-    (4, tuple(b"ftyp" + brand for brand in b"heic heix heim heis hevc hevx mif1 msf1".split()), "a HEIC image", SAVE),
+    (
+        4,
+        tuple(b"ftyp" + brand for brand in b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split()),
+        "a HEIC image",
+        SAVE,
+    ),
     (4, (b"ftyp", b"moov", b"mdat", b"wide"), "a video", "save one of its frames as JPEG or PNG"),
     (0, (b"\x1aE\xdf\xa3", b"FLV\x01", b"\x00\x00\x01\xba"), "a video", "save one of its frames as JPEG or PNG"),
     (8, (b"AVI ",), "a video", "save one of its frames as JPEG or PNG"),

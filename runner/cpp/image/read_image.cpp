@@ -13,6 +13,8 @@
 namespace llava {
 namespace {
 
+using namespace std::string_view_literals;
+
 ImageHWC decoded(const std::string& path) {
   const std::string content = read_image_file(path);
   const std::string_view bytes = content;
@@ -33,7 +35,20 @@ ImageHWC decoded(const std::string& path) {
   if (bytes.substr(0, 1) == "P") {
     return read_ppm(path, bytes);
   }
-  fail_to_read(path, "this program reads JPEG, PNG and PPM; save it as one of them");
+  if (bytes.starts_with("RIFF")) {
+#ifdef LLAVA_WEBP
+    return read_webp(path, bytes);
+#else
+    fail_to_read(path, "this program was built without WebP; save the image as JPEG or PNG");
+#endif
+  }
+  if (bytes.starts_with("GIF8")) {
+    return read_gif(path, bytes);
+  }
+  if (bytes.starts_with("BM")) {
+    return read_bmp(path, bytes);
+  }
+  return read_tiff(path, bytes);
 }
 
 // A file with a tensor is known by its name.

@@ -4,6 +4,9 @@
 //   parts image FILE IMAGE_SIZE HOW       the image that the vision encoder would get, as uint8 [3, H, W]
 //   parts images IMAGE_SIZE HOW           the same for each path on stdin (ended by a zero byte): its length in a line,
 //                                         then the bytes; or "refused" and the message in a line
+//   parts pixels                          for each path on stdin (ended by a zero byte) a line with width and height
+//   and
+//                                         the bytes [H, W, 3], or a line with the error
 //   parts encode TOKENIZER                for each string on stdin (ended by a zero byte) its ids, one line each
 //   parts decode TOKENIZER                for each line of ids on stdin the bytes of the text in hex, one line each
 //   parts prompt HAS_IMAGE                the chunks of the prompt on stdin, each ended by a zero byte
@@ -55,6 +58,17 @@ void run(const std::vector<std::string>& arguments) {
         write(std::to_string(bytes.size()) + "\n" + bytes);
       } catch (const UserError& error) {
         write("refused " + std::string(error.what()) + "\n");
+      }
+    }
+  } else if (part == "pixels") {
+    std::istringstream paths(everything_on_stdin());
+    for (std::string path; std::getline(paths, path, '\0');) {
+      try {
+        const auto image = std::get<ImageHWC>(read_image(path));
+        write(std::to_string(image.width) + " " + std::to_string(image.height) + "\n");
+        write(std::string(image.bytes.begin(), image.bytes.end()));
+      } catch (const ImageError& error) {
+        write(std::string("error: ") + error.what() + "\n");
       }
     }
   } else if (part == "encode") {

@@ -14,6 +14,10 @@ namespace llava {
 ImageHWC read_jpeg(const std::string& path, std::string_view content);
 ImageHWC read_png(const std::string& path, std::string_view content);
 ImageHWC read_ppm(const std::string& path, std::string_view content);
+ImageHWC read_bmp(const std::string& path, std::string_view content);
+ImageHWC read_gif(const std::string& path, std::string_view content);   // the first frame
+ImageHWC read_tiff(const std::string& path, std::string_view content);  // the first image
+ImageHWC read_webp(const std::string& path, std::string_view content);  // the first frame
 
 constexpr int64_t kMaxPixels = int64_t(1024) * 1024 * 1024 / 4 / 3;  // Pillow's MAX_IMAGE_PIXELS: 256 MiB in RGB
 

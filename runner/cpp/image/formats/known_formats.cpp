@@ -35,6 +35,8 @@ constexpr Beginning kOthers[] = {
     {4, "ftypheis"sv, "a HEIC image"sv, kSave},
     {4, "ftyphevc"sv, "a HEIC image"sv, kSave},
     {4, "ftyphevx"sv, "a HEIC image"sv, kSave},
+    {4, "ftyphevm"sv, "a HEIC image"sv, kSave},
+    {4, "ftyphevs"sv, "a HEIC image"sv, kSave},
     {4, "ftypmif1"sv, "a HEIC image"sv, kSave},
     {4, "ftypmsf1"sv, "a HEIC image"sv, kSave},
     {4, "ftyp"sv, "a video"sv, kSaveFrame},
