@@ -75,7 +75,7 @@ case $target in
         for library in libjpeg libz; do
             [[ -n $(find /usr/lib/aarch64-linux-gnu -name "$library.*" -print -quit 2> /dev/null) ]] || fail \
                 "$library for aarch64 is missing: dpkg --add-architecture arm64 && apt-get update &&" \
-                "apt-get install libjpeg-dev:arm64 zlib1g-dev:arm64"
+                "apt-get install lib{jpeg,tiff,webp}-dev:arm64 zlib1g-dev:arm64"
         done
         fetch_sdk
         configure+=(-DCMAKE_TOOLCHAIN_FILE="$PWD/runner/deploy/aarch64.cmake")
@@ -99,6 +99,7 @@ esac
 "$cmake" -S runner/cpp -B "$out/build" -DCMAKE_PREFIX_PATH="$(realpath "$sdk")" "${configure[@]}" \
     > "$out/configure.log" 2>&1 ||
     { cat "$out/configure.log" >&2; exit 1; }
+sed -n 's/^-- without/without/p' "$out/configure.log" # image formats; docs/guides/device.md names their libraries
 "$cmake" --build "$out/build" --parallel "$(nproc)"
 
 # Copy the programs and the shared libraries that they need. An ExecuTorch for Android may consist of static ones.

@@ -43,7 +43,7 @@ def native_build() -> Path:
     """Build the C++ runner for this machine. Return the folder with its programs."""
     headers = ("CLI/CLI.hpp", "nlohmann/json.hpp", "jpeglib.h", "zlib.h", "xxhash.h")
     if not shutil.which("g++") or not all((Path("/usr/include") / name).exists() for name in headers):
-        packages = "g++ libcli11-dev libjpeg-dev zlib1g-dev libxxhash-dev nlohmann-json3-dev"
+        packages = "g++ libcli11-dev lib{jpeg,tiff,webp}-dev zlib1g-dev libxxhash-dev nlohmann-json3-dev"
         lacking("the C++ runner", f"apt-get install {packages}")
     return build_runner("native")
 
@@ -62,7 +62,7 @@ def aarch64_build() -> Path:
         lacking(
             "the C++ runner for ARM",
             "dpkg --add-architecture arm64 && apt-get update && "
-            "apt-get install g++-aarch64-linux-gnu libjpeg-dev:arm64 zlib1g-dev:arm64",
+            "apt-get install g++-aarch64-linux-gnu lib{jpeg,tiff,webp}-dev:arm64 zlib1g-dev:arm64",
         )
     if not shutil.which("qemu-aarch64"):
         lacking("what runs programs for ARM", "apt-get install qemu-user libstdc++6:arm64")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from llava_runner.errors import ImageError
 from llava_runner.image import load_image
+from tests.integration.conftest import lacking
 from tests.integration.image_files import SHORT, Tiff, aligned, bmp, gif, packed
 
 WIDTH, HEIGHT = 37, 21  # neither is a multiple of anything
@@ -22,6 +23,9 @@ WIDTH, HEIGHT = 37, 21  # neither is a multiple of anything
 @pytest.fixture
 def compare(native_build, tmp_path) -> Callable[[dict[str, bytes]], int]:
     """Compare both runners' images of some files. Returns how many both read."""
+    log = (native_build / "configure.log").read_text()
+    if "-- without" in log:
+        lacking("a reader of WebP and TIFF", "apt-get install libwebp-dev libtiff-dev")
 
     def call(files: dict[str, bytes]) -> int:
         for name, content in files.items():

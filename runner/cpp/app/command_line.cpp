@@ -207,7 +207,8 @@ void CommandLine::model_and_image(std::string& model_path, std::string& image_pa
   value("--model-path", "PATH", "a .pte, or the folder of a package", model_path);
   value(
       "--image,--image-path", "PATH",
-      "a JPEG, PNG or PPM file, or a .pt file with a uint8 [3, H, W] tensor (default: no image)", image_path);
+      "a JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file, or a .pt file with a uint8 [3, H, W] tensor (default: no image)",
+      image_path);
 }
 
 void CommandLine::computation(ProgramOptions& options) {

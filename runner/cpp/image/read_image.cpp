@@ -39,7 +39,7 @@ ImageHWC decoded(const std::string& path) {
 #ifdef LLAVA_WEBP
     return read_webp(path, bytes);
 #else
-    fail_to_read(path, "this program was built without WebP; save the image as JPEG or PNG");
+    fail_to_read(path, "this llava_main was built without WebP; save the image as JPEG or PNG");
 #endif
   }
   if (bytes.starts_with("GIF8")) {

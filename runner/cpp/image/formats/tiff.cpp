@@ -56,8 +56,7 @@ class UncompressedReader {
     const bool is_gray = pixels.color == TiffColor::kGray;
     const bool is_wide = is_gray && pixels.samples == 1 && (pixels.bits == 32 || (pixels.is_signed && pixels.bits > 8));
     const bool is_single = pixels.samples == 1 ? pixels.bits <= 8 || is_wide : false;
-    const bool is_colored = pixels.samples == pixels.kept() && pixels.kept() > 2;
-    if (!(is_single || is_colored) || pixels.alpha == TiffAlpha::kPremultiplied) {
+    if (!is_single && pixels.kept() < 3) {
       fail_to_read(path_, "its kind of pixels is not supported in separate planes");
     }
     stored_ = {.bits = is_wide ? 32 : is_gray && pixels.bits == 1 ? 1 : 8, .is_signed = is_wide};
@@ -94,8 +93,8 @@ class UncompressedReader {
       const int64_t stride =
           x + piece_width > width ? piece_width * bits_ / 8 / (has_planes_ ? image_.pixels.described : 1) : 0;
       const int64_t right = std::min(x + piece_width, width), bottom = y + std::min(piece_height, height - y);
-      if (has_planes_ && plane >= size_t(image_.pixels.samples)) {
-        fail_to_read(path_, "its layout is damaged");
+      if (has_planes_ && plane >= planes()) {
+        fail_to_read(path_, "its planes are not supported");
       }
       pieces.push_back({offset, x, y, right, bottom, stride, plane});
       x += piece_width;
@@ -110,6 +109,9 @@ class UncompressedReader {
     }
     return pieces;
   }
+
+  // Returns how many planes are read: all that are kept, but not premultiplied alpha.
+  size_t planes() const { return size_t(image_.pixels.alpha == TiffAlpha::kPremultiplied ? 3 : image_.pixels.kept()); }
 
   void read_piece(const Piece& piece) {
     const auto width = piece.right - piece.left;

@@ -1,6 +1,8 @@
 // Reads the tags of TIFF and BigTIFF files.
 #include "image/formats/tiff_directory.h"
 
+#include <algorithm>
+
 #include "image/formats/bytes.h"
 
 namespace llava {
@@ -42,14 +44,16 @@ TiffDirectory::TiffDirectory(const std::string& path, std::string_view content)
       break;
     }
     const size_t size = size_of(*type);
-    if (size == 0 || *values == 0 || *values > content.size() / size) {
+    if (size == 0 || *values == 0) {
       continue;
     }
-    const size_t length = size * size_t(*values);
+    const uint64_t most = content.size() / size;
+    const size_t length = size * size_t(std::min(*values, most + 1));
     const uint64_t at = length > offset_size ? *offset : place;
-    if (number(at, 0) && content.size() - at >= length) {
-      tags_[uint16_t(*tag)] = {int(*type), content.substr(at, length)};
+    if (*values > most || !number_in(content, at, 0) || content.size() - at < length) {
+      break;
     }
+    tags_[uint16_t(*tag)] = {int(*type), content.substr(at, length)};
   }
 }
 

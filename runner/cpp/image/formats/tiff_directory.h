@@ -35,7 +35,8 @@ enum class TiffTag : uint16_t {
 
 class TiffDirectory {
  public:
-  // Throws ImageError if the file has no directory. A tag whose value is not within the file counts as missing.
+  // Throws ImageError if the file has no directory. As in Pillow, a tag whose value is not within the file counts as
+  // missing, and so do all tags after it.
   TiffDirectory(const std::string& path, std::string_view content);
 
   bool is_big_endian() const { return is_big_endian_; }

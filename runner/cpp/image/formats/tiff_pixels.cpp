@@ -81,6 +81,9 @@ bool set_kind(const Key& key, TiffPixels& pixels) {
   if (std::any_of(key.bits.begin(), key.bits.end(), [&](int64_t other) { return other != bits; })) {
     return false;
   }
+  if (key.fill_order != 1 && key.fill_order != 2) {
+    return false;
+  }
   pixels.bits = int(bits);
   pixels.samples = int(key.bits.size());
   const bool has_three = key.photometric == kRgb || key.photometric == kYCbCr;
