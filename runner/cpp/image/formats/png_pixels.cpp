@@ -4,18 +4,16 @@
 #include <cstring>
 
 #include "image/formats/formats.h"
+#include "image/formats/pixels.h"
 
 namespace llava {
 namespace {
 
-constexpr int kBackground = 255;  // what shows through: white, as in a browser
+constexpr uint8_t kBackground = 255;  // what shows through: white, as in a browser
 
-// Lays a pixel on the background, by Pillow's integer arithmetic (alpha_composite) for an opaque one.
 void lay_on_background(uint8_t* pixel, int alpha) {
-  const uint32_t coefficient = uint32_t(alpha) * 255 * 255 * 128 / (255 * 255);
   for (size_t i = 0; i < 3 && alpha < 255; ++i) {
-    const uint32_t sum = pixel[i] * coefficient + kBackground * (255 * 128 - coefficient) + (0x80 << 7);
-    pixel[i] = alpha == 0 ? kBackground : uint8_t((((sum >> 8) + sum) >> 8) >> 7);
+    pixel[i] = over_white(pixel[i], alpha);
   }
 }
 

@@ -210,7 +210,10 @@ ImageHWC read_tiff(const std::string& path, std::string_view content) {
   }
   ImageHWC rgb = in_rgb(image, colors);
   image.samples = {};
-  return upright(std::move(rgb), directory.orientation());
+  Metadata metadata;
+  metadata.xmp = directory.bytes(TiffTag::kXmp);
+  const bool has_tag = directory.has(TiffTag::kOrientation);
+  return upright(std::move(rgb), has_tag ? directory.orientation() : orientation_of(metadata));
 }
 
 }  // namespace llava

@@ -62,14 +62,6 @@ bool decode_frame(const WebPIterator& frame, int canvas_width, int channels, std
   return WebPDecode(frame.fragment.bytes, frame.fragment.size, &config) == VP8_STATUS_OK;
 }
 
-std::string_view without_exif_heads(std::string_view exif) {
-  constexpr std::string_view kHead("Exif\0\0", 6);
-  while (exif.starts_with(kHead)) {
-    exif.remove_prefix(kHead.size());
-  }
-  return exif;
-}
-
 }  // namespace
 
 ImageHWC read_webp(const std::string& path, std::string_view content) {
@@ -103,7 +95,12 @@ ImageHWC read_webp(const std::string& path, std::string_view content) {
       image.bytes[i] = over_white(pixel[i % 3], pixel[3]);
     }
   }
-  return upright(std::move(image), orientation_in(without_exif_heads(parts.chunk("EXIF"))));
+  Metadata metadata;
+  if (const std::string_view exif = parts.chunk("EXIF"); !exif.empty()) {
+    metadata.exif = exif;
+  }
+  metadata.xmp = parts.chunk("XMP ");
+  return upright(std::move(image), orientation_of(metadata));
 }
 
 }  // namespace llava
