@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 from llava_runner.errors import ImageError
 from llava_runner.image import load_image
 from tests.integration.conftest import lacking
-from tests.integration.image_files import SHORT, Tiff, aligned, bmp, gif, packed
+from tests.integration.image_files import LONG, SHORT, Tiff, aligned, bmp, gif, packed
 
 WIDTH, HEIGHT = 37, 21  # neither is a multiple of anything
 
@@ -106,6 +107,33 @@ def test_formats_that_are_not_read_are_named(compare, native_build, tmp_path, ph
         kind = name.split(".")[1].upper()
         assert f"it is {kind}, which is not supported; save the image as JPEG or PNG" in done.stdout
     assert load_image(tmp_path / "saved.avif").size == photo.size  # the library is in Pillow
+
+
+def test_sizes_that_lie_are_refused(compare):
+    """Without memory or arithmetic for the pixels that they claim."""
+    side = struct.pack("<L", 0xCF01_0203)
+    samples = np.zeros((4, 4, 3), int)
+    files = {
+        "screen.gif": gif(np.zeros((2, 2), int), screen=(65535, 65535)),
+        "huge.bmp": b"BM" + bytes(8) + struct.pack("<LL", 54, 40) + side[:3] + b"\x7f" + side[:3] + b"\x7f" + bytes(99),
+        "negative.bmp": b"BM"
+        + bytes(8)
+        + struct.pack("<LL", 54, 40)
+        + side
+        + side
+        + struct.pack("<HH", 1, 24)
+        + bytes(99),
+        "canvas.webp": b"RIFF" + struct.pack("<L", 22) + b"WEBPVP8X" + struct.pack("<LL", 10, 2) + b"\xff\x3f\0" * 2,
+    }
+    lies: dict[str, dict[int, tuple[int, tuple[int, ...]]]] = {
+        "huge.tif": {256: (LONG, (0xCF01_0203,)), 257: (LONG, (0xCF01_0203,))},
+        "tile.tif": {322: (LONG, (32768,)), 323: (LONG, (32768,))},
+        "rows.tif": {278: (LONG, (0xFFFF_FFFE,))},
+    }
+    for name, tags in lies.items():
+        tile = (16, 16) if name == "tile.tif" else None
+        files[name] = Tiff(samples=samples, photometric=2, compression=8, tile=tile, tags=tags).content()
+    assert compare(files) == 0
 
 
 def damaged(files: dict[str, bytes]) -> dict[str, bytes]:

@@ -88,7 +88,7 @@ def test_the_android_target_is_configured_and_built(aarch64_build, tmp_path):
     paths = [tmp_path / f"image.{suffix}" for suffix in ("webp", "tif", "gif", "bmp", "ppm", "tiff")]
     for path in paths:
         image.save(path, **({"compression": "tiff_lzw"} if path.suffix == ".tif" else {}))
-    command = [*emulator(), ROOT / "cmake-out/android/build/parts", "images"]
+    command = [*emulator(), str(ROOT / "cmake-out/android/build/parts"), "images"]
     found = subprocess.run(command, input="".join(f"{path}\0" for path in paths).encode(), capture_output=True).stdout
     webp, tiff, rest = found.split(b"\n", 2)
     assert b"this llava_main was built without WebP; save the image as JPEG or PNG" in webp
