@@ -17,6 +17,7 @@
 
 #include "image/formats/formats.h"
 #include "image/formats/jpeg_header.h"
+#include "image/formats/pixels.h"
 
 namespace llava {
 namespace {
@@ -75,9 +76,8 @@ bool decode_jpeg(
     for (int x = 0; is_cmyk && x < image.width; ++x) {
       // Ink is stored inverted, as Adobe's programs do it: 255 is none.
       const uint8_t* stored = row.data() + 4 * size_t(x);
-      for (int channel = 0; channel < 3; ++channel) {
-        const int product = (255 - stored[channel]) * stored[3] + 128;
-        out[3 * size_t(x) + size_t(channel)] = uint8_t(std::max(0, stored[3] - ((product + (product >> 8)) >> 8)));
+      for (size_t channel = 0; channel < 3; ++channel) {
+        out[3 * size_t(x) + channel] = printed(255 - stored[channel], 255 - stored[3]);
       }
     }
   }
