@@ -32,7 +32,6 @@ FORMATS = (
     ("BMP", 0, (b"BM",)),
     ("TIFF", 0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"MM*\0", b"II\0*")),
     ("PPM", 0, tuple(b"P%d%c" % (kind, space) for kind in range(1, 7) for space in b" \t\n\v\f\r")),
-    ("AVIF", 4, (b"ftypavif", b"ftypavis")),
 )
 # What people try, too, and what to do about it. The first that fits counts.
 SAVE = "save it as JPEG or PNG"
@@ -70,9 +69,11 @@ def format_of(head: bytes, name: str) -> str:
     """Return the format of a file by its first ``HEAD_BYTES`` bytes. Raises ``ImageError`` for one that is not read."""
     for found, offset, beginnings in FORMATS:
         if head.startswith(beginnings, offset):
-            if found == "AVIF" and not features.check("avif"):
-                raise cannot_be_read(name, f"it is an AVIF image; {SAVE}")
             return found
+    if head[4:8] == b"ftyp" and (b"avif" in head[8:] or b"avis" in head[8:]):  # the brands of the file
+        if not features.check("avif"):
+            raise cannot_be_read(name, f"it is an AVIF image; {SAVE}")
+        return "AVIF"
     if not head:
         raise cannot_be_read(name, "it is empty")
     for offset, beginnings, what, advice in OTHERS:
@@ -103,7 +104,7 @@ def decode(stream: BinaryIO, *, kind: str, name: str) -> Image.Image:
     except ImageError:
         raise
     except MemoryError as error:
-        pixels = f"its {size[0]}x{size[1]} pixels" if size else "it"
+        pixels = f"{size[0]}x{size[1]} pixels" if size else "it"
         raise ImageError(f"{name}: there is not enough memory for {pixels}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} is too large; at most {most_pixels()} pixels are read") from error

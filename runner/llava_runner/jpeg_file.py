@@ -68,7 +68,9 @@ def _check_scans(stream: BinaryIO, image: JpegFile, name: str) -> None:
     most = [max((layer[i] for layer in image.layer), default=1) or 1 for i in (1, 2)]
     samples = sum(width * across * height * down // (most[0] * most[1]) for _, across, down, _ in image.layer)
     if 2 * samples > MAX_COEFFICIENT_BYTES:
-        raise ImageError(f"{width}x{height} pixels is too large for a progressive JPEG; save it as a baseline JPEG")
+        raise ImageError(
+            f"{name} is too large: {width}x{height} pixels in a progressive JPEG; save it as a baseline JPEG"
+        )
 
 
 def markers(content: bytes) -> Iterator[int]:

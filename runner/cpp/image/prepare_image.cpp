@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <new>
 
 #include "base/errors.h"
 #include "image/resize.h"
@@ -72,8 +73,12 @@ ImageCHW prepare_image(const Image& image, const ModelCard& card, const std::str
     }
     return *tensor;
   }
-  return preprocess(
-      std::get<ImageHWC>(image), card, image_aspect_ratio.empty() ? card.image_aspect_ratio : image_aspect_ratio);
+  const auto& pixels = std::get<ImageHWC>(image);
+  try {
+    return preprocess(pixels, card, image_aspect_ratio.empty() ? card.image_aspect_ratio : image_aspect_ratio);
+  } catch (const std::bad_alloc&) {
+    throw ImageError("there is not enough memory to resize an image of " + size_of(pixels.width, pixels.height));
+  }
 }
 
 }  // namespace llava

@@ -13,9 +13,9 @@ constexpr int kMinImageSide = 2;  // pixels
 // The content of an image file, or of a file with a tensor (.pt).
 using Image = std::variant<ImageHWC, ImageCHW>;
 
-// Reads a .pt file by its name, and JPEG, PNG and binary PPM by their content: as Pillow does, upright, 8-bit RGB,
-// transparency laid on white. Throws ImageError for files that are missing, damaged, of another kind, smaller than
-// kMinImageSide, or of more pixels than Pillow takes without a warning.
+// Reads a .pt file by its name, and JPEG, PNG, and PPM with PGM and PBM by their content: as Pillow does, upright,
+// 8-bit RGB, transparency laid on white. A JPEG of more pixels than Pillow takes without a warning is reduced. Throws
+// ImageError for files that are missing, damaged, of another kind, smaller than kMinImageSide, or too large.
 Image read_image(const std::string& path);
 
 }  // namespace llava

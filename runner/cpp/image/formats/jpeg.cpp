@@ -26,7 +26,8 @@ struct JpegErrors {
   jpeg_error_mgr manager;
   std::jmp_buf back;
   char message[JMSG_LENGTH_MAX];
-  bool has_ended = false;  // before the image did
+  bool has_all_rows = false;
+  bool has_ended = false;  // the file, before what is read of it
 };
 
 void throw_back(j_common_ptr info) {
@@ -54,7 +55,7 @@ bool decode_jpeg(
   errors.manager.error_exit = throw_back;
   errors.manager.emit_message = note_warning;
   if (setjmp(errors.back)) {
-    return false;
+    return errors.has_all_rows && errors.has_ended;
   }
   jpeg_create_decompress(&info);
   jpeg_mem_src(&info, reinterpret_cast<const unsigned char*>(content.data()), content.size());
@@ -68,7 +69,6 @@ bool decode_jpeg(
     std::strcpy(errors.message, "its header is damaged");
     return false;
   }
-  row.resize(size_t(info.output_width) * size_t(info.output_components));
   while (info.output_scanline < info.output_height && !errors.has_ended) {
     uint8_t* out = image.row(int(info.output_scanline));
     uint8_t* rows[] = {is_cmyk ? row.data() : out};
@@ -83,8 +83,11 @@ bool decode_jpeg(
   }
   if (errors.has_ended) {
     std::strcpy(errors.message, "it is truncated");
+    return false;
   }
-  return !errors.has_ended;  // what follows the last row does not matter
+  errors.has_all_rows = true;  // what follows may be missing, but not be damaged
+  jpeg_finish_decompress(&info);
+  return true;
 }
 
 }  // namespace
@@ -96,7 +99,7 @@ ImageHWC read_jpeg(const std::string& path, std::string_view content) {
   jpeg_decompress_struct info{};
   JpegErrors errors{};
   ImageHWC image = new_image(path, int(reduced(header.width)), int(reduced(header.height)));
-  std::vector<uint8_t> row;
+  std::vector<uint8_t> row(size_t(image.width) * 4);
   const bool decoded = decode_jpeg(content, header.scale, info, errors, image, row);
   const bool has_no_memory = !decoded && errors.manager.msg_code == JERR_OUT_OF_MEMORY;
   jpeg_destroy_decompress(&info);

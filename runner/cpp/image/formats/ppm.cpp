@@ -12,6 +12,7 @@ namespace llava {
 namespace {
 
 constexpr size_t kLongestToken = 10;  // characters
+constexpr size_t kBlockBytes = size_t(1) << 20;
 
 bool is_space(char c) {
   return c == ' ' || (c >= '\t' && c <= '\r');
@@ -41,6 +42,7 @@ class Reader {
   }
 
   ImageHWC image() {
+    begin_ = at_;
     check_size(path_, width_, height_);
     ImageHWC image = new_image(path_, int(width_), int(height_));
     for (int y = 0; y < image.height; ++y) {
@@ -57,10 +59,21 @@ class Reader {
         at_ += size_t(width_ + 7) / 8;
       }
     }
+    check_rest_of_bits();
     return image;
   }
 
  private:
+  // Pillow looks at a mebibyte of plain bits at once, also at those after the last.
+  void check_rest_of_bits() {
+    const size_t end = begin_ + (at_ - begin_ + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+    while (kind_ == 1 && at_ < std::min(end, content_.size())) {
+      if (next_plain(true) != '\0') {
+        digit();
+      }
+    }
+  }
+
   // Returns the next number of the header. A comment may stand anywhere, also within the number.
   int64_t header_number() {
     std::string token;
@@ -144,6 +157,7 @@ class Reader {
   const std::string& path_;
   std::string_view content_;
   size_t at_ = 0;
+  size_t begin_ = 0;  // of the pixels
   int kind_ = 0;
   int64_t width_ = 0, height_ = 0;
   int largest_ = 1;

@@ -1,0 +1,94 @@
+"""Turning images upright, and their memory."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llava_runner import image_colors
+from llava_runner.image import load_image, prepare_image, to_rgb
+
+XMP = b'<x:xmpmeta><d tiff:Orientation="6"/></x:xmpmeta>'
+
+
+def photograph(kind="JPEG", **options):
+    """Return the bytes of a file: red on the left, blue on the right, wider than high."""
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, :20, 0] = pixels[:, 20:, 2] = 255
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def six():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+@pytest.mark.parametrize("options", [{"exif": six()}, {"xmp": XMP}, {"exif": six(), "xmp": XMP}])
+def test_an_image_is_turned_once(options, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(photograph(**options))
+    loaded = load_image(tmp_path / "photo.jpg")
+    assert isinstance(loaded, Image.Image)
+    for image in (loaded, to_rgb(loaded), to_rgb(to_rgb(Image.open(tmp_path / "photo.jpg")))):
+        assert image.size == (20, 40)
+        pixels = np.asarray(image)
+        assert pixels[5, 10, 0] > 200 and pixels[35, 10, 2] > 200
+
+
+def test_every_orientation_is_that_of_pillow():
+    from PIL import ImageOps
+
+    for value in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = value
+        image = Image.open(io.BytesIO(photograph("PNG", exif=exif)))
+        assert to_rgb(image).tobytes() == ImageOps.exif_transpose(image).tobytes()
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0XX\0*\0\0\0\x08", b"Exif\0\0MM\0*", b"Exif\0\0"])
+def test_malformed_metadata_leaves_an_image_as_it_is_stored(exif, recwarn):
+    content = photograph()
+    content = content[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + content[2:]
+    found = prepare_image(content, image_size=40, image_mean=(0.5, 0.5, 0.5), image_aspect_ratio="pad")
+    expected = prepare_image(photograph(), image_size=40, image_mean=(0.5, 0.5, 0.5), image_aspect_ratio="pad")
+    np.testing.assert_array_equal(found, expected)
+    assert len(recwarn) == 0
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16"])
+def test_bands_do_not_show(mode, monkeypatch):
+    samples = np.random.default_rng(0).integers(0, 256, (30, 41, 4), dtype=np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(samples[..., 0].astype(np.uint16) * 257)
+        image.info["transparency"] = int(samples[4, 4, 0]) * 257
+    else:
+        image = Image.fromarray(samples).convert(mode)
+        if mode == "P":
+            image.info["transparency"] = bytes(range(256))
+    expected = to_rgb(image).tobytes()
+    monkeypatch.setattr(image_colors, "BAND_PIXELS", 100)
+    assert to_rgb(image).tobytes() == expected
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGB", "P"])
+def test_memory_is_at_most_three_times_the_images(mode, tmp_path):
+    """Its 12 million pixels take 48 MB in RGB, as Pillow stores it."""
+    image = Image.new(mode, (4000, 3000))
+    options = {"transparency": bytes(range(256))} if mode == "P" else {"exif": six()}
+    image.save(tmp_path / "photo.png", compress_level=1, **options)
+    code = f"""
+import resource
+from llava_runner.image import prepare_image
+def prepare(path):
+    prepare_image(path, image_size=336, image_mean=(0.5, 0.5, 0.5), image_aspect_ratio="pad")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+prepare({str(tmp_path / "photo.png")!r})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 1024 * int(done.stdout) < 3 * 4000 * 3000 * 3
