@@ -2,19 +2,21 @@
 
 $ python -m tests.compare_images FOLDER [--parts PATH]
 
-Prints a table of the files that only one runner reads, that give other bytes, or that take over 10 s or 1.5 GiB. The
-C++ runner's part that prepares images is built by ``runner/build.sh native``. A file is measured in a process of its
-own. Exits with 1 if the table has rows.
+Prints a table of the files that only one runner reads, that give other bytes, or that take over 10 s of a processor or
+1.5 GiB. The part of the C++ runner that prepares images is built by ``runner/build.sh native``. Each file is measured
+in a process of its own. Exits with 1 if the table has rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from llava_runner.errors import ImageError
 from llava_runner.image import prepare_image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_SIZE = 336
 MAX_SECONDS, MAX_BYTES = 10, 1536 << 20
 PARTS = Path("cmake-out/native/build/parts")
 
@@ -70,7 +73,7 @@ def by_llava_main(parts: Path, paths: Sequence[Path], *, image_size: int, image_
 
 @dataclass(frozen=True)
 class Measured:
-    """One file in a process of its own: what came of it, the time in seconds, and the peak of memory in bytes."""
+    """One file in a process of its own: the processors' time in seconds, and the peak of memory in bytes."""
 
     code: int
     output: bytes
@@ -84,23 +87,56 @@ class Measured:
         return {0: "read", 2: "refused"}.get(self.code, f"CRASH ({self.code})")
 
 
-def measure(command: Sequence[str | Path]) -> Measured:
-    """Run a command and measure it. After a minute it is ended."""
-    begin = time.monotonic()
-    process = subprocess.Popen(["timeout", "60", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None and process.stderr is not None
-    output, error = process.stdout.read(), process.stderr.read().decode(errors="replace")
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    peak = usage.ru_maxrss * 1024
-    return Measured(process.returncode, output, error.strip(), time.monotonic() - begin, peak)
+def measure(run: Callable[[int, int], None]) -> Measured:
+    """Measure a process that ``run`` becomes, or ends, in a minute at most. It gets descriptors to write to."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as error:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            try:
+                run(output.fileno(), error.fileno())
+            except BaseException:
+                os.write(error.fileno(), traceback.format_exc().encode())
+            os._exit(1)
+        _, status, usage = os.wait4(child, 0)
+        output.seek(0)
+        error.seek(0)
+        return Measured(
+            os.waitstatus_to_exitcode(status),
+            output.read(),
+            error.read().decode(errors="replace").strip(),
+            usage.ru_utime + usage.ru_stime,
+            usage.ru_maxrss * 1024,
+        )
+
+
+def measured_by_llava_run(path: Path) -> Measured:
+    """Measure the Python runner."""
+
+    def run(output: int, error: int) -> None:
+        prepared = by_llava_run(path, image_size=IMAGE_SIZE, image_aspect_ratio="pad")
+        with os.fdopen(output, "wb", closefd=False) as stream:
+            stream.write(prepared.pixels or b"")
+        os.write(error, prepared.message.encode(errors="replace"))
+        os._exit(2 if prepared.pixels is None else 0)
+
+    return measure(run)
+
+
+def measured_by_llava_main(path: Path, parts: Path) -> Measured:
+    """Measure the C++ runner."""
+
+    def run(output: int, error: int) -> None:
+        os.dup2(output, 1)
+        os.dup2(error, 2)
+        os.execv(parts, [str(parts), "image", str(path), str(IMAGE_SIZE), "pad"])
+
+    return measure(run)
 
 
 def rows(path: Path, parts: Path) -> list[str]:
     """Return what is to be said of a file."""
-    size = "336"
-    by_python = measure([sys.executable, "-m", "tests.compare_images", "--one", path])
-    by_cpp = measure([parts, "image", path, size, "pad"])
+    by_python, by_cpp = measured_by_llava_run(path), measured_by_llava_main(path, parts)
     found = []
     if by_python.decision != by_cpp.decision or "CRASH" in by_python.decision:
         last = (by_python.error or by_cpp.error).splitlines()[-1:]
@@ -118,13 +154,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compare what the two runners make of the files of a folder.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--parts", type=Path, default=PARTS, help=f"the C++ runner's parts (default: {PARTS})")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # prepare a file, and write its pixels
     arguments = parser.parse_args()
-    if arguments.one:
-        prepared = by_llava_run(arguments.folder, image_size=336, image_aspect_ratio="pad")
-        sys.stdout.buffer.write(prepared.pixels or b"")
-        print(prepared.message, file=sys.stderr)
-        return 2 if prepared.pixels is None else 0
     paths = sorted(path for path in arguments.folder.rglob("*") if path.is_file())
     differing = 0
     for path in paths:

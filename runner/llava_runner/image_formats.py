@@ -130,6 +130,8 @@ def _load(image: Image.Image, stream: BinaryIO, kind: str) -> Image.Image:
     """Decode an image."""
     if kind == "PPM":
         return decode_ppm(image, stream)
+    if kind == "PNG" and any(tile.extents != (0, 0, *image.size) for tile in image.tile):  # type: ignore[attr-defined]
+        raise ValueError("the first frame of the animation does not cover it")
     try:
         image.load()
     except ValueError as error:

@@ -15,7 +15,7 @@ from llava_runner.errors import ImageError
 from llava_runner.image_formats import HEAD_BYTES, format_of
 from llava_runner.image_limits import MAX_FILE_BYTES
 
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:")
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/+|data:")
 CHUNK_BYTES = 1 << 20
 
 
@@ -27,13 +27,16 @@ def path_of(source: str | os.PathLike[Any]) -> Path:
         raise ImageError(f"the {type(source).__name__} gives no path: {error}") from error
     if not name:
         raise ImageError("the path of the image is empty")
-    if URL.match(name):
-        raise ImageError(f"{name[:100]} is a URL; download the image first, and give the path of its file")
     try:
         mode = os.stat(name).st_mode
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageError(f"{name} does not exist") from error
     except OSError as error:
+        if URL.match(name):
+            url = URL.sub(r"\1//", name, count=1) if not name.startswith("data:") else name  # a Path has one slash
+            raise ImageError(
+                f"{url[:100]} is a URL; download the image first, and give the path of its file"
+            ) from error
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise ImageError(f"{name} does not exist") from error
         raise ImageError(f"{name} cannot be read: {error.strerror}") from error
     except ValueError as error:  # a zero byte
         raise ImageError(f"{name!r} is not a path") from error

@@ -281,6 +281,9 @@ def _damaged(image: Image.Image) -> Iterator[tuple[str, bytes]]:
     frames = [image.rotate(angle) for angle in (0, 90, 180)]
     frames[0].save(stream, "PNG", save_all=True, append_images=frames[1:])
     yield "animated", stream.getvalue()
+    frame = (0).to_bytes(4, "big") + b"".join(side.to_bytes(4, "big") for side in (20, 20, 3, 3)) + bytes(6)
+    small = (b"IDAT", zlib.compress(rows_of(samples_of(image.crop((3, 3, 23, 23)), 8, 2), 8)))
+    yield "animated, first frame small", png([begin, (b"acTL", bytes([0, 0, 0, 2] * 2)), (b"fcTL", frame), small, end])
     stream = io.BytesIO()
     frames[0].save(stream, "PNG", save_all=True, append_images=frames[1:], default_image=True)
     yield "animated after another", stream.getvalue()

@@ -137,6 +137,7 @@ REFUSED = {
     "device": (lambda path: "/dev/zero", "is a device, not an image"),
     "https": (lambda path: "https://example.org/photo.png", "is a URL; download the image first"),
     "s3": (lambda path: "s3://bucket/photo.png", "is a URL; download the image first"),
+    "https as a path": (lambda path: Path("https://example.org/photo.png"), "https://example.org/photo.png is a URL"),
     "data": (lambda path: "data:image/png;base64,iVBORw0", "is a URL"),
 }
 

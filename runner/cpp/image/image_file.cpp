@@ -78,15 +78,16 @@ void check_image_path(const std::string& path) {
   if (path.empty()) {
     throw ImageError("the path of the image is empty");
   }
-  if (is_url(path)) {
-    throw ImageError(path.substr(0, 100) + " is a URL; download the image first, and give the path of its file");
-  }
   struct stat info{};
   if (stat(path.c_str(), &info) != 0) {
-    if (errno == ENOENT || errno == ENOTDIR) {
+    const int error = errno;
+    if (is_url(path)) {
+      throw ImageError(path.substr(0, 100) + " is a URL; download the image first, and give the path of its file");
+    }
+    if (error == ENOENT || error == ENOTDIR) {
       throw ImageError(path + " does not exist");
     }
-    fail_to_open(path, errno);
+    fail_to_open(path, error);
   }
   if (S_ISDIR(info.st_mode)) {
     throw ImageError(path + " is a folder, not an image");
