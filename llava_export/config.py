@@ -14,9 +14,9 @@ from llava_runner.documents import shown
 # How many layers of each stack are lowered when the others are stamped: the first, the last, and one between to copy.
 TEMPLATE_LAYERS = 3
 ACTIVATIONS = ("gelu", "quick_gelu", "relu", "silu")
-# The largest sizes that are taken seriously, several times those of published models. Beyond them it would take long to
-# find out that the weights do not fit. The contract has those that a runner must know.
-MAX_LAYERS = 512
+# The largest sizes that are taken seriously, more than published models have. Beyond them it would take long to find
+# out that the weights do not fit. The contract has those that a runner must know.
+MAX_LAYERS = 128
 MAX_HEADS = 1 << 10
 
 

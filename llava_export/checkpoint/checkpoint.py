@@ -96,5 +96,6 @@ def open_checkpoint(model: str, *, vision_tower: str | None = None) -> Checkpoin
     weights = Weights(reader, family=family, config=config)
     name = model.encode("utf-8", "backslashreplace").decode()  # the name of a folder may be no Unicode
     checkpoint = Checkpoint(name, vision_tower, tuple(folders), family, config, mean, std, weights)
+    weights.check_depth()
     weights.check(checkpoint.build_model(max_context_len=1))
     return checkpoint

@@ -15,10 +15,11 @@ from llava_export.config import LlavaConfig
 from llava_export.errors import CheckpointError
 from llava_export.families.family import Family
 from llava_export.models.layers import FusedLinear
-from llava_export.models.names import LM_HEAD, TOKEN_EMBEDDING, tower_layer
+from llava_export.models.names import LM_HEAD, TOKEN_EMBEDDING, decoder_layer, tower_layer
 
 EMBEDDING_WEIGHT = f"{TOKEN_EMBEDDING}.weight"
 HEAD_WEIGHT = f"{LM_HEAD}.weight"
+FEW_LAYERS = 48  # the language models of published checkpoints have 24 to 40
 MAX_KEYS_NAMED = 4  # in an error, before it counts the rest
 
 
@@ -44,10 +45,30 @@ class Weights:
         self._reader = reader
         self._family = family
         self._vision = config.vision
+        self._num_decoder_layers = config.text.num_hidden_layers
         self._tied = config.text.tie_word_embeddings
         self._unknown = [key for key in reader.shapes if family.rename(key) is None]
         self._largest: dict[str, float] = {}
         self._key_of = {fqn: key for key in reader.shapes if (fqn := family.rename(key)) is not None}
+
+    def check_depth(self) -> None:
+        """Raise ``CheckpointError`` if the config has many layers of which there are no weights.
+
+        ``check`` says more, but needs the model, and to build one of a hundred layers takes seconds.
+        """
+        for what, layer, needed in (
+            ("vision tower", tower_layer(r"(\d+)"), self._vision.num_used_layers),
+            ("language model", decoder_layer(r"(\d+)"), self._num_decoder_layers),
+        ):
+            if needed <= FEW_LAYERS:
+                continue
+            found = {int(match[1]) for fqn in self._key_of if (match := re.match(layer + r"\.", fqn))}
+            if missing := sorted(set(range(needed)) - found):
+                raise CheckpointError(
+                    f"{self._reader.folder} does not fit its config.json, which has {needed} layers of the {what} that "
+                    f"are used: there are no weights of layer {missing[0]}"
+                    + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+                )
 
     def check(self, model: nn.Module) -> None:
         """Raise ``CheckpointError`` unless all parameters have tensors of the right shape and none is left over."""

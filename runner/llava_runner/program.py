@@ -92,7 +92,7 @@ class Program:
     def write_traces(self, folder: Path) -> None:
         """Write ``METHOD.etdump`` for each method, with its calls so far. ExecuTorch's Inspector reads the files."""
         for name, program in self._traced.items():
-            program.write_etdump_result_to_file(str(folder / f"{name}.etdump"))
+            program.write_etdump_result_to_file(os.fsencode(folder / f"{name}.etdump"))
 
     def encode_image(self, pixels: np.ndarray) -> torch.Tensor:
         """Return the features ``float32 [1, num_image_tokens, hidden_size]`` of an RGB image ``uint8 [3, H, W]``.

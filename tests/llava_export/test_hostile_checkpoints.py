@@ -52,8 +52,10 @@ def changed(config: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
-        ("text_config.num_hidden_layers", 10**9, "num_hidden_layers 1000000000 is above 512"),
-        ("vision_config.num_hidden_layers", 10**7, "num_hidden_layers 10000000 is above 512"),
+        ("text_config.num_hidden_layers", 10**9, "num_hidden_layers 1000000000 is above 128"),
+        ("vision_config.num_hidden_layers", 10**7, "num_hidden_layers 10000000 is above 128"),
+        ("text_config.num_hidden_layers", 128, "has 128 layers of the language model .* no weights of layer 2 and 125"),
+        ("vision_config.num_hidden_layers", 100, "has 99 layers of the vision tower .* no weights of layer 3 and 95"),
         ("vision_config.image_size", 10**6, "image_size 1000000 is above"),
         ("text_config.hidden_size", 2**40, "hidden_size 1099511627776 is above"),
         ("text_config.vocab_size", 10**400, "vocab_size in .*; it must be a whole number"),
