@@ -14,7 +14,7 @@ from llava_runner.errors import PackageError
 from tests.runner.fake_program import make_card
 
 CARD = make_card(vocab_size=20)
-MANIFEST = Manifest("a.pte", signatures(CARD), CARD, {"python": "3"}, {"a.pte": FileRecord(3, "0" * 64)})
+MANIFEST = Manifest("a.pte", signatures(CARD), CARD, {"python": "3"}, {"a.pte": FileRecord(3, "0" * 64)}, "0" * 64)
 NAN, INFINITY = float("nan"), float("inf")
 
 
