@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from llava_runner.errors import ImageError
+from llava_runner.quiet import without_warnings
 
 BACKGROUND = (255, 255, 255)  # behind transparent pixels, as in a browser
 BAND_PIXELS = 1 << 20  # converted at once where it takes several copies
@@ -30,8 +30,7 @@ def upright(image: Image.Image) -> Image.Image:
     An image whose metadata is malformed stays as it is.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except MemoryError:
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import BinaryIO
 
 from PIL import (
@@ -22,6 +21,7 @@ from llava_runner.image_limits import check_size, most_pixels
 from llava_runner.jpeg_file import open_jpeg
 from llava_runner.png_file import without_long_texts
 from llava_runner.ppm_file import decode_ppm
+from llava_runner.quiet import without_warnings
 
 HEAD_BYTES = 64  # by which a format is known
 FORMATS = (
@@ -94,8 +94,7 @@ def decode(stream: BinaryIO, *, kind: str, name: str) -> Image.Image:
     """
     size = None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow says about metadata, and about sizes that are checked below
+        with without_warnings():
             stream.seek(0)
             image = _open(stream, kind, name)
             size = image.size

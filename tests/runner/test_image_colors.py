@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from llava_runner import image_colors
 from llava_runner.image import load_image, prepare_image, to_rgb
+from llava_runner.quiet import without_warnings
 
 XMP = b'<x:xmpmeta><d tiff:Orientation="6"/></x:xmpmeta>'
 
@@ -58,6 +60,19 @@ def test_malformed_metadata_leaves_an_image_as_it_is_stored(exif, recwarn):
     expected = prepare_image(photograph(), image_size=40, image_mean=(0.5, 0.5, 0.5), image_aspect_ratio="pad")
     np.testing.assert_array_equal(found, expected)
     assert len(recwarn) == 0
+
+
+def test_threads_that_overlap_restore_the_filters_of_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, second = without_warnings(), without_warnings()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        warnings.warn("the second still ignores it", stacklevel=1)
+        second.__exit__(None, None, None)
+        with pytest.raises(UserWarning):
+            warnings.warn("this is an error again", stacklevel=1)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16"])
