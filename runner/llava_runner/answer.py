@@ -30,7 +30,7 @@ class Answer:
 
 
 class AnswerSoFar:
-    """An answer that grows. It ends with a token of ``eos_ids``, or after ``budget`` tokens for ``budget_reason``."""
+    """An answer that grows. It ends with a token of ``eos_ids``, or after ``budget`` tokens for ``reason``."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class AnswerSoFar:
         timings: Timings,
         eos_ids: Sequence[int],
         budget: int,
-        budget_reason: StopReason,
+        reason: StopReason,
     ) -> None:
         self.timings = timings
         self.ids: list[int] = []
@@ -47,7 +47,7 @@ class AnswerSoFar:
         self._stream = stream
         self._eos_ids = eos_ids
         self._budget = budget
-        self._budget_reason = budget_reason
+        self._reason = reason
         self._texts: list[str] = []
 
     def add(self, token_id: int) -> str:
@@ -57,7 +57,7 @@ class AnswerSoFar:
             return self.end("eos")
         text = self._stream.push(token_id)
         self._texts.append(text)
-        return text + self.end(self._budget_reason) if len(self.ids) == self._budget else text
+        return text + self.end(self._reason) if len(self.ids) == self._budget else text
 
     def end(self, reason: StopReason) -> str:
         """End the answer. Return what was left of its text."""

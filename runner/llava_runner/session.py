@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -94,9 +93,7 @@ class Session:
         """Return the session. At the end of the ``with`` block it is closed."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the session."""
         self.close()
 
@@ -243,8 +240,7 @@ class Session:
         image_aspect_ratio: str | None,
     ) -> Iterator[str]:
         """Read a question as the next turn, or a prompt from the beginning. Return the answer."""
-        context = self.card.max_context_len
-        limit = context
+        limit = context = self.card.max_context_len
         if seq_len is not None:
             limit = whole_number("seq_len", seq_len, least=1, most=context, limit=f"the context, {context}")
         if max_new_tokens is not None:
@@ -271,9 +267,7 @@ class Session:
             if start == 0:
                 self._forget()
             stream = TextStream(self._tokenizer)
-            answer = AnswerSoFar(
-                stream, timings=timings, eos_ids=self.card.eos_ids, budget=budget, budget_reason=reason
-            )
+            answer = AnswerSoFar(stream, timings=timings, eos_ids=self.card.eos_ids, budget=budget, reason=reason)
             self._newest = answer
             logits = self._prefill(chunks, pixels, start=start, timings=timings)
             # Only now is the turn part of the conversation: if prefill is interrupted, all stays as it was.

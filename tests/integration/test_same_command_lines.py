@@ -28,8 +28,9 @@ class Ended:
     @property
     def mistake(self) -> str:
         """The one line on stderr, without what differs between the runners: which command's ``--help`` is named."""
-        assert self.out == "" and self.err.startswith("error: ") and self.err.count("\n") == 1, self
-        return re.sub(r"; [\w. -]*--help lists the options\n$", "", self.err).strip()
+        (line,) = self.notes
+        assert self.out == "" and line.startswith("error: "), self
+        return re.sub(r"; [\w. -]*--help lists the options$", "", line)
 
     @property
     def notes(self) -> list[str]:
