@@ -19,6 +19,7 @@
 #include "base/errors.h"
 #include "image/formats/tensor_file.h"
 #include "image/prepare_image.h"
+#include "package/manifest.h"
 #include "package/model_card.h"
 #include "package/program_file.h"
 #include "text/prompt.h"
@@ -116,7 +117,9 @@ void prompt(std::string_view input) {
   }
   stream.flush();
   const PromptTemplate layout{"System. ", "USER: ", choice & 8 ? "" : " ASSISTANT:", "\n"};
-  for (const std::string& chunk : prompt_chunks(text, layout, choice & 1, choice & 2)) {
+  const bool has_image = choice & 1;
+  for (const std::string& chunk :
+       choice & 2 ? prompt_chunks(text, layout, has_image) : question_chunks(text, layout, has_image, choice & 16)) {
     for (const int32_t id : tokenizer.encode(chunk)) {
       stream.push(id);
     }
@@ -136,7 +139,8 @@ void program(std::string_view input) {
 void manifest(std::string_view input) {
   static const std::string program = file_with("program", "llava.pte");
   file_with(input, "llava.json");
-  check_against_manifest(program);
+  check_structure(program, std::string(64, '0'));
+  check_whole_program(program);
 }
 
 using Target = void (*)(std::string_view);
