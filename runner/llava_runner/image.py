@@ -40,7 +40,7 @@ def load_image(path: str | os.PathLike[Any]) -> Image.Image | np.ndarray:
     if path.suffix.lower() == ".pt":
         return load_tensor(path)
     with opened(path) as (stream, kind):
-        return _rgb(decode(stream, kind=kind, name=str(path)), f"{path}: ")
+        return _rgb(decode(stream, kind=kind, name=str(path)), f"{path}: ", is_ours=True)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -50,15 +50,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
     bits. Of an animation, the current frame is taken. Raises ``ImageError`` for sides below ``MIN_IMAGE_SIDE``, for
     floating-point pixels, and for an image that is closed or damaged.
     """
-    return _rgb(image, "")
+    return _rgb(image, "", is_ours=False)
 
 
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    """Return a Pillow image upright and in 8-bit RGB. Raises ``ImageError``, whose message begins with a name."""
+def _rgb(image: Image.Image, name: str, *, is_ours: bool) -> Image.Image:
+    """Return a Pillow image upright and in 8-bit RGB. Raises ``ImageError``, whose message begins with a name.
+
+    ``is_ours`` says that nobody else uses the image, so that its memory can be freed once it is turned.
+    """
     try:
         check_sides(image.width, image.height)
         image.load()
-        return opaque_rgb(upright(image))
+        turned = upright(image)
+        if is_ours and turned is not image:
+            image.close()
+        return opaque_rgb(turned)
     except ImageError as error:
         raise ImageError(f"{name}{error}") from error
     except MemoryError as error:
@@ -108,7 +114,7 @@ def _image_or_pixels(image: Any) -> Image.Image | np.ndarray:
         name = getattr(image, "name", None)
         name = name if isinstance(name, str) else "the image"
         stream, kind = whole(image, name)
-        return _rgb(decode(stream, kind=kind, name=name), f"{name}: ")
+        return _rgb(decode(stream, kind=kind, name=name), f"{name}: ", is_ours=True)
     try:
         if hasattr(image, "detach"):  # a tensor of torch
             image = image.detach().cpu()

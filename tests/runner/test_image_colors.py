@@ -90,20 +90,28 @@ def test_bands_do_not_show(mode, monkeypatch):
     assert to_rgb(image).tobytes() == expected
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "RGB", "P"])
+def test_a_transparent_gray_of_16_bits_becomes_white():
+    image = Image.fromarray(np.full((4, 4), 100 * 257, np.uint16))
+    image.putpixel((1, 1), 100 * 257 + 1)
+    image.info["transparency"] = 100 * 257 + 1
+    assert to_rgb(image).getpixel((1, 1)) == (255, 255, 255)
+    assert to_rgb(image).getpixel((0, 0)) == (100, 100, 100)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
 def test_memory_is_at_most_three_times_the_images(mode, tmp_path):
-    """Its 12 million pixels take 48 MB in RGB, as Pillow stores it."""
-    image = Image.new(mode, (4000, 3000))
-    options = {"transparency": bytes(range(256))} if mode == "P" else {"exif": six()}
-    image.save(tmp_path / "photo.png", compress_level=1, **options)
+    """The image is turned, transparent, and in several copies at once."""
+    image = Image.effect_noise((600, 400), 90).resize((6000, 4000), Image.Resampling.NEAREST).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(100)
+    content = {"P": b"\xff" * 100 + bytes(156)}.get(mode)
+    image.save(tmp_path / "photo.png", compress_level=1, exif=six(), transparency=content)
     code = f"""
-import resource
 from llava_runner.image import prepare_image
-def prepare(path):
-    prepare_image(path, image_size=336, image_mean=(0.5, 0.5, 0.5), image_aspect_ratio="pad")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-prepare({str(tmp_path / "photo.png")!r})
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+from llava_runner.timings import peak_memory
+before = peak_memory()
+prepare_image({str(tmp_path / "photo.png")!r}, image_size=336, image_mean=(0.5, 0.5, 0.5), image_aspect_ratio="pad")
+print(peak_memory() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 1024 * int(done.stdout) < 3 * 4000 * 3000 * 3
+    assert int(done.stdout) < 3 * 6000 * 4000 * 3
