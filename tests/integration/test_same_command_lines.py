@@ -105,6 +105,7 @@ def test_the_same_mistakes_are_told_in_the_same_words(arguments, both, tiny_pack
         ["--dep=0"],
         ["--prompt-tokens=5", "--image={image}"],
         ["--etdump-path", ""],
+        ["--etdump-path=/nowhere", "--image=nowhere.png"],
         ["-1"],
         ["word"],
         ["--depth", "0", "--", "--image"],

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -129,6 +130,10 @@ void run(Options options) {
 #ifdef LLAVA_ETDUMP
   EtDump trace;
   if (!options.etdump_path.empty()) {
+    std::error_code unreadable;
+    if (!std::filesystem::is_directory(options.etdump_path, unreadable)) {
+      throw UserError("--etdump-path " + options.etdump_path + " is not a folder");
+    }
     options.program.load.trace = &trace;
   }
 #else
