@@ -44,6 +44,8 @@ def _records(path: Path) -> Records:
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             for record in archive.infolist():
+                if record.header_offset < 0:
+                    raise zipfile.BadZipFile("a record begins before the file")
                 name = record.filename.rpartition("/")[2]
                 if record.compress_type != zipfile.ZIP_STORED:
                     raise CheckpointError(f"{path} is compressed; torch.save writes it without compression")
@@ -51,7 +53,7 @@ def _records(path: Path) -> Records:
                     raise CheckpointError(f"{path} holds more than tensors: {record.file_size:,} bytes describe them")
                 if name == "byteorder" and archive.read(record).decode("ascii", "replace") != sys.byteorder:
                     raise CheckpointError(f"{path} was saved on a machine of another byte order; save it on this one")
-                file.seek(max(0, record.header_offset))  # negative in a damaged archive; then no tensor fits
+                file.seek(record.header_offset)
                 header = file.read(LOCAL_HEADER.size)
                 start = record.header_offset + LOCAL_HEADER.size + sum(LOCAL_HEADER.unpack(header))
                 records[start] = record.file_size
