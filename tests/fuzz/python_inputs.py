@@ -85,7 +85,7 @@ def supervise(arguments: argparse.Namespace, scratch: Path) -> int:
 
 def feed(arguments: argparse.Namespace) -> int:
     """Feed inputs to the parsers, and print how many each took and refused. Return 0 or ``FAILED``."""
-    from tests.fuzz.targets import targets
+    from tests.fuzz.targets import cut_off_network, targets
 
     warnings.simplefilter("ignore")
     stderr = os.fdopen(os.dup(2), "w")
@@ -94,6 +94,7 @@ def feed(arguments: argparse.Namespace) -> int:
     faulthandler.enable(stderr)
     shutil.rmtree(arguments.scratch / "seeds", ignore_errors=True)
     (arguments.scratch / "seeds").mkdir()
+    cut_off_network()
     found = targets(arguments.scratch / "seeds")
     names = arguments.target or list(found)
     end = time.monotonic() + 60 * arguments.minutes

@@ -64,9 +64,13 @@ class Target:
     prepare: Callable[[Path], None] = lambda folder: None
 
 
-def no_network(model: str, *, flag: str) -> Path:
-    """Stand in for the download of a checkpoint."""
-    raise CheckpointError(f"{model} cannot be downloaded")
+def cut_off_network() -> None:
+    """Make every download of a checkpoint fail, in this process and those that it forks."""
+
+    def fail(model: str, *, flag: str) -> Path:
+        raise CheckpointError(f"{model} cannot be downloaded")
+
+    locate._download = fail
 
 
 def links_to(checkpoint: Path, *left_out: str) -> Callable[[Path], None]:
@@ -263,7 +267,6 @@ def small_gguf(folder: Path) -> bytes:
 
 def targets(scratch: Path) -> dict[str, Target]:
     """Return all targets by name. ``scratch`` is an empty folder for files that making the inputs takes."""
-    locate._download = no_network
     model = (TINY / "tokenizer.model").read_bytes()
     shutil.copy(TINY / "tokenizer.model", scratch)
     package_tokenizer(scratch / "tokenizer.model")
