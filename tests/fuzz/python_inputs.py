@@ -44,6 +44,9 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)  # says that this is the process that may die
     arguments = parser.parse_args()
     if arguments.scratch:
+        from tests.fuzz.targets import cut_off_network
+
+        cut_off_network()
         return feed(arguments)
     print(f"seed {arguments.seed}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -85,7 +88,7 @@ def supervise(arguments: argparse.Namespace, scratch: Path) -> int:
 
 def feed(arguments: argparse.Namespace) -> int:
     """Feed inputs to the parsers, and print how many each took and refused. Return 0 or ``FAILED``."""
-    from tests.fuzz.targets import cut_off_network, targets
+    from tests.fuzz.targets import targets
 
     warnings.simplefilter("ignore")
     stderr = os.fdopen(os.dup(2), "w")
@@ -94,7 +97,6 @@ def feed(arguments: argparse.Namespace) -> int:
     faulthandler.enable(stderr)
     shutil.rmtree(arguments.scratch / "seeds", ignore_errors=True)
     (arguments.scratch / "seeds").mkdir()
-    cut_off_network()
     found = targets(arguments.scratch / "seeds")
     names = arguments.target or list(found)
     end = time.monotonic() + 60 * arguments.minutes
