@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_export.checkpoint.locate import read_json
 from llava_export.errors import CheckpointError
 from llava_runner.contract import IMAGE_PLACEHOLDER, PromptTemplate
+from llava_runner.documents import read_object
 
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -66,11 +66,8 @@ def find_chat_template(folder: Path) -> ChatTemplate | None:
         if not path.is_file():
             continue
         if key is None:
-            try:
-                return ChatTemplate(path.read_text(encoding="utf-8"), path)
-            except UnicodeDecodeError as error:
-                raise CheckpointError(f"{path} is not UTF-8: {error}") from error
-        found = read_json(path).get(key)
+            return read_template(path)
+        found = read_object(path, error=CheckpointError).get(key)
         if isinstance(found, list):
             found = {it.get("name"): it.get("template") for it in found if isinstance(it, Mapping)}
         if isinstance(found, Mapping):
@@ -80,6 +77,14 @@ def find_chat_template(folder: Path) -> ChatTemplate | None:
         if found is not None:
             raise CheckpointError(f"{path}: {key} is {type(found).__name__}, not text")
     return None
+
+
+def read_template(path: Path) -> ChatTemplate:
+    """Return the template that is a file. Raises ``CheckpointError`` if it is not text."""
+    try:
+        return ChatTemplate(path.read_text(encoding="utf-8"), path)
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is not UTF-8: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,14 @@ def prompt_template(chat_template: ChatTemplate, *, tokens: SpecialTokens) -> Pr
     return template
 
 
+def conversation(chat_template: ChatTemplate, turns: Sequence[Turn], *, tokens: SpecialTokens) -> str:
+    """Return what a chat template makes of a conversation, without the token at its beginning.
+
+    Raises ``CheckpointError`` if the template is no Jinja, or fails.
+    """
+    return _Renderer(chat_template, tokens)(turns)
+
+
 class _Renderer:
     """Makes conversations by a chat template. The content of a message is a list of parts, or text, as it likes."""
 
@@ -148,7 +161,7 @@ class _Renderer:
             self._in_parts = False
 
     def __call__(self, turns: Sequence[Turn]) -> str:
-        """Return a conversation without the token at its beginning. Raises ``CheckpointError`` if the template fails."""
+        """Return a conversation without its first token. Raises ``CheckpointError`` if the template fails."""
         text = self._attempt(turns)
         if isinstance(text, Exception):
             raise CheckpointError(f"{self._where} fails: {type(text).__name__}: {text}") from text
@@ -222,8 +235,8 @@ def _split(text: str, at: str, *, where: Path) -> tuple[str, str]:
 def _compare(chat_template: ChatTemplate, expected: str, found: str) -> None:
     """Raise ``CheckpointError``, with a diff, unless the conversations are equal."""
     if expected != found:
-        lines = (text.splitlines(keepends=False) for text in (expected, found))
-        diff = "\n".join(difflib.unified_diff(*lines, "the template", "the runners", lineterm="", n=1))
+        before, after = expected.splitlines(), found.splitlines()
+        diff = "\n".join(difflib.unified_diff(before, after, "the template", "the runners", lineterm="", n=1))
         raise _inexpressible(chat_template, f"a conversation would differ:\n{diff}")
 
 

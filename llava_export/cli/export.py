@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from llava_export.cli.flags import add_checkpoint_flags, add_output_dir
+from llava_export.cli.flags import add_checkpoint_flags, add_output_dir, add_prompt_template
 from llava_export.errors import ExportError
 from llava_export.pte.options import LOWERINGS, PARTITIONERS, Options
 from llava_export.recipe import ALGORITHMS, DEFAULT_RECIPE, EMBEDDING_BITS, KV_CACHES, LINEAR_SCHEMES, RECIPES
@@ -39,6 +39,7 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
         prog=prog, description="Turn a LLaVA-family checkpoint into a package for ExecuTorch.", epilog=EPILOG
     )
     add_checkpoint_flags(parser)
+    add_prompt_template(parser)
     add_output_dir(parser)
     parser.add_argument(
         "--pte-name",
@@ -124,6 +125,7 @@ def options(arguments: argparse.Namespace) -> Options:
         lowering=arguments.lowering,
         golden=not arguments.no_golden,
         artifacts=arguments.with_artifacts,
+        prompt_template=arguments.prompt_template,
     )
 
 
@@ -131,7 +133,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Export as the command line says. Raises a ``UserError`` for the user's mistakes."""
     chosen = options(arguments)
     use_huge_pages()
-    from llava_export.cli.terminal import ProgressStages, new_console, print_files, silence_libraries
+    from llava_export.cli.terminal import ProgressStages, new_console, print_files, print_prompt, silence_libraries
 
     silence_libraries()
     from llava_export.pte.export import export
@@ -158,12 +160,14 @@ def run(arguments: argparse.Namespace) -> None:
             )
     if arguments.dry_run:
         print_estimate(console, planned, lacking=lacking)
+        print_prompt(console, planned.prompt)
         return
     if arguments.report:
         for report in exported.reports:
             print_report(console, report)
     console.print(stages.table())
     print_files(console, exported.files, folder=exported.program.parent)
+    print_prompt(console, planned.prompt)
     if contract.golden_path(exported.program).name in exported.files:
         console.print(f"\nverify it:  llava verify {exported.program}", soft_wrap=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from llava_export.families.prompts import PROMPTS
 from llava_runner.arguments import path
 
 DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
@@ -24,6 +25,15 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser, *, default: str | None
         "--vision-tower",
         metavar="MODEL",
         help="hub id or folder of the CLIP tower, where the checkpoint has none inside",
+    )
+
+
+def add_prompt_template(parser: argparse.ArgumentParser) -> None:
+    """Add ``--prompt-template``."""
+    parser.add_argument(
+        "--prompt-template",
+        metavar="PROMPT",
+        help=f"{', '.join(PROMPTS)}, or a file with a chat template (default: the checkpoint's own, or its family's)",
     )
 
 

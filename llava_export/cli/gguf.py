@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from llava_export.cli.flags import add_checkpoint_flags, add_output_dir
+from llava_export.cli.flags import add_checkpoint_flags, add_output_dir, add_prompt_template
 from llava_export.gguf.options import DEFAULT_MMPROJ_TYPE, DEFAULT_QUANTIZATION, MMPROJ_TYPES, TEXT_QUANTIZATIONS
 from llava_runner.arguments import ArgumentParser, run_command
 
@@ -35,6 +35,7 @@ def build_parser(prog: str = "llava gguf") -> ArgumentParser:
         epilog=EPILOG,
     )
     add_checkpoint_flags(parser)
+    add_prompt_template(parser)
     add_output_dir(parser)
     parser.add_argument(
         "--quantization",
@@ -54,10 +55,11 @@ def build_parser(prog: str = "llava gguf") -> ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Export as the command line says. Raises a ``UserError`` for the user's mistakes."""
-    from llava_export.cli.terminal import ProgressStages, new_console, print_files, silence_libraries
+    from llava_export.cli.terminal import ProgressStages, new_console, print_files, print_prompt, silence_libraries
 
     silence_libraries()
     from llava_export.checkpoint.checkpoint import open_checkpoint
+    from llava_export.checkpoint.prompt import find_prompt
     from llava_export.gguf.export import NUM_STAGES, export_gguf
 
     console = new_console()
@@ -65,10 +67,12 @@ def run(arguments: argparse.Namespace) -> None:
     with stages.running():
         with stages.stage("open checkpoint"):
             checkpoint = open_checkpoint(arguments.model, vision_tower=arguments.vision_tower)
+            prompt = find_prompt(checkpoint, given=arguments.prompt_template)
         files = export_gguf(
             checkpoint,
             quantization=arguments.quantization,
             mmproj_type=arguments.mmproj_type,
+            prompt=prompt.template,
             output_dir=arguments.output_dir,
             force=arguments.force,
             overwrite=arguments.overwrite,
@@ -76,4 +80,5 @@ def run(arguments: argparse.Namespace) -> None:
         )
     console.print(stages.table())
     print_files(console, files, folder=arguments.output_dir)
+    print_prompt(console, prompt)
     console.print(f"\nverify it:  llava verify {arguments.output_dir}", soft_wrap=True)

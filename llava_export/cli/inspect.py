@@ -79,8 +79,8 @@ def print_head(console: Console, program: Path, found: PteFile, card: ModelCard 
     }
     if card:
         recipe = ", ".join(f"{name} {value}" for name, value in card.recipe.items() if name != "name")
-        rows |= {"source": card.source, "family": card.family, "recipe": f"{card.recipe.get('name')}: {recipe}"}
-        rows |= {"exporter": f"ExecuTorch {card.executorch_version}"}
+        rows |= {"source": card.source, "family": card.family, "prompt": f"from {card.prompt_source}"}
+        rows |= {"recipe": f"{card.recipe.get('name')}: {recipe}", "exporter": f"ExecuTorch {card.executorch_version}"}
     console.print(_grid(rows))
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
@@ -16,6 +17,9 @@ from rich.text import Text
 from llava_export.stages import StageRecord, Stages
 from llava_export.system import readable_size
 from llava_runner.timings import peak_memory
+
+if TYPE_CHECKING:
+    from llava_export.checkpoint.prompt import Prompt
 
 
 def new_console() -> Console:
@@ -126,3 +130,9 @@ class _PeakMemory(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Return the column's text."""
         return Text(f"peak {readable_size(peak_memory() or 0)}", style="magenta")
+
+
+def print_prompt(console: Console, prompt: Prompt) -> None:
+    """Print one turn of a conversation as the model reads it, and where its words come from."""
+    console.print(f"\nprompt, from {prompt.source}:")
+    console.print(f"  {prompt.example()!r}", style="dim", soft_wrap=True)

@@ -6,6 +6,7 @@ from llava_export.config import LlavaConfig, checked_choice
 from llava_export.errors import ConfigError
 from llava_export.families import original
 from llava_export.families.family import Family
+from llava_export.families.prompts import VICUNA_V1
 from llava_export.families.sections import (
     CLIP_L_336,
     UNUSED_PARAMETERS,
@@ -15,20 +16,9 @@ from llava_export.families.sections import (
     vision_config,
 )
 from llava_export.models.names import LM_HEAD, PROJECTOR, TEXT_DECODER, TOKEN_EMBEDDING, VISION_TOWER
-from llava_runner.contract import PromptTemplate
 from llava_runner.documents import JsonObject, shown
 
 SELECT_STRATEGIES = ("default", "full")
-
-VICUNA_V1 = PromptTemplate(
-    system=(
-        "A chat between a curious user and an artificial intelligence assistant. "
-        "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-    ),
-    user="USER: ",
-    assistant=" ASSISTANT:",
-    image_suffix="\n",
-)
 
 
 def parse_config(config: JsonObject, tower: JsonObject | None) -> LlavaConfig:

@@ -6,7 +6,7 @@ The layout is LLaVA's own. Only the projectors are MobileVLM's: LDP in V1 and LD
 from __future__ import annotations
 
 from llava_export.families import original
-from llava_export.families.llava15 import VICUNA_V1
+from llava_export.families.prompts import VICUNA_V1
 
 MOBILEVLM = original.family(
     name="mobilevlm",

@@ -18,6 +18,7 @@ from llava_export.gguf.vision import LLAMA_CPP_GRID, check_vision, vision_tensor
 from llava_export.stages import Stages
 from llava_export.staging import staged
 from llava_export.system import free_disk, readable_size
+from llava_runner.contract import PromptTemplate
 
 NUM_STAGES = 3  # "open checkpoint" included
 
@@ -52,12 +53,13 @@ def export_gguf(
     *,
     quantization: str,
     mmproj_type: str,
+    prompt: PromptTemplate,
     output_dir: Path,
     stages: Stages,
     force: bool = False,
     overwrite: bool = False,
 ) -> Mapping[str, int]:
-    """Write both files to ``output_dir``. Return their names with their sizes in bytes.
+    """Write both files to ``output_dir``. Return their names with their sizes in bytes. ``prompt`` is for chats.
 
     Files that an earlier export made are replaced, others only with ``overwrite``. ``force`` goes on where the disk
     seems too small. Raises a ``UserError`` for the user's mistakes. Then nothing is left behind.
@@ -73,7 +75,7 @@ def export_gguf(
     write_text = partial(
         write_text_metadata,
         config=config,
-        prompt=checkpoint.family.prompt,
+        prompt=prompt,
         tokenizer_model=sentencepiece_model(checkpoint.folder),
     )
     write_vision = partial(

@@ -84,12 +84,13 @@ def chat_template(prompt: PromptTemplate) -> str:
 
     A system message replaces the one that the model was trained with.
     """
-    assistant = prompt.assistant.strip()
+    assistant = prompt.assistant.lstrip()
+    before_assistant = prompt.assistant[: len(prompt.assistant) - len(assistant)]
     return (
         "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + ' ' }}"
         f"{{% else %}}{{{{ {prompt.system!r} }}}}{{% endif %}}"
         "{% for message in messages %}"
-        f"{{% if message['role'] == 'user' %}}{{{{ {prompt.user!r} + message['content'] + ' ' }}}}"
+        f"{{% if message['role'] == 'user' %}}{{{{ {prompt.user!r} + message['content'] + {before_assistant!r} }}}}"
         f"{{% elif message['role'] == 'assistant' %}}{{{{ {(assistant + ' ')!r} + message['content'] + eos_token }}}}"
         "{% endif %}{% endfor %}"
         f"{{% if add_generation_prompt %}}{{{{ {assistant!r} }}}}{{% endif %}}"

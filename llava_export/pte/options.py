@@ -17,6 +17,7 @@ class Options:
     ``max_seq_len`` is the longest prompt of one call and ``max_context_len`` the size of the KV cache, in positions;
     None stands for a default that depends on the model. ``partitioners`` is 1 to delegate the quantized linears alone.
     ``lowering`` is one of ``LOWERINGS``. ``golden`` adds the golden record, ``artifacts`` tokenizer and sample image.
+    ``prompt_template`` replaces the checkpoint's own, see ``checkpoint.prompt.find_prompt``.
     """
 
     recipe: Recipe = RECIPES[DEFAULT_RECIPE]
@@ -24,5 +25,6 @@ class Options:
     max_context_len: int | None = None
     partitioners: int = 2
     lowering: str = STAMPED
+    prompt_template: str | None = None
     golden: bool = True
     artifacts: bool = False

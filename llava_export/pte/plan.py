@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llava_export.checkpoint.prompt import Prompt, find_prompt
 from llava_export.config import LlavaConfig
 from llava_export.errors import ExportError
 from llava_export.pte.options import STAMPED, Options
@@ -19,6 +20,7 @@ class Plan:
     """An export that can be done as asked. The lengths are in positions, and no longer None."""
 
     checkpoint: Checkpoint
+    prompt: Prompt
     options: Options
     max_seq_len: int
     max_context_len: int
@@ -28,6 +30,7 @@ class Plan:
 def plan(model: str, options: Options, *, vision_tower: str | None = None) -> Plan:
     """Open and check the checkpoint of ``model``. Write nothing. Raises a ``UserError`` for the user's mistakes."""
     checkpoint = open_checkpoint(model, vision_tower=vision_tower)
+    prompt = find_prompt(checkpoint, given=options.prompt_template)
     max_seq_len, max_context_len = _lengths(checkpoint.config, options)
     shapes = checkpoint.build_model(max_context_len=1)
     options.recipe.check(shapes)
@@ -39,7 +42,7 @@ def plan(model: str, options: Options, *, vision_tower: str | None = None) -> Pl
         stamped=options.lowering == STAMPED,
         golden=options.golden,
     )
-    return Plan(checkpoint, options, max_seq_len, max_context_len, needed)
+    return Plan(checkpoint, prompt, options, max_seq_len, max_context_len, needed)
 
 
 def _lengths(config: LlavaConfig, options: Options) -> tuple[int, int]:

@@ -85,6 +85,7 @@ class ModelCard:
     """Everything that a runner must know of a model. The program holds it as the constant method ``get_model_card``.
 
     ``image_aspect_ratio`` is ``"pad"`` (to a square, with the mean color) or ``"crop"`` (to the center square).
+    ``prompt_source`` says for people where the prompt comes from.
     ``tokenizer_vocab_size`` is smaller than ``vocab_size``, the width of the logits, if the vocabulary is padded.
     """
 
@@ -96,6 +97,7 @@ class ModelCard:
     image_std: tuple[float, float, float]
     image_aspect_ratio: str
     prompt: PromptTemplate
+    prompt_source: str
     hidden_size: int
     vocab_size: int
     tokenizer_vocab_size: int

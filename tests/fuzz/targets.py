@@ -38,7 +38,8 @@ SEEDS = Path(__file__).parent / "seeds"
 TINY, MOBILE = CHECKPOINTS["tiny-llava"], CHECKPOINTS["tiny-mobilevlm"]
 CARD = ModelCard(
     family="llava-1.5", source="a", image_size=28, num_image_tokens=4, image_mean=(0.5, 0.4, 0.3),
-    image_std=(0.2, 0.2, 0.2), image_aspect_ratio="pad", prompt=PromptTemplate("s", "u", "a", "\n"), hidden_size=8,
+    image_std=(0.2, 0.2, 0.2), image_aspect_ratio="pad", prompt=PromptTemplate("s", "u", "a", "\n"),
+    prompt_source="a test", hidden_size=8,
     vocab_size=20, tokenizer_vocab_size=18, bos_id=1, eos_ids=(2,), max_seq_len=64, max_context_len=64,
     recipe={
         "name": "8da4w", "text": "8da4w", "vision": "8da8w", "embedding_bits": 8, "kv_cache": "bf16", "group_size": 128,

@@ -16,6 +16,7 @@ from transformers import LlamaForCausalLM
 
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import open_checkpoint
+from llava_export.checkpoint.prompt import find_prompt
 from llava_export.errors import ExportError
 from llava_export.families import MOBILEVLM
 from llava_export.gguf import export as gguf_export
@@ -36,10 +37,12 @@ from training import questions
 
 def export(model: object, folder: Path, quantization: str = "f16", mmproj_type: str = "f16") -> Path:
     """Write both files of a checkpoint to ``folder``. Return ``folder``."""
+    checkpoint = open_checkpoint(str(model))
     export_gguf(
-        open_checkpoint(str(model)),
+        checkpoint,
         quantization=quantization,
         mmproj_type=mmproj_type,
+        prompt=find_prompt(checkpoint).template,
         output_dir=folder,
         overwrite=True,
         stages=Stages(),

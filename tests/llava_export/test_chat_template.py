@@ -15,7 +15,7 @@ from llava_export.checkpoint.chat_template import (
     prompt_template,
 )
 from llava_export.errors import CheckpointError
-from llava_export.families.llava15 import VICUNA_V1
+from llava_export.families.prompts import VICUNA_V1
 from llava_runner.contract import PromptTemplate
 
 TOKENS = SpecialTokens(bos="<s>", eos="</s>", others=("<pad>", "<|user|>"))

@@ -267,14 +267,28 @@ def test_weights_with_nan_or_infinity_stop_either_export(key, value, folder, tmp
         list(source.quantized_blocks(source.build()))
     checkpoint = open_checkpoint(str(folder))
     with pytest.raises(CheckpointError, match=f"{key} in .* has NaN or infinity in 1 of"):
-        export_gguf(checkpoint, quantization="q8_0", mmproj_type="f16", output_dir=tmp_path / "out", stages=Stages())
+        export_gguf(
+            checkpoint,
+            quantization="q8_0",
+            mmproj_type="f16",
+            prompt=checkpoint.family.prompt,
+            output_dir=tmp_path / "out",
+            stages=Stages(),
+        )
     assert not list((tmp_path / "out").glob("*.gguf"))
 
 
 def test_values_beyond_half_precision_stop_gguf(folder, tmp_path):
     checkpoint = spoiled(folder, PATCHES, 1e6)
     with pytest.raises(CheckpointError, match=f"{PATCHES} has values up to 1e\\+06, beyond 65504"):
-        export_gguf(checkpoint, quantization="q8_0", mmproj_type="f16", output_dir=tmp_path / "out", stages=Stages())
+        export_gguf(
+            checkpoint,
+            quantization="q8_0",
+            mmproj_type="f16",
+            prompt=checkpoint.family.prompt,
+            output_dir=tmp_path / "out",
+            stages=Stages(),
+        )
 
 
 def test_names_may_be_no_unicode_and_look_like_markup(tmp_path):

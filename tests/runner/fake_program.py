@@ -22,6 +22,7 @@ def make_card(
         image_std=(0.26862954, 0.26130258, 0.27577711),
         image_aspect_ratio="pad",
         prompt=TEMPLATE,
+        prompt_source="a test",
         hidden_size=8,
         vocab_size=vocab_size,
         tokenizer_vocab_size=vocab_size,
