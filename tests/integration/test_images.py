@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from llava_runner import image_limits
 from llava_runner.errors import ImageError
-from llava_runner.image import load_image, prepare_image
+from llava_runner.image import limits, load_image, prepare_image
 from tests.compare_images import Prepared, by_llava_main, by_llava_run
 from tests.integration.image_cases import cases, segment, tiff
 from tests.integration.png_cases import header, png
@@ -112,7 +111,7 @@ def test_files_that_are_no_image_are_named_in_both(content, message, parts, tmp_
 def test_a_file_of_gigabytes_is_not_read(head, parts, tmp_path):
     with (tmp_path / "holiday.mov").open("wb") as file:
         file.write(head)
-        file.truncate(3 * image_limits.MAX_FILE_BYTES)
+        file.truncate(3 * limits.MAX_FILE_BYTES)
     assert ("at most 1073741824 bytes" if head else "neither JPEG nor PNG") in refusal(parts, file.name)
 
 
@@ -173,7 +172,8 @@ def test_too_little_memory_is_one_line_in_both(parts, tmp_path):
     assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
     code = f"""
 import resource
-from llava_runner.image import ImageError, load_image
+from llava_runner.errors import ImageError
+from llava_runner.image import load_image
 limit = 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) + (1 << 27)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:

@@ -1,4 +1,4 @@
-// The same list as in runner/llava_runner/image_formats.py.
+// The same list as in runner/llava_runner/image/formats.py.
 #include "image/formats/known_formats.h"
 
 #include "image/formats/formats.h"

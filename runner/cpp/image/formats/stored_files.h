@@ -11,7 +11,7 @@ namespace llava {
 //
 // Readers of zip archives disagree on what is odd: bytes before or after the archive, a comment, two files of one name,
 // or two directories that differ. Here all of that is refused, and so is what is compressed or encrypted. So no file
-// has more bytes than the archive. llava_runner/stored_tensor.py decides by the same rules.
+// has more bytes than the archive. llava_runner/image/stored_tensor.py decides by the same rules.
 std::optional<std::map<std::string_view, std::string_view>> stored_files(std::string_view archive);
 
 // Returns the little-endian number at a place in bytes; nullopt beyond their end.

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_runner import image_colors
-from llava_runner.image import load_image, prepare_image, to_rgb
-from llava_runner.quiet import without_warnings
+from llava_runner.image import colors, load_image, prepare_image, to_rgb
+from llava_runner.image.quiet import without_warnings
 
 XMP = b'<x:xmpmeta><d tiff:Orientation="6"/></x:xmpmeta>'
 
@@ -86,7 +85,7 @@ def test_bands_do_not_show(mode, monkeypatch):
         if mode == "P":
             image.info["transparency"] = bytes(range(256))
     expected = to_rgb(image).tobytes()
-    monkeypatch.setattr(image_colors, "BAND_PIXELS", 100)
+    monkeypatch.setattr(colors, "BAND_PIXELS", 100)
     assert to_rgb(image).tobytes() == expected
 
 

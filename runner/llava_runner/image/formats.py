@@ -17,11 +17,11 @@ from PIL import (
 )
 
 from llava_runner.errors import ImageError
-from llava_runner.image_limits import check_size, most_pixels
-from llava_runner.jpeg_file import open_jpeg
-from llava_runner.png_file import without_long_texts
-from llava_runner.ppm_file import decode_ppm
-from llava_runner.quiet import without_warnings
+from llava_runner.image.jpeg import open_jpeg
+from llava_runner.image.limits import check_size, most_pixels
+from llava_runner.image.png import without_long_texts
+from llava_runner.image.ppm import decode_ppm
+from llava_runner.image.quiet import without_warnings
 
 HEAD_BYTES = 64  # by which a format is known
 FORMATS = (

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from llava_runner.errors import ImageError
-from llava_runner.quiet import without_warnings
+from llava_runner.image.quiet import without_warnings
 
 BACKGROUND = (255, 255, 255)  # behind transparent pixels, as in a browser
 BAND_PIXELS = 1 << 20  # converted at once where it takes several copies

@@ -12,9 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from llava_runner import image_limits, image_source
 from llava_runner.errors import ImageError
-from llava_runner.image import load_image, prepare_image
+from llava_runner.image import limits, load_image, prepare_image, source
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
@@ -169,7 +168,7 @@ def test_a_pipe_is_read_whole(end, path, expected):
 
 
 def test_a_pipe_has_a_bound(monkeypatch, path):
-    monkeypatch.setattr(image_source, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(source, "MAX_FILE_BYTES", 1000)
     with pytest.raises(ImageError, match="the image is too large: at most 1000 bytes are read"):
         prepare(io.BytesIO(path.read_bytes()))
 
@@ -179,7 +178,7 @@ def test_a_huge_file_is_not_read(head, message, tmp_path):
     """Its 3 GB are a hole in the file, which takes no space."""
     with (tmp_path / "holiday.mov").open("wb") as file:
         file.write(head)
-        file.truncate(3 * image_limits.MAX_FILE_BYTES)
+        file.truncate(3 * limits.MAX_FILE_BYTES)
     with pytest.raises(ImageError, match=message):
         load_image(tmp_path / "holiday.mov")
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from PIL import Image, JpegImagePlugin
 
 from llava_runner.errors import ImageError
-from llava_runner.image_limits import most_pixels
+from llava_runner.image.limits import most_pixels
 
 MAX_SCANS = 100  # libjpeg writes about 10
 MAX_COEFFICIENT_BYTES = 640 << 20  # of an image in several scans: 200 megapixels with the usual 4:2:0 fit

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from llava_runner.errors import ImageError
-from llava_runner.image_limits import check_sides
-from llava_runner.stored_tensor import read_stored_tensor
+from llava_runner.image.limits import check_sides
+from llava_runner.image.stored_tensor import read_stored_tensor
 
 
 def load_tensor(path: Path) -> np.ndarray:

@@ -16,12 +16,12 @@ from PIL import Image
 
 from llava_runner.contract import MIN_IMAGE_SIDE
 from llava_runner.errors import ImageError
-from llava_runner.image_colors import opaque_rgb, upright
-from llava_runner.image_formats import decode
-from llava_runner.image_limits import check_sides
-from llava_runner.image_source import opened, path_of, whole
-from llava_runner.resize import center_square, padded_square, resized
-from llava_runner.tensor_file import check_pixels, load_tensor
+from llava_runner.image.colors import opaque_rgb, upright
+from llava_runner.image.formats import decode
+from llava_runner.image.limits import check_sides
+from llava_runner.image.resize import center_square, padded_square, resized
+from llava_runner.image.source import opened, path_of, whole
+from llava_runner.image.tensor_file import check_pixels, load_tensor
 
 if TYPE_CHECKING:
     import torch

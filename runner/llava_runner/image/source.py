@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llava_runner.errors import ImageError
-from llava_runner.image_formats import HEAD_BYTES, format_of
-from llava_runner.image_limits import MAX_FILE_BYTES
+from llava_runner.image.formats import HEAD_BYTES, format_of
+from llava_runner.image.limits import MAX_FILE_BYTES
 
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/+|data:")
 CHUNK_BYTES = 1 << 20

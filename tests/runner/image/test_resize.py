@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_runner import resize
-from llava_runner.resize import center_square, padded_square
+from llava_runner.image import resize
+from llava_runner.image.resize import center_square, padded_square
 
 COLOR = (122, 116, 104)
 # Wide and tall, with little and much padding, sides that are scaled up, and one that keeps its size.
