@@ -179,7 +179,7 @@ def test_llama_cpp_is_timed_too(tiny_package, native_build, tmp_path):
         (["{folder}", "--image", "nowhere.png"], "nowhere.png does not exist"),
         (["{folder}", "--image", "{folder}/llava.json"], "is not an image"),
         (["{folder}", "--runs", "0"], "--runs: 0 must be at least 1"),
-        (["{folder}", "--threads", "-1"], "--threads: -1 must be at least 1"),
+        (["{folder}", "--threads", "-1"], "--threads: -1 must be from 1 to 1024"),
         (["{folder}", "--prompt-tokens", "20"], "prompt_tokens 20: it must be from 65 to the context, 768"),
         (["{folder}", "--depth", "0,760"], "depth 760 and 32 decoded tokens do not fit into the context of 768"),
         (["{folder}", "--runner", "python", "--depth", "-1"], "depth -1 and 32 decoded tokens"),
