@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from llava_runner.checks import MAX_SEED, MAX_THREADS
 from llava_runner.errors import complain, exit_cleanly
+from llava_runner.paths import with_home
 
 # The C++ runner reads numbers by the same rules. Python's own functions also take 1_0, spaces, other digits and "nan".
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
@@ -152,11 +153,12 @@ def _integer(text: str) -> int:
 def path(text: str) -> Path:
     """Return a path. For the ``type`` of an argument: raises ``ArgumentTypeError`` if it is empty.
 
-    An empty path is most often a variable of the shell that is not set.
+    An empty path is most often a variable of the shell that is not set. A shell expands ``~``, but not in
+    ``--flag=~/path``.
     """
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
-    return Path(text)
+    return with_home(text)
 
 
 def depths(text: str) -> tuple[int, ...]:

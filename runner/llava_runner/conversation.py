@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import BinaryIO
 
 from llava_runner.errors import ImageError, PromptError, complain
 from llava_runner.image import load_image
+from llava_runner.paths import with_home
 from llava_runner.prompt import SPACES
 from llava_runner.session import ImageSource
 
@@ -62,7 +62,7 @@ def open_image(path: str) -> ImageSource:
     if not path:
         raise PromptError("/image takes the path of an image")
     try:
-        return load_image(Path(path))
+        return load_image(with_home(path))
     except OSError as error:  # such as a name that is too long
         raise ImageError(f"{path}: {error.strerror}") from error
 

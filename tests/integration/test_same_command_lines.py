@@ -254,3 +254,10 @@ def test_timings_fit_a_narrow_terminal(both, tiny_package, monkeypatch):
         assert [row[0] for row in rows] == ["load", "image", "sample", "prompt", "eval", "total", "peak"]
         assert max(map(len, lines)) <= 40
         assert all(row[3].isdigit() and row[4].endswith("/s") for row in rows[1:5])
+
+
+def test_a_tilde_is_the_home_folder(both, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    flags = [f"--model-path={tmp_path}/x.pte", QUESTION, "--image=~/nowhere.png"]
+    mistakes = {ended.mistake for ended in both(flags)}
+    assert mistakes == {f"error: {tmp_path}/nowhere.png does not exist"}

@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "base/errors.h"
+#include "base/files.h"
 
 namespace llava {
 namespace {
@@ -195,7 +196,7 @@ void CommandLine::value(
     if (value.empty()) {  // most often a variable of the shell that is not set
       fail_option(flag + ": the path is empty");
     }
-    text = value;
+    text = with_home(value);
   });
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/errors.h"
+#include "base/files.h"
 #include "image/read_image.h"
 #include "text/prompt.h"
 #include "text/utf8.h"
@@ -58,7 +59,7 @@ TurnImage open_image(const std::string& path, const std::string& aspect_ratio) {
   if (path.empty()) {
     throw PromptError("/image takes the path of an image");
   }
-  return {read_image(path), aspect_ratio};
+  return {read_image(with_home(path)), aspect_ratio};
 }
 
 void print(std::FILE* stream, const std::string& text, const char* name) {

@@ -1,4 +1,4 @@
-// Reads whole files.
+// Paths, and whole files.
 #pragma once
 
 #include <fcntl.h>
@@ -6,10 +6,17 @@
 #include <unistd.h>
 #include <cerrno>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 
 namespace llava {
+
+// Returns a path with the user's home folder in place of ~ at its beginning. A shell does so, but not in --flag=~/path.
+inline std::string with_home(const std::string& path) {
+  const char* home = std::getenv("HOME");
+  return home && (path == "~" || path.starts_with("~/")) ? home + path.substr(1) : path;
+}
 
 constexpr uint64_t kFileAtMost = uint64_t(1) << 30;  // bytes: an image file may be so large, and nothing else here is
 
