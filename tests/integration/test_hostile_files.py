@@ -286,7 +286,8 @@ def test_sparse_files_of_many_gigabytes_are_refused(parts, tmp_path):
     for name, part in (("image.pt", "image"), ("image.png", "image"), ("tokenizer.bin", "encode")):
         path = tmp_path / name
         with path.open("wb") as file:
+            file.write(b"\x89PNG\r\n\x1a\n")
             file.truncate(1 << 36)
-        assert str(parts(part, path, 28, "pad")).startswith(f"{path} is too large: 68719476736 bytes")
+        assert str(parts(part, path, 28, "pad")).startswith(f"{path} is too large: ")
     with pytest.raises(ImageError, match="is too large"):
         load_tensor(tmp_path / "image.pt")

@@ -270,7 +270,9 @@ def test_help_fits_a_terminal_and_names_every_flag(program, native_build):
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"usage: {program} --model-path PATH") and max(map(len, lines)) <= 80
     flags = {line.split()[0] for line in lines if line.startswith("  --")}
-    common = {"--model-path", "--image", "--threads", "--packed-cache-path", "--workspace-sharing", "--version"}
+    common = set(
+        ["--model-path", "--image", "--threads", "--packed-cache-path", "--check", "--workspace-sharing", "--version"]
+    )
     own = {
         "llava_main": "--tokenizer-path --prompt --interactive --seq-len --max-new-tokens --temperature --top-p --seed "
         "--image-aspect-ratio",

@@ -33,6 +33,7 @@ FORMATS = (
     ("TIFF", 0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"MM*\0", b"II\0*")),
     ("PPM", 0, tuple(b"P%d%c" % (kind, space) for kind in range(1, 7) for space in b" \t\n\v\f\r")),
 )
+AVIF_BRANDS = (b"avif", b"avis")  # among the names of formats that a file begins with
 # What people try, too, and what to do about it. The first that fits counts.
 SAVE = "save it as JPEG or PNG"
 OTHERS = (

@@ -77,7 +77,7 @@ bool is_ppm(std::string_view head) {
 }
 
 bool is_avif(std::string_view head) {
-  const std::string_view brands = head.size() > 8 && head.substr(4, 4) == "ftyp" ? head.substr(8) : "";
+  const std::string_view brands = head.size() > 8 && head.substr(4, 4) == "ftyp" ? head.substr(8, 56) : "";
   return brands.find("avif") != brands.npos || brands.find("avis") != brands.npos;
 }
 
