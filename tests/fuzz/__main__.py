@@ -9,7 +9,6 @@ in ``cmake-out/fuzz/corpus``, and the next run begins with them. The Python pars
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import re
 import shutil
@@ -42,9 +41,8 @@ def main() -> int:
     if not can_build():
         parser.error(f"clang with libFuzzer is missing: {HOW_TO_GET_IT}")
     build("fuzz")
-    has_python = importlib.util.find_spec(PYTHON_FUZZER) is not None
     workers = os.cpu_count() or 1
-    shares = sum(SHARES.get(target, 1) for target in TARGETS) + PYTHON_SHARES * has_python
+    shares = sum(SHARES.get(target, 1) for target in TARGETS) + PYTHON_SHARES
     seconds = arguments.minutes * 60 * workers / shares
     with TemporaryDirectory() as seeds, ThreadPoolExecutor(workers) as pool:
         write_corpus(Path(seeds))
@@ -52,8 +50,7 @@ def main() -> int:
             pool.submit(run, target, Path(seeds), seconds=SHARES.get(target, 1) * seconds, seed=arguments.seed)
             for target in TARGETS
         ]
-        if has_python:
-            work.append(pool.submit(run_python, seconds=PYTHON_SHARES * seconds, seed=arguments.seed))
+        work.append(pool.submit(run_python, seconds=PYTHON_SHARES * seconds, seed=arguments.seed))
         failed = [future for future in work if not future.result()]
     return 1 if failed else 0
 
