@@ -38,10 +38,11 @@ def silence_libraries() -> None:
 
 
 def plain_table(*headings: str, right: Collection[str] = ()) -> Table:
-    """Return an empty table without lines. Columns whose heading is in ``right`` are aligned to the right."""
+    """Return an empty table without lines. Columns whose heading is in ``right`` have numbers, which are not cut."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in right else "left")
+        is_number = heading in right
+        table.add_column(heading, justify="right" if is_number else "left", no_wrap=is_number)
     return table
 
 

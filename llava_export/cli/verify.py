@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llava_runner.contract import Manifest
 
 DEFAULT_PROMPT = "What is in the image?"
+NARROW = 60  # columns of a terminal; tables have fewer numbers there
 EPILOG = """A package is compared with its golden record: what the float model saw and
 answered. The checkpoint is not needed. GGUF files are compared with the
 checkpoint, tensor by tensor.
@@ -150,13 +151,14 @@ def print_comparisons(console: Console, comparisons: list[Comparison], manifest:
         console.print(
             f"exported with ExecuTorch {card.executorch_version}, run with {version('executorch')}", style="yellow"
         )
-    numbers = ("cosine", "max error", "top-1", "top-5", "KL")
+    wide = ("cosine", "max error", "top-1", "top-5", "KL")
+    numbers = wide if console.width >= NARROW else ("cosine", "top-1", "KL")
     table = plain_table("stage", *numbers, right=numbers)
     for row in comparisons:
-        cells = [f"{row.cosine:.5f}", f"{row.max_error:.4f}"]
+        cells = {"cosine": f"{row.cosine:.5f}", "max error": f"{row.max_error:.4f}"}
         if row.kl is not None:
-            cells += ["same" if row.top1 else "other", f"{row.top5:.0%}", f"{row.kl:.5f}"]
-        table.add_row(row.stage, *cells)
+            cells |= {"top-1": "same" if row.top1 else "other", "top-5": f"{row.top5:.0%}", "KL": f"{row.kl:.5f}"}
+        table.add_row(row.stage, *(cells.get(number, "") for number in numbers))
     console.print(table)
 
 
@@ -164,12 +166,17 @@ def print_file_comparison(console: Console, comparison: FileComparison) -> None:
     """Print a table of the errors of a GGUF file by type, and how llama.cpp's next tokens compare."""
     from llava_export.cli.terminal import plain_table
 
-    numbers = ("tensors", "mean error", "largest", "allowed")
+    wide = ("tensors", "mean error", "largest", "allowed")
+    numbers = wide if console.width >= NARROW else ("largest", "allowed")
     table = plain_table(f"{comparison.name}, type", *numbers, right=numbers)
     for kind in comparison.kinds:
-        table.add_row(
-            kind.name, str(kind.count), f"{kind.mean_error:.2e}", f"{kind.largest_error:.2e}", f"{kind.allowed:g}"
-        )
+        cells = {
+            "tensors": str(kind.count),
+            "mean error": f"{kind.mean_error:.2e}",
+            "largest": f"{kind.largest_error:.2e}",
+            "allowed": f"{kind.allowed:g}",
+        }
+        table.add_row(kind.name, *(cells[number] for number in numbers))
     console.print(table)
     for note in comparison.notes:
         console.print(note, style="dim")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from importlib import import_module
 
 import pytest
+from rich.console import Console
 
 from llava_export.cli import COMMANDS
+from llava_export.cli.verify import print_comparisons, print_file_comparison
+from llava_export.gguf.verify import FileComparison, KindErrors
+from llava_export.pte.verify import Comparison
 from llava_runner.command import main, usage
+from llava_runner.contract import Manifest, ModelCard
+from tests.runner.fake_program import make_card
 
 NAMES = [command.name for command in COMMANDS]
 
@@ -89,3 +96,22 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, capsys):
     printed = capsys.readouterr()
     assert stop.value.code == 2 and printed.out == ""
     assert printed.err.startswith(f"error: {message}") and printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_verification_fits_a_narrow_terminal_with_its_numbers_whole(width):
+    rows = [Comparison("image features", 0.99998, 0.2575), Comparison("token 12", 0.99, 123.4567, True, 1.0, 0.12345)]
+    file = FileComparison("language model", kinds=[KindErrors("Q4_K", 1234, 1.234e-2, 5.678e-2, 0.1)])
+    text = io.StringIO()
+    console = Console(file=text, width=width)
+    print_comparisons(console, rows, manifest_of(make_card(vocab_size=20)))
+    print_file_comparison(console, file)
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width and "\N{HORIZONTAL ELLIPSIS}" not in text.getvalue()
+    for number in ("0.99998", "0.12345", "5.68e-02"):
+        assert number in text.getvalue()
+
+
+def manifest_of(card: ModelCard) -> Manifest:
+    """Return the manifest of a package without files."""
+    return Manifest("llava.pte", {}, card, {}, {}, "0" * 64)
