@@ -13,7 +13,7 @@ from llava_export.cli.verify import print_comparisons, print_file_comparison
 from llava_export.gguf.verify import FileComparison, KindErrors
 from llava_export.pte.verify import Comparison
 from llava_runner.command import main, usage
-from llava_runner.contract import Manifest, ModelCard
+from llava_runner.contract import FileRecord, Manifest, ModelCard
 from tests.runner.fake_program import make_card
 
 NAMES = [command.name for command in COMMANDS]
@@ -113,5 +113,5 @@ def test_verification_fits_a_narrow_terminal_with_its_numbers_whole(width):
 
 
 def manifest_of(card: ModelCard) -> Manifest:
-    """Return the manifest of a package without files."""
-    return Manifest("llava.pte", {}, card, {}, {}, "0" * 64)
+    """Return the manifest of a package that has nothing but a program."""
+    return Manifest("llava.pte", {}, card, {}, {"llava.pte": FileRecord(1, "0" * 64)}, "0" * 64)
