@@ -22,14 +22,14 @@ ImageHWC decoded(const std::string& path) {
 #ifdef LLAVA_JPEG
     return read_jpeg(path, bytes);
 #else
-    fail_to_read(path, "this program was built without libjpeg; convert it to PPM, or use image.pt");
+    fail_to_read(path, "this llava_main was built without libjpeg; convert it to PPM, or use image.pt");
 #endif
   }
   if (bytes.substr(0, 8) == "\x89PNG\r\n\x1A\n") {
 #ifdef LLAVA_ZLIB
     return read_png(path, bytes);
 #else
-    fail_to_read(path, "this program was built without zlib; convert it to PPM, or use image.pt");
+    fail_to_read(path, "this llava_main was built without zlib; convert it to PPM, or use image.pt");
 #endif
   }
   if (bytes.substr(0, 1) == "P") {
