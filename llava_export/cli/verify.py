@@ -120,8 +120,7 @@ def verify_package(console: Console, package: Path, *, image: Path | None, promp
     comparisons = compare(program, manifest)
     print_comparisons(console, comparisons, manifest)
     if answer is not None:
-        console.print(f"\n{image}:", style="dim", end=" ")
-        console.print(question)
+        console.print(f"\n{image}: {question}", soft_wrap=True)
         console.print(answer.strip(), soft_wrap=True)
     return judge(comparisons, manifest)
 

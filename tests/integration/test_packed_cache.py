@@ -140,7 +140,7 @@ def test_a_running_process_does_not_keep_others_from_the_file(llava_main, packag
 def test_another_program_of_the_same_name_gets_its_own(llava_main, package, expected, package_of):
     ask(llava_main, package)
     (first,) = packed_files(package)
-    other = package_of("tiny-llava", kv_cache="fp32")
+    other = package_of("tiny-llava", "fp32")
     for name in ("llava.pte", "llava.json"):
         shutil.copy(other.folder / name, package)
     answer, notes = ask(llava_main, package)

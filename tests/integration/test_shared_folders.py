@@ -35,7 +35,7 @@ def test_packages_that_share_a_folder_keep_their_files(llava_main, package, expe
     shared.mkdir()
     flag = f"--packed-cache-path={shared}"
     other = tmp_path / "other"
-    shutil.copytree(package_of("tiny-llava", kv_cache="fp32").folder, other, ignore=shutil.ignore_patterns("*.packed"))
+    shutil.copytree(package_of("tiny-llava", "fp32").folder, other, ignore=shutil.ignore_patterns("*.packed"))
     for folder in (package, other):
         assert ask(llava_main, folder, flag)[1] == [PACKING]
     for folder in (package, other):

@@ -18,6 +18,7 @@ from llava_export.pte.package.manifest import file_record
 from llava_export.pte.verify import read_manifest
 from llava_runner import contract
 from llava_runner.errors import PackageError, UserError
+from llava_runner.program_file import structure_sha256
 from tests.commands import script
 
 
@@ -37,7 +38,7 @@ def rewrite_manifest(program: Path, **changes: Any) -> None:
     """Write a manifest with the checksums of the files as they are now, as somebody who swaps files would."""
     manifest = read_manifest(program)
     files = {name: file_record(program.parent / name) for name in manifest.files}
-    forged = dataclasses.replace(manifest, files=files, **changes)
+    forged = dataclasses.replace(manifest, files=files, structure_sha256=structure_sha256(program), **changes)
     contract.manifest_path(program).write_text(forged.to_json())
 
 
