@@ -15,7 +15,7 @@ demo: $(READY)  ## export the built-in model, verify it, ask it about the sample
 	@echo && echo "Q: What is in the image?  (demo/image.png)"
 	$(BIN)/llava run demo --image demo/image.png --prompt "What is in the image?"
 
-test: $(READY)  ## run all tests (25 minutes on two cores)
+test: $(READY)  ## run all tests (half an hour on two cores)
 	$(BIN)/python -m pytest
 
 fuzz: $(READY)  ## feed damaged input to every parser for MINUTES=10 (takes clang; CONTRIBUTING.md says more)

@@ -9,7 +9,7 @@ from pathlib import Path
 import flatbuffers
 import pytest
 
-from llava_export.pte.read import bounds
+from llava_export.pte.read import bounds, execution_plan
 from llava_export.pte.read.program import read_pte
 from llava_runner.errors import PackageError
 
@@ -153,3 +153,8 @@ def test_methods_and_arguments_are_limited(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(bounds, "MAX_METHODS", 0)
     with pytest.raises(PackageError, match="1 methods"):
         read_pte(path)
+
+
+def test_a_kind_of_value_that_has_no_name_is_shown_by_its_number():
+    plan = {"values": [{"val_type": 99, "val": {}}], "inputs": [0]}
+    assert execution_plan.inputs(plan) == ("99",)

@@ -140,4 +140,5 @@ def _written(plan: dict[str, Any], *, by: Iterable[str]) -> set[int]:
 
 
 def _type(value: dict[str, Any]) -> TensorType | str:
-    return tensor_type(value["val"]) if value["val_type"] == "Tensor" else value["val_type"]
+    kind = value["val_type"]  # a number where the schema has no name for it
+    return tensor_type(value["val"]) if kind == "Tensor" else str(kind)
