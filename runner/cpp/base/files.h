@@ -10,6 +10,8 @@
 #include <cstring>
 #include <string>
 
+#include "base/descriptor.h"
+
 namespace llava {
 
 // Returns a path with the user's home folder in place of ~ at its beginning. A shell does so, but not in --flag=~/path.
@@ -17,8 +19,6 @@ inline std::string with_home(const std::string& path) {
   const char* home = std::getenv("HOME");
   return home && (path == "~" || path.starts_with("~/")) ? home + path.substr(1) : path;
 }
-
-constexpr uint64_t kFileAtMost = uint64_t(1) << 30;  // bytes: an image file may be so large, and nothing else here is
 
 // Throws `Error` for what is missing, or no file. Opening a pipe would wait, and a device has no end.
 template <typename Error>
@@ -35,25 +35,21 @@ void check_is_file(const std::string& path) {
 // Returns the content of a file. Throws `Error` for what is missing, no file, of more bytes than `at_most`, or cannot
 // be read.
 template <typename Error>
-std::string read_file(const std::string& path, uint64_t at_most = kFileAtMost) {
+std::string read_file(const std::string& path, uint64_t at_most) {
   check_is_file<Error>(path);
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   struct stat info;
-  const bool opened = file >= 0 && fstat(file, &info) == 0;
+  const bool opened = file && fstat(file.number(), &info) == 0;
   const uint64_t size = opened ? uint64_t(info.st_size) : 0;
   std::string content(size <= at_most ? size : 0, '\0');
   uint64_t have = 0;
   ssize_t count = opened ? 1 : -1;
   while (count > 0 && have < content.size()) {
-    count = read(file, content.data() + have, content.size() - have);
+    count = read(file.number(), content.data() + have, content.size() - have);
     have += count > 0 ? uint64_t(count) : 0;
   }
-  const int error = errno;
-  if (file >= 0) {
-    close(file);
-  }
   if (count < 0) {
-    throw Error(path + " cannot be read: " + std::strerror(error));
+    throw Error(path + " cannot be read: " + std::strerror(errno));
   }
   if (size > at_most) {
     throw Error(

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "base/descriptor.h"
 #include "base/errors.h"
 #include "image/formats/known_formats.h"
 
@@ -35,13 +36,10 @@ bool is_url(const std::string& path) {
 class File {
  public:
   explicit File(const std::string& path) : path_(path), descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (descriptor_ < 0) {
+    if (!descriptor_) {
       fail_to_open(path, errno);
     }
   }
-  ~File() { close(descriptor_); }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
 
   // Appends up to `count` bytes, fewer only at the end of the file.
   void append(std::string& content, size_t count) const {
@@ -49,7 +47,7 @@ class File {
     content.resize(begin + count);
     size_t have = 0;
     while (have < count) {
-      const ssize_t got = read(descriptor_, content.data() + begin + have, count - have);
+      const ssize_t got = read(descriptor_.number(), content.data() + begin + have, count - have);
       if (got < 0 && errno != EINTR) {
         fail_to_open(path_, errno);
       }
@@ -64,12 +62,12 @@ class File {
   // Returns the size of a file; 0 for a pipe.
   size_t size() const {
     struct stat info{};
-    return fstat(descriptor_, &info) == 0 && S_ISREG(info.st_mode) ? size_t(info.st_size) : 0;
+    return fstat(descriptor_.number(), &info) == 0 && S_ISREG(info.st_mode) ? size_t(info.st_size) : 0;
   }
 
  private:
   const std::string& path_;
-  int descriptor_;
+  Descriptor descriptor_;
 };
 
 }  // namespace

@@ -1,7 +1,6 @@
 // Tells image files apart and has each decoded.
 #include "image/read_image.h"
 
-#include <algorithm>
 #include <new>
 #include <string_view>
 
@@ -12,8 +11,6 @@
 
 namespace llava {
 namespace {
-
-using namespace std::string_view_literals;
 
 ImageHWC decoded(const std::string& path) {
   const std::string content = read_image_file(path);
@@ -57,25 +54,17 @@ bool has_tensor_name(const std::string& path) {
          (path.back() | 32) == 't';
 }
 
-template <typename AnyImage>
-AnyImage checked(const std::string& path, AnyImage image) {
-  if (std::min(image.width, image.height) < kMinImageSide) {
-    throw ImageError(
-        path + ": " + std::to_string(image.width) + "x" + std::to_string(image.height) +
-        " pixels is too small; each side needs at least " + std::to_string(kMinImageSide));
-  }
-  return image;
-}
-
 }  // namespace
 
 Image read_image(const std::string& path) {
   try {
     if (has_tensor_name(path)) {
       check_image_path(path);
-      return checked(path, read_tensor_file(path));
+      ImageCHW tensor = read_tensor_file(path);
+      check_sides(path, tensor.width, tensor.height);
+      return tensor;
     }
-    return checked(path, decoded(path));
+    return decoded(path);
   } catch (const std::bad_alloc&) {
     throw ImageError(path + ": there is not enough memory for it");
   }

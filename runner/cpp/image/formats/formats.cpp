@@ -21,6 +21,14 @@ void fail_to_read(const std::string& path, const std::string& why) {
   throw ImageError(path + " is not an image that can be read: " + why);
 }
 
+void check_sides(const std::string& path, int64_t width, int64_t height) {
+  if (std::min(width, height) < kMinImageSide) {
+    throw ImageError(
+        path + ": " + size_of(width, height) + " pixels is too small; each side needs at least " +
+        std::to_string(kMinImageSide));
+  }
+}
+
 void check_size(const std::string& path, int64_t width, int64_t height) {
   if (width < 1 || height < 1) {
     fail_to_read(path, "it has no pixels");
@@ -30,11 +38,7 @@ void check_size(const std::string& path, int64_t width, int64_t height) {
         path + " is too large: " + size_of(width, height) + " pixels; at most " + std::to_string(kMaxPixels) +
         " are read");
   }
-  if (std::min(width, height) < kMinImageSide) {
-    throw ImageError(
-        path + ": " + size_of(width, height) + " pixels is too small; each side needs at least " +
-        std::to_string(kMinImageSide));
-  }
+  check_sides(path, width, height);
 }
 
 ImageHWC new_image(const std::string& path, int width, int height) {

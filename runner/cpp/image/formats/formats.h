@@ -24,7 +24,10 @@ constexpr int64_t kMaxPixels = int64_t(1024) * 1024 * 1024 / 4 / 3;  // Pillow's
 // Throws ImageError: the file is not an image that can be read.
 [[noreturn]] void fail_to_read(const std::string& path, const std::string& why);
 
-// Throws ImageError for an image without pixels, and for more than kMaxPixels.
+// Throws ImageError for a side below kMinImageSide.
+void check_sides(const std::string& path, int64_t width, int64_t height);
+
+// Throws ImageError for an image without pixels, for more than kMaxPixels, and as check_sides does.
 void check_size(const std::string& path, int64_t width, int64_t height);
 
 // Returns an image of black pixels. Throws ImageError where there is no memory for it.
