@@ -157,28 +157,21 @@ class _Renderer:
         except TemplateSyntaxError as error:
             raise CheckpointError(f"{self._where} is not a Jinja template: line {error.lineno}: {error}") from error
         self._in_parts = True
-        if not self._has_all(self._attempt(FIRST)):
+        try:
+            text = self(FIRST)
+            self._in_parts = "{'type'" not in text and tokens.image in text  # not a printed list
+        except CheckpointError:
             self._in_parts = False
 
     def __call__(self, turns: Sequence[Turn]) -> str:
         """Return a conversation without its first token. Raises ``CheckpointError`` if the template fails."""
-        text = self._attempt(turns)
-        if isinstance(text, Exception):
-            raise CheckpointError(f"{self._where} fails: {type(text).__name__}: {text}") from text
-        return text.removeprefix(self._tokens.bos)
-
-    def _has_all(self, text: str | Exception) -> bool:
-        """Return whether the first conversation was made, and its question is not within a printed list."""
-        return not isinstance(text, Exception) and "{'type'" not in text and self._tokens.image in text
-
-    def _attempt(self, turns: Sequence[Turn]) -> str | Exception:
         messages = []
         for turn in turns:
             messages.append({"role": "user", "content": self._content(turn.question, has_image=turn.has_image)})
             if turn.answer is not None:
                 messages.append({"role": "assistant", "content": self._content(turn.answer, has_image=False)})
         try:
-            return self._template.render(
+            text = self._template.render(
                 messages=messages,
                 add_generation_prompt=True,
                 bos_token=self._tokens.bos,
@@ -187,7 +180,8 @@ class _Renderer:
                 documents=None,
             )
         except Exception as error:  # of any kind: the template is a program
-            return error
+            raise CheckpointError(f"{self._where} fails: {type(error).__name__}: {error}") from error
+        return text.removeprefix(self._tokens.bos)
 
     def _content(self, text: str, *, has_image: bool) -> Any:
         if self._in_parts:

@@ -20,6 +20,7 @@ from llava_export.errors import CheckpointError
 from llava_export.families.prompts import PROMPTS
 from llava_runner.contract import IMAGE_PLACEHOLDER, PromptTemplate
 from llava_runner.documents import JsonObject, read_object
+from llava_runner.paths import with_home
 
 # llava-hf's published template, which leaves out the system sentence that its models were trained with.
 SHORTENED = (
@@ -50,7 +51,7 @@ def find_prompt(checkpoint: Checkpoint, *, given: str | None = None) -> Prompt:
     if given is not None:
         if given in PROMPTS:
             return Prompt(PROMPTS[given], f"--prompt-template {given}")
-        path = Path(given).expanduser()
+        path = with_home(given)
         if not path.is_file():
             names = ", ".join(PROMPTS)
             raise CheckpointError(f"--prompt-template {given} is neither a file nor one of {names}")

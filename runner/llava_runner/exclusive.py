@@ -42,5 +42,5 @@ class ExclusiveModel:
 
     @property
     def is_closed(self) -> bool:
-        """Whether ``close`` was called."""
+        """Return whether ``close`` was called."""
         return self._model is None
