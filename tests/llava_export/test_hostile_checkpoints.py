@@ -259,6 +259,11 @@ DOWN = "language_model.model.layers.1.mlp.down_proj.weight"
 PATCHES = "vision_tower.embeddings.patch_embedding.weight"
 
 
+def to_gguf(checkpoint: Checkpoint, folder: Path) -> None:
+    prompt = checkpoint.family.prompt
+    export_gguf(checkpoint, quantization="q8_0", mmproj_type="f16", prompt=prompt, output_dir=folder, stages=Stages())
+
+
 @pytest.mark.parametrize(("key", "value"), [(DOWN, NAN), (NORM, INFINITY), (PATCHES, -INFINITY)])
 def test_weights_with_nan_or_infinity_stop_either_export(key, value, folder, tmp_path):
     checkpoint = spoiled(folder, key, value, at=7)
@@ -267,28 +272,14 @@ def test_weights_with_nan_or_infinity_stop_either_export(key, value, folder, tmp
         list(source.quantized_blocks(source.build()))
     checkpoint = open_checkpoint(str(folder))
     with pytest.raises(CheckpointError, match=f"{key} in .* has NaN or infinity in 1 of"):
-        export_gguf(
-            checkpoint,
-            quantization="q8_0",
-            mmproj_type="f16",
-            prompt=checkpoint.family.prompt,
-            output_dir=tmp_path / "out",
-            stages=Stages(),
-        )
+        to_gguf(checkpoint, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.gguf"))
 
 
 def test_values_beyond_half_precision_stop_gguf(folder, tmp_path):
     checkpoint = spoiled(folder, PATCHES, 1e6)
     with pytest.raises(CheckpointError, match=f"{PATCHES} has values up to 1e\\+06, beyond 65504"):
-        export_gguf(
-            checkpoint,
-            quantization="q8_0",
-            mmproj_type="f16",
-            prompt=checkpoint.family.prompt,
-            output_dir=tmp_path / "out",
-            stages=Stages(),
-        )
+        to_gguf(checkpoint, tmp_path / "out")
 
 
 def test_names_may_be_no_unicode_and_look_like_markup(tmp_path):
