@@ -23,11 +23,12 @@ from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.cli.terminal import new_console, plain_table, silence_libraries
 from llava_export.models.llava import VisionEncoder
 from llava_runner.arguments import ArgumentParser, run_command
+from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.errors import UserError
 from llava_runner.image import prepare_image
 from llava_runner.model import greedy
-from llava_runner.prompt import prompt_chunks
-from llava_runner.tokenizer import TextStream, Tokenizer
+from llava_runner.prompt import chunk_text, prompt_chunks
+from llava_runner.tokenizer import TextStream
 from training import questions
 
 MAX_NEW_TOKENS = 40
@@ -86,15 +87,16 @@ def run(arguments: argparse.Namespace) -> None:
 
     compare(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8))
     right = dict.fromkeys(("llama.cpp", *cosines), 0)
-    tokenizer = Tokenizer.open(checkpoint.folder / "tokenizer.model") if arguments.scenes else None
+    tokenizer = checkpoint.tokenizer.chat_tokenizer(bos_id=checkpoint.config.bos_id)
     for i in range(arguments.scenes):
-        assert tokenizer is not None
         drawn, question, expected_answer = questions.question_for(questions.HELD_OUT_SEED + i)
         mean = checkpoint.image_mean
         fitted = prepare_image(drawn, image_size=side, image_mean=mean, image_aspect_ratio="pad")
         image = squared(fitted, side=side, mean=mean)
-        before, after = prompt_chunks(question, template=checkpoint.family.prompt, has_image=True)
-        right["llama.cpp"] += llama_answer(llama, before, image, after) == expected_answer
+        chunks = prompt_chunks(question, template=checkpoint.family.prompt.template, has_image=True)
+        before, after = tokenizer.encode_turn(chunks)
+        first, last = map(chunk_text, chunks)
+        right["llama.cpp"] += llama_answer(llama, first, image, last) == expected_answer
         for name, rows in compare(image).items():
             said = float_answer(FloatModel(model), before, rows, after, tokenizer=tokenizer, checkpoint=checkpoint)
             right[name] += said == expected_answer
@@ -156,12 +158,17 @@ def llama_answer(llama: LlamaCpp, before: str, image: np.ndarray, after: str) ->
 
 
 def float_answer(
-    model: FloatModel, before: str, features: Tensor, after: str, *, tokenizer: Tokenizer, checkpoint: Checkpoint
+    model: FloatModel,
+    before: list[int],
+    features: Tensor,
+    after: list[int],
+    *,
+    tokenizer: ChatTokenizer,
+    checkpoint: Checkpoint,
 ) -> str:
-    """Return the float model's answer to a prompt with the features between both texts, decoded greedily."""
+    """Return the float model's answer to a prompt with the features between its tokens, decoded greedily."""
     config = checkpoint.config
-    first, last = model.embed([config.bos_id, *tokenizer.encode(before)]), model.embed(tokenizer.encode(after))
-    rows = torch.cat([first, features, last], dim=1)
+    rows = torch.cat([model.embed(before), features, model.embed(after)], dim=1)
     stream = TextStream(tokenizer)
     answer = ""
     for token, _ in greedy(model, rows, max_tokens=MAX_NEW_TOKENS, eos_ids=config.eos_ids):

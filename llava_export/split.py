@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import save_file
 
 from llava_export.checkpoint.checkpoint import Checkpoint
-from llava_export.checkpoint.tokenizer import sentencepiece_model
 from llava_export.checkpoint.weights import CheckpointTensor
 from llava_export.models import names
 from llava_export.staging import staged
@@ -60,7 +59,7 @@ def _write_language_model(checkpoint: Checkpoint, tensors: Sequence[CheckpointTe
         weight_map.update(dict.fromkeys(values, file))
     _write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
     _write_json(folder / "config.json", _llama_config(checkpoint, dtype=checkpoint.weights.dtype(tensors[0])))
-    (folder / TOKENIZER_MODEL).write_bytes(sentencepiece_model(checkpoint.folder))
+    (folder / TOKENIZER_MODEL).write_bytes(checkpoint.tokenizer.model)
 
 
 def _shards(checkpoint: Checkpoint, tensors: Sequence[CheckpointTensor]) -> Iterator[list[CheckpointTensor]]:

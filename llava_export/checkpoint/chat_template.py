@@ -1,4 +1,4 @@
-"""The prompt of a checkpoint: its chat template, a Jinja program, as the four pieces of text that the runners have.
+"""The prompt of a checkpoint: its chat template, a Jinja program, as the pieces of text that the runners have.
 
 Runners have no Jinja. So a template is asked for a few conversations here, and taken apart where the questions and
 answers stand. Further conversations, put together from the pieces, must be what the template makes of them.
@@ -7,12 +7,15 @@ answers stand. Further conversations, put together from the pieces, must be what
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_export.errors import CheckpointError
+from llava_export.families.prompts import ChatPrompt
 from llava_runner.contract import IMAGE_PLACEHOLDER, PromptTemplate
 from llava_runner.documents import read_object
 
@@ -45,7 +48,10 @@ PROBES = (
     (Turn("What is this?", "A blue circle.", has_image=True), Turn("Where?", "Left.", has_image=True), Turn("Sure?")),
     (Turn("Two\nlines, and 'quotes'", '{"a": [1]}'), Turn("{{ no }} {% code %}", has_image=True)),
     (Turn("Ünïcödé \N{GRINNING FACE}", "\N{CJK UNIFIED IDEOGRAPH-7334}"), Turn("last")),
+    (Turn("first", "one"), Turn("  between spaces\n", "two"), Turn("\tlast ")),
 )
+SPACED = (Turn(" \tQaa\n ", has_image=True),)
+SYSTEM = "Saa"
 
 
 @dataclass(frozen=True)
@@ -97,46 +103,93 @@ class SpecialTokens:
     others: Collection[str] = ()
 
 
-def prompt_template(chat_template: ChatTemplate, *, tokens: SpecialTokens) -> PromptTemplate:
+def chat_prompt(chat_template: ChatTemplate, *, tokens: SpecialTokens) -> ChatPrompt:
     """Return the pieces that make the same conversations as a chat template.
 
     Raises ``CheckpointError`` for a template that is no Jinja, fails, or makes conversations that the pieces cannot.
     """
     where = chat_template.path
     render = _Renderer(chat_template, tokens)
-    before, rest = _split(render(FIRST), tokens.image, where=where)
-    image_suffix, assistant = _split(rest, FIRST[0].question, where=where)
+    first, question = render(FIRST), FIRST[0].question
+    image_last = question in first.partition(tokens.image)[0]
+    between = (question, tokens.image) if image_last else (tokens.image, question)
+    before, rest = _split(first, between[0], where=where)
+    image_separator, assistant = _split(rest, between[1], where=where)
     rest = render(THREE)
     gaps = []  # before the first question, between it and its answer, and so on
     for text in (text for turn in THREE for text in (turn.question, turn.answer) if text):
         gap, rest = _split(rest, text, where=where)
         gaps.append(gap)
-    # Spaces around an answer are up to the model.
-    before_answer = gaps[1].removeprefix(assistant)
-    after_answer, eos, user = gaps[2].partition(tokens.eos)
-    if not eos or (before_answer + after_answer).strip(" "):
-        raise _inexpressible(chat_template, f"an answer stands between {gaps[1]!r} and {gaps[2]!r}")
-    if not before.endswith(user):
-        raise _inexpressible(chat_template, f"the first question follows {before!r}, and later ones {user!r}")
+    # The model itself writes what stands around an answer up to its last token, so that can be only spaces.
+    before_answer = gaps[3].removeprefix(assistant)
+    spaces, end, next_user = _split_at_token(gaps[2], {tokens.eos, *tokens.others} - {"", tokens.bos})
+    if not gaps[3].startswith(assistant) or (before_answer + spaces).strip():
+        raise _inexpressible(chat_template, f"an answer stands between {gaps[3]!r} and {gaps[2]!r}")
+    user = _common_suffix(before, next_user)
     template = PromptTemplate(
-        system=before[: len(before) - len(user)], user=user, assistant=assistant, image_suffix=image_suffix
+        system=before.removesuffix(user),
+        user=user,
+        assistant=assistant,
+        image_separator=image_separator,
+        answer_end=end + next_user.removesuffix(user),
+        image_last=image_last,
+        trims=question in (spaced := render(SPACED)) and SPACED[0].question not in spaced,
     )
-    for piece in (before, image_suffix, assistant):
-        for token in (tokens.bos, tokens.eos, *tokens.others):
-            if token and token in piece:
-                raise _inexpressible(chat_template, f"it has the special token {token} in {piece!r}")
+    pieces = ChatPrompt(
+        template,
+        before_answer=before_answer,
+        around_system=_around_system(render, user, tokens),
+        is_dated=render.is_dated,
+    )
     for turns in (FIRST, FIRST_WITHOUT_IMAGE, THREE, *PROBES):
-        text = template.system
-        for turn in turns:
-            text += user + (tokens.image + image_suffix if turn.has_image else "") + turn.question + assistant
-            if turn.answer is not None:
-                text += before_answer + turn.answer + after_answer + eos
-        _compare(chat_template, render(turns), text)
-    return template
+        _compare(chat_template, render(turns), _assembled(turns, pieces, image=tokens.image, after_answer=spaces))
+    return pieces
+
+
+def _around_system(render: _Renderer, user: str, tokens: SpecialTokens) -> tuple[str, str] | None:
+    """Return what stands around a system message, with the first question's ``user`` left out; None if none can be."""
+    try:
+        text, without = render(FIRST, system=SYSTEM), render(FIRST)
+    except CheckpointError:
+        return None
+    before, found, rest = text.partition(SYSTEM)
+    start = without.find(user + tokens.image)
+    if not found or start < 0 or not rest.endswith(without[start:]):
+        return None
+    return before, rest[: len(rest) - len(without[start:])]
+
+
+def _assembled(turns: Sequence[Turn], pieces: ChatPrompt, *, image: str, after_answer: str) -> str:
+    """Return a conversation put together from pieces."""
+    it = pieces.template
+    text = it.system
+    for i, turn in enumerate(turns):
+        question = turn.question.strip() if it.trims else turn.question
+        if turn.has_image:
+            parts = (question, it.image_separator, image) if it.image_last else (image, it.image_separator, question)
+            question = "".join(parts)
+        text += (it.answer_end if i else "") + it.user + question + it.assistant
+        if turn.answer is not None:
+            text += pieces.before_answer + turn.answer + after_answer
+    return text
+
+
+def _split_at_token(text: str, tokens: Collection[str]) -> tuple[str, str, str]:
+    """Return what stands before the first of some tokens, the token, and the rest. Without one, all is rest."""
+    found = [(at, -len(token), token) for token in tokens if (at := text.find(token)) >= 0]
+    at, _, token = min(found, default=(0, 0, ""))
+    return text[:at], token, text[at + len(token) :]
+
+
+def _common_suffix(first: str, second: str) -> str:
+    """Return the longest end that two texts have in common."""
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    length = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return first[len(first) - length :]
 
 
 def conversation(chat_template: ChatTemplate, turns: Sequence[Turn], *, tokens: SpecialTokens) -> str:
-    """Return what a chat template makes of a conversation, without the token at its beginning.
+    """Return what a chat template makes of a conversation.
 
     Raises ``CheckpointError`` if the template is no Jinja, or fails.
     """
@@ -152,8 +205,9 @@ class _Renderer:
 
         self._where = chat_template.path
         self._tokens = tokens
+        self.is_dated = False  # whether the template writes today's date
         try:
-            self._template = _environment().from_string(chat_template.text)
+            self._template = _environment(self._date).from_string(chat_template.text)
         except TemplateSyntaxError as error:
             raise CheckpointError(f"{self._where} is not a Jinja template: line {error.lineno}: {error}") from error
         self._in_parts = True
@@ -163,15 +217,17 @@ class _Renderer:
         except CheckpointError:
             self._in_parts = False
 
-    def __call__(self, turns: Sequence[Turn]) -> str:
-        """Return a conversation without its first token. Raises ``CheckpointError`` if the template fails."""
-        messages = []
+    def __call__(self, turns: Sequence[Turn], *, system: str | None = None) -> str:
+        """Return a conversation. Raises ``CheckpointError`` if the template fails."""
+        messages: list[dict[str, Any]] = []
+        if system is not None:
+            messages.append({"role": "system", "content": self._content(system, has_image=False)})
         for turn in turns:
             messages.append({"role": "user", "content": self._content(turn.question, has_image=turn.has_image)})
             if turn.answer is not None:
                 messages.append({"role": "assistant", "content": self._content(turn.answer, has_image=False)})
         try:
-            text = self._template.render(
+            return self._template.render(
                 messages=messages,
                 add_generation_prompt=True,
                 bos_token=self._tokens.bos,
@@ -181,7 +237,10 @@ class _Renderer:
             )
         except Exception as error:  # of any kind: the template is a program
             raise CheckpointError(f"{self._where} fails: {type(error).__name__}: {error}") from error
-        return text.removeprefix(self._tokens.bos)
+
+    def _date(self, form: str) -> str:
+        self.is_dated = True
+        return datetime.now().strftime(form)
 
     def _content(self, text: str, *, has_image: bool) -> Any:
         if self._in_parts:
@@ -189,10 +248,8 @@ class _Renderer:
         return f"{self._tokens.image}\n{text}" if has_image else text
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment(strftime_now: Callable[[str], str]) -> ImmutableSandboxedEnvironment:
     """Return Jinja as transformers sets it up for chat templates, in a sandbox."""
-    from datetime import datetime
-
     from jinja2 import TemplateError
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -214,7 +271,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.globals["strftime_now"] = strftime_now
     return environment
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from llava_export.checkpoint.generation import generation_defaults, special_ids
 from llava_export.checkpoint.locate import Channels, image_statistics, locate
 from llava_export.checkpoint.reader import CheckpointReader
+from llava_export.checkpoint.tokenizer import CheckpointTokenizer, open_tokenizer
 from llava_export.checkpoint.tower import find_tower
 from llava_export.checkpoint.weights import Weights
 from llava_export.config import LlavaConfig
@@ -19,6 +21,7 @@ from llava_export.families import Family, find_family
 from llava_export.models.llama import CachedAttention
 from llava_export.models.llava import LlavaModel
 from llava_export.models.names import VISION_TOWER, is_in
+from llava_runner.contract import GenerationDefaults
 from llava_runner.documents import read_object
 
 
@@ -28,8 +31,9 @@ class Checkpoint:
 
     ``name`` is what the user called it, and ``folder`` where it was found; ``folders`` are all that it is read from, a
     vision tower's among them. ``vision_tower`` is the folder or hub id that the user gave in place of the checkpoint's
-    own vision tower, or None. ``image_mean`` and ``image_std`` are
-    fractions of 1, one for each of red, green and blue. ``weights`` reads the tensors.
+    own vision tower, or None. ``generation`` says how the model's authors sample. ``notes`` says, in sentences for
+    people, what was not taken as the files say it. ``image_mean`` and ``image_std`` are fractions of 1, one for each of
+    red, green and blue. ``weights`` reads the tensors.
     """
 
     name: str
@@ -37,6 +41,9 @@ class Checkpoint:
     folders: tuple[Path, ...]
     family: Family
     config: LlavaConfig
+    tokenizer: CheckpointTokenizer
+    generation: GenerationDefaults
+    notes: tuple[str, ...]
     image_mean: Channels
     image_std: Channels
     weights: Weights
@@ -92,10 +99,26 @@ def open_checkpoint(model: str, *, vision_tower: str | None = None) -> Checkpoin
     config = family.parse_config(settings, tower.config if tower else None)
     if family.check_keys is not None:
         family.check_keys(settings, reader.shapes)
+    vocab_size = config.text.vocab_size
+    tokenizer = open_tokenizer(folder, vocab_size=vocab_size, chunks_are_texts=family.chunks_are_texts)
+    ids = special_ids(folder, bos_id=config.bos_id, eos_ids=config.eos_ids, tokenizer=tokenizer, vocab_size=vocab_size)
+    config = replace(config, bos_id=ids.bos_id, eos_ids=ids.eos_ids)
     mean, std = image_statistics(*folders)
     weights = Weights(reader, family=family, config=config)
     name = model.encode("utf-8", "backslashreplace").decode()  # the name of a folder may be no Unicode
-    checkpoint = Checkpoint(name, vision_tower, tuple(folders), family, config, mean, std, weights)
+    checkpoint = Checkpoint(
+        name=name,
+        vision_tower=vision_tower,
+        folders=tuple(folders),
+        family=family,
+        config=config,
+        tokenizer=tokenizer,
+        generation=generation_defaults(folder),
+        notes=ids.notes,
+        image_mean=mean,
+        image_std=std,
+        weights=weights,
+    )
     weights.check_depth()
     weights.check(checkpoint.build_model(max_context_len=1))
     return checkpoint

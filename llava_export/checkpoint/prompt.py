@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from llava_export.checkpoint.chat_template import (
     ChatTemplate,
     SpecialTokens,
     Turn,
+    chat_prompt,
     conversation,
     find_chat_template,
-    prompt_template,
     read_template,
 )
 from llava_export.checkpoint.checkpoint import Checkpoint
+from llava_export.checkpoint.tokenizer import object_in
 from llava_export.errors import CheckpointError
-from llava_export.families.prompts import PROMPTS
+from llava_export.families.prompts import PROMPTS, ChatPrompt
 from llava_runner.contract import IMAGE_PLACEHOLDER, PromptTemplate
-from llava_runner.documents import JsonObject, read_object
 from llava_runner.paths import with_home
 
 # llava-hf's published template, which leaves out the system sentence that its models were trained with.
@@ -27,19 +26,27 @@ SHORTENED = (
     (Turn("1", "2", has_image=True), Turn("3", "4"), Turn("5")),
     "USER: <image>\n1 ASSISTANT: 2 USER: 3 ASSISTANT: 4 USER: 5 ASSISTANT:",
 )
+MARKER = re.compile(r"<\|[^<>|\s]+\|>")  # how most tokenizers spell tokens that mark structure
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """The pieces of a prompt, and where they come from."""
+    """The prompt of an export, and where it comes from. ``notes`` says what is doubtful about it."""
 
-    template: PromptTemplate
+    chat: ChatPrompt
     source: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def template(self) -> PromptTemplate:
+        """The pieces that the runners put together."""
+        return self.chat.template
 
     def example(self) -> str:
         """Return a turn with an image, as the model reads it."""
         it = self.template
-        return f"{it.system}{it.user}{IMAGE_PLACEHOLDER}{it.image_suffix}What is in the image?{it.assistant}"
+        parts = (IMAGE_PLACEHOLDER, it.image_separator, "What is in the image?")
+        return it.system + it.user + "".join(reversed(parts) if it.image_last else parts) + it.assistant
 
 
 def find_prompt(checkpoint: Checkpoint, *, given: str | None = None) -> Prompt:
@@ -47,64 +54,56 @@ def find_prompt(checkpoint: Checkpoint, *, given: str | None = None) -> Prompt:
 
     Raises ``CheckpointError`` for a template that the runners cannot express.
     """
-    tokens = special_tokens(checkpoint.folder)
+    chat, source = _found(checkpoint, given)
+    if chat.is_dated:
+        source += ", with the date of the export"
+    known = {token.content for token in checkpoint.tokenizer.rules.added_tokens}
+    pieces = (chat.template.system, chat.template.user, chat.template.assistant, chat.template.answer_end)
+    unknown = [marker for marker in dict.fromkeys(MARKER.findall("".join(pieces))) if marker not in known]
+    if not unknown:
+        return Prompt(chat, source)
+    return Prompt(chat, source, (f"the prompt has {', '.join(unknown)}, which the tokenizer reads as ordinary text",))
+
+
+def stop_ids(prompt: Prompt, checkpoint: Checkpoint) -> tuple[int, ...]:
+    """Return the tokens that end an answer: the checkpoint's, and the one with which its prompt ends an answer."""
+    end = prompt.template.answer_end.lstrip()
+    special = [token for token in checkpoint.tokenizer.rules.added_tokens if token.special]
+    ends = [it for it in special if it.id != checkpoint.config.bos_id and end.startswith(it.content)]
+    longest = max(ends, key=lambda token: len(token.content), default=None)
+    return tuple(dict.fromkeys((*checkpoint.config.eos_ids, *([longest.id] if longest else []))))
+
+
+def special_tokens(checkpoint: Checkpoint) -> SpecialTokens:
+    """Return the special tokens that a template may use. Raises ``CheckpointError`` for files that are damaged."""
+    tokenizer = checkpoint.tokenizer
+    image = object_in(checkpoint.folder / "processor_config.json").get("image_token")
+    return SpecialTokens(
+        bos=tokenizer.text(checkpoint.config.bos_id),
+        eos=tokenizer.text(tokenizer.eos_id if tokenizer.eos_id >= 0 else checkpoint.config.eos_ids[0]),
+        image=image if isinstance(image, str) and image else IMAGE_PLACEHOLDER,
+        others=[token.content for token in tokenizer.rules.added_tokens if token.special],
+    )
+
+
+def _found(checkpoint: Checkpoint, given: str | None) -> tuple[ChatPrompt, str]:
+    """Return a prompt and where it comes from."""
+    if given in PROMPTS:
+        return PROMPTS[given], f"--prompt-template {given}"
+    tokens = special_tokens(checkpoint)
     if given is not None:
-        if given in PROMPTS:
-            return Prompt(PROMPTS[given], f"--prompt-template {given}")
         path = with_home(given)
         if not path.is_file():
             names = ", ".join(PROMPTS)
             raise CheckpointError(f"--prompt-template {given} is neither a file nor one of {names}")
-        return Prompt(prompt_template(read_template(path), tokens=tokens), str(path))
+        return chat_prompt(read_template(path), tokens=tokens), str(path)
     found = find_chat_template(checkpoint.folder)
+    family = f"the family {checkpoint.family.name}"
     if found is None:
-        return Prompt(checkpoint.family.prompt, f"the family {checkpoint.family.name}")
+        return checkpoint.family.prompt, family
     if _is_shortened(found, tokens):
-        return Prompt(
-            checkpoint.family.prompt,
-            f"the family {checkpoint.family.name}; {found.path.name} leaves out the system sentence of its training",
-        )
-    return Prompt(prompt_template(found, tokens=tokens), found.path.name)
-
-
-def special_tokens(folder: Path) -> SpecialTokens:
-    """Return the special tokens that the tokenizer's files in a checkpoint's folder name; Llama's where none is named.
-
-    Raises ``CheckpointError`` for files that are damaged.
-    """
-    settings = _object_in(folder / "tokenizer_config.json")
-    image = _object_in(folder / "processor_config.json").get("image_token")
-    return SpecialTokens(
-        bos=_text_of(settings.get("bos_token")) or "<s>",
-        eos=_text_of(settings.get("eos_token")) or "</s>",
-        image=image if isinstance(image, str) and image else IMAGE_PLACEHOLDER,
-        others=tuple(dict.fromkeys(_added(folder, settings))),
-    )
-
-
-def _added(folder: Path, settings: JsonObject) -> Iterator[str]:
-    """Yield the texts of tokens that were added to a tokenizer, from each of the files that may list them."""
-    yield from _object_in(folder / "added_tokens.json")
-    for token in settings.section("added_tokens_decoder", {}).values():
-        if text := _text_of(token):
-            yield text
-    listed = _object_in(folder / "tokenizer.json").get("added_tokens")
-    for token in listed if isinstance(listed, list) else ():
-        if text := _text_of(token):
-            yield text
-
-
-def _object_in(path: Path) -> JsonObject:
-    """Return the JSON object in a file, or an empty one if there is no such file."""
-    if path.is_file():
-        return read_object(path, error=CheckpointError)
-    return JsonObject({}, what=str(path), error=CheckpointError)
-
-
-def _text_of(token: object) -> str:
-    """Return the text of a token, which is text or an object with ``content``; "" for anything else."""
-    content = token.get("content") if isinstance(token, dict) else token
-    return content if isinstance(content, str) else ""
+        return checkpoint.family.prompt, f"{family}; {found.path.name} leaves out the system sentence of its training"
+    return chat_prompt(found, tokens=tokens), found.path.name
 
 
 def _is_shortened(found: ChatTemplate, tokens: SpecialTokens) -> bool:

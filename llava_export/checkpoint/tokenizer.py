@@ -1,123 +1,235 @@
-"""The tokenizer of a checkpoint, as a SentencePiece model."""
+"""The tokenizer of a checkpoint: its pieces, its added tokens, and its rules about spaces."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from llava_export.checkpoint.pieces import NOT_LLAMAS, sentencepiece_model
 from llava_export.errors import CheckpointError
-from llava_runner.contract import TOKENIZER_MODEL
+from llava_runner.chat_tokenizer import ChatTokenizer
+from llava_runner.contract import MAX_ADDED_TOKENS, AddedToken, TokenizerRules
 from llava_runner.documents import JsonObject, read_object, shown
-from llava_runner.tokenizer import BYTE_PIECE, Piece, Tokenizer, read_model, schema
+from llava_runner.tokenizer import SPACE, Piece, Tokenizer, read_model
+
+# The keys under which tokenizer_config.json and special_tokens_map.json name special tokens: one each, or lists.
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+LISTED_TOKENS = ("additional_special_tokens", "extra_special_tokens")
+# The kinds of pieces that stand for no text of their own, so that an added token may take their place.
+PLACEHOLDERS = (Piece.CONTROL, Piece.USER_DEFINED, Piece.UNUSED)
+MAX_ID_LENGTH = 9  # digits
+PAD = "<pad>"  # readers of tokenizer.bin take it for a control piece
 
 
-def sentencepiece_model(checkpoint: Path) -> bytes:
-    """Return the content of a ``tokenizer.model`` for a checkpoint's folder.
+@dataclass(frozen=True)
+class CheckpointTokenizer:
+    """A checkpoint's tokenizer. ``model`` is a SentencePiece model, serialized, with the added tokens as pieces.
 
-    It is the checkpoint's own or, where there is none, made from its ``tokenizer.json``. Raises ``CheckpointError``
-    when neither is there, when it is damaged, or when it is not a BPE of Llama's kind, which is all that the runtimes
-    have.
+    Ids between them that no token has are unused pieces. ``bos_id`` and ``eos_id`` are -1 where there is no such token.
     """
-    path = checkpoint / TOKENIZER_MODEL
-    if path.is_file():
-        content = path.read_bytes()
-    elif (checkpoint / "tokenizer.json").is_file():
-        path = checkpoint / "tokenizer.json"
-        content = _from_json(read_object(path, error=CheckpointError), checkpoint)
-    else:
-        raise CheckpointError(f"{checkpoint} has no tokenizer.model and no tokenizer.json; a package needs a tokenizer")
-    try:
-        _check_kind(read_model(content))
-        Tokenizer.from_model(content)
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not a SentencePiece model that can be used: {error}") from error
-    return content
+
+    model: bytes
+    rules: TokenizerRules
+    bos_id: int
+    eos_id: int
+
+    @cached_property
+    def pieces(self) -> list[Any]:
+        """All pieces by id, as ``ModelProto.SentencePiece``."""
+        return list(read_model(self.model).pieces)
+
+    def chat_tokenizer(self, *, bos_id: int) -> ChatTokenizer:
+        """Return the tokenizer as a runner has it."""
+        return ChatTokenizer(Tokenizer.from_model(self.model), rules=self.rules, bos_id=bos_id)
+
+    def text(self, token_id: int) -> str:
+        """Return how a token is spelled; "" for an id beyond the pieces."""
+        return self.pieces[token_id].piece.replace(SPACE, " ") if 0 <= token_id < len(self.pieces) else ""
 
 
-def _check_kind(model: Any) -> None:
-    """Raise ``ValueError`` unless a model treats text as Llama's does.
+def open_tokenizer(folder: Path, *, vocab_size: int, chunks_are_texts: bool) -> CheckpointTokenizer:
+    """Return the tokenizer in a checkpoint's folder, checked.
 
-    A ``tokenizer.bin`` and a GGUF file cannot say anything else: their readers put a space before the text, change
-    nothing else in it, and merge pairs.
+    ``vocab_size`` is the number of embedding rows. With ``chunks_are_texts``, the code that trained the model tokenizes
+    what follows an image as a text of its own. Raises ``CheckpointError`` for a tokenizer that is missing, damaged, or
+    of a kind that the runners do not have.
     """
-    trainer, normalizer = model.trainer_spec, model.normalizer_spec
-    kinds = dict(trainer.ModelType.items())
-    has_bytes = any(piece.type == Piece.BYTE for piece in model.pieces)
-    for is_other, what in (
-        (
-            trainer.model_type != kinds["BPE"],
-            f"it is of the kind {trainer.ModelType.Name(trainer.model_type)}, not BPE",
-        ),
-        (trainer.byte_fallback != has_bytes, "its byte_fallback does not fit its pieces"),
-        (trainer.treat_whitespace_as_suffix, "it puts spaces behind words (treat_whitespace_as_suffix)"),
-        (not normalizer.add_dummy_prefix, "it puts no space before the text (add_dummy_prefix is off)"),
-        (normalizer.remove_extra_whitespaces, "it removes repeated spaces (remove_extra_whitespaces is on)"),
-        (not normalizer.escape_whitespaces, "it does not escape spaces (escape_whitespaces is off)"),
-        (normalizer.precompiled_charsmap, f"it changes characters (normalization rules {shown(normalizer.name)})"),
-        (model.denormalizer_spec.precompiled_charsmap, "it changes characters of its output (denormalization rules)"),
-    ):
-        if is_other:
-            raise ValueError(f"{what}, which the files of an export cannot express")
-
-
-def _from_json(tokenizer: JsonObject, checkpoint: Path) -> bytes:
-    """Return the serialized SentencePiece model that a ``tokenizer.json`` of the Llama kind was made from.
-
-    SentencePiece merges the pair whose piece has the highest score, and the JSON lists the best merge first. So a
-    piece's score is minus the rank of the first merge that makes it. Pieces that no merge makes come after all others;
-    special pieces have the score 0.
-    """
-    model = tokenizer.section("model", {})
-    is_bpe = model.get("type") == "BPE" and model.flag("byte_fallback", False)
-    if not is_bpe or not _spells_spaces_like_llama(tokenizer):
+    settings = object_in(folder / "tokenizer_config.json")
+    tokenizer_json = object_in(folder / "tokenizer.json")
+    # LLaVA's own code reads tokenizer.model alone.
+    prepend_scheme = _prepend_scheme(settings, None if chunks_are_texts else tokenizer_json)
+    model = read_model(sentencepiece_model(folder))
+    added = _added_tokens(folder, settings, tokenizer_json, model.pieces)
+    if len(added) > MAX_ADDED_TOKENS:
+        raise CheckpointError(f"{folder} has {len(added):,} added tokens; at most {MAX_ADDED_TOKENS:,} are taken")
+    for token in added:
+        if token.id >= vocab_size:
+            raise CheckpointError(
+                f"the added token {shown(token.content)} has the id {token.id}, and the model's vocabulary "
+                f"{vocab_size} tokens"
+            )
+        _add_piece(model, token)
+    if len(model.pieces) > vocab_size:
         raise CheckpointError(
-            f"tokenizer.json in {checkpoint} is no SentencePiece BPE with byte fallback and a space before the text, "
-            "as Llama tokenizers are; put the model's tokenizer.model there"
+            f"the tokenizer has {len(model.pieces)} pieces and the model's vocabulary {vocab_size}; it belongs to "
+            "another model"
         )
-    vocab = model.section("vocab")
-    ids = {text: vocab.integer(text) for text in vocab}
-    if sorted(ids.values()) != list(range(len(ids))):
-        raise CheckpointError(f"{vocab.where()} has ids that are missing or given twice")
-    merges = model.items_of("merges")
-    rank: dict[str, int] = {}
-    for i, merge in enumerate(merges):
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            raise CheckpointError(f"{model.where(f'merges[{i}]')} is {shown(merge)}; it must be a pair of pieces")
-        rank.setdefault(pair[0] + pair[1], i)
-    unknown = model.text("unk_token", "<unk>")
-    special = {
-        token.text("content") for token in tokenizer.sections("added_tokens", []) if token.flag("special", False)
-    }
-    proto = schema.ModelProto()
-    for text, token_id in sorted(ids.items(), key=lambda item: item[1]):
-        if text == unknown:
-            kind, score = Piece.UNKNOWN, 0
-        elif BYTE_PIECE.fullmatch(text):
-            kind, score = Piece.BYTE, 0
-        elif text in special:
-            kind, score = Piece.CONTROL, 0
+    for piece in model.pieces:
+        if piece.type in PLACEHOLDERS:
+            piece.score = 0.0  # by which readers of tokenizer.bin know that it is no ordinary piece
+    model.trainer_spec.vocab_size = len(model.pieces)
+    ids = {piece.piece: i for i, piece in enumerate(model.pieces)}
+    spec = model.trainer_spec
+    bos, eos = (content_of(settings.get(name)) for name in ("bos_token", "eos_token"))
+    rules = TokenizerRules(
+        prepend_scheme=prepend_scheme,
+        image_begins_text=chunks_are_texts,
+        adds_bos=_adds_bos(settings, tokenizer_json),
+        added_tokens=added,
+    )
+    return CheckpointTokenizer(
+        model.SerializeToString(), rules, bos_id=ids.get(bos, spec.bos_id), eos_id=ids.get(eos, spec.eos_id)
+    )
+
+
+def content_of(token: object) -> str:
+    """Return the text of a token, which is text or an object with ``content``; "" for anything else."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else ""
+
+
+def _added_tokens(
+    folder: Path, settings: JsonObject, tokenizer_json: JsonObject, pieces: Any
+) -> tuple[AddedToken, ...]:
+    """Return the added tokens of all files, by id. Raises ``CheckpointError`` where files contradict each other."""
+    found: dict[int, AddedToken] = {}
+    id_of: dict[str, int] = {}
+    for token in _listed_tokens(folder, settings, tokenizer_json):
+        other, other_id = found.get(token.id, token).content, id_of.get(token.content, token.id)
+        if other != token.content:
+            said = f"the id {token.id} is {shown(other)} in one and {shown(token.content)}"
+        elif other_id != token.id:
+            said = f"{shown(token.content)} has the id {other_id} in one and {token.id}"
         else:
-            kind, score = Piece.NORMAL, rank.get(text, len(merges) + token_id)
-        # JSON can hold half a character; a piece cannot. Nobody could ever type it.
-        proto.pieces.add(piece=text.encode("utf-8", "replace").decode(), score=-float(score), type=kind)
-    proto.trainer_spec.model_type = proto.trainer_spec.BPE
-    proto.trainer_spec.vocab_size = len(proto.pieces)
-    proto.trainer_spec.byte_fallback = True
-    proto.trainer_spec.unk_piece = unknown.encode("utf-8", "replace").decode()
-    proto.normalizer_spec.name = "identity"
-    proto.normalizer_spec.add_dummy_prefix = True
-    proto.normalizer_spec.remove_extra_whitespaces = False
-    return proto.SerializeToString()
+            found.setdefault(token.id, token)
+            id_of.setdefault(token.content, token.id)
+            continue
+        raise CheckpointError(f"the tokenizer's files in {folder} contradict each other: {said} in another")
+    for i, piece in enumerate(pieces):
+        if piece.type in (Piece.CONTROL, Piece.UNKNOWN, Piece.USER_DEFINED) and i not in found:
+            content = piece.piece.replace(SPACE, " ")
+            if content not in id_of:
+                is_special = piece.type != Piece.USER_DEFINED
+                found[i] = AddedToken(i, content, special=is_special, lstrip=False, rstrip=False, normalized=False)
+    return tuple(token for _, token in sorted(found.items()))
 
 
-def _spells_spaces_like_llama(tokenizer: JsonObject) -> bool:
-    """Return whether the tokenizer puts a space before the text and normalizes nothing else.
+def _listed_tokens(folder: Path, settings: JsonObject, tokenizer_json: JsonObject) -> Iterator[AddedToken]:
+    """Yield the added tokens that each of the files lists, the file that says most about them first."""
+    decoder = settings.section("added_tokens_decoder", {})
+    for key in decoder:
+        if not key.isascii() or not key.isdecimal() or len(key) > MAX_ID_LENGTH:
+            raise CheckpointError(f"{decoder.where()} has {shown(key)} for the id of a token")
+        yield _described(int(key), decoder.section(key))
+    for token in tokenizer_json.sections("added_tokens", []):
+        yield _described(token.integer("id", least=0), token)
+    special = _special_contents(settings, object_in(folder / "special_tokens_map.json"))
+    ids = object_in(folder / "added_tokens.json")
+    for content in ids:
+        is_special = content in special
+        yield AddedToken(
+            ids.integer(content, least=0), content, special=is_special, lstrip=False, rstrip=False,
+            normalized=not is_special,
+        )  # fmt: skip
 
-    Newer files have this as a ``pre_tokenizer``, older ones as a ``normalizer``.
+
+def _described(token_id: int, token: JsonObject) -> AddedToken:
+    """Return a token as a file describes it. Raises ``CheckpointError`` for one that the runners cannot find."""
+    content = token.text("content")
+    if not content:
+        raise CheckpointError(f"{token.where()} is empty")
+    if token.flag("single_word", False):
+        raise CheckpointError(
+            f"{token.where()}: {shown(content)} is only found as a whole word (single_word), which runners cannot do"
+        )
+    special = token.flag("special", False)
+    return AddedToken(
+        token_id,
+        content,
+        special=special,
+        lstrip=token.flag("lstrip", False),
+        rstrip=token.flag("rstrip", False),
+        normalized=token.flag("normalized", not special),
+    )
+
+
+def _special_contents(*files: JsonObject) -> set[str]:
+    """Return the texts of the tokens that files name as special."""
+    tokens = [file.get(name) for file in files for name in NAMED_TOKENS]
+    for listed in (file.get(name) for file in files for name in LISTED_TOKENS):
+        tokens += listed if isinstance(listed, list) else listed.values() if isinstance(listed, dict) else ()
+    return {content_of(token) for token in tokens} - {""}
+
+
+def _add_piece(model: Any, token: AddedToken) -> None:
+    """Give a SentencePiece model an added token. Raises ``CheckpointError`` if its id is an ordinary piece's."""
+    content = token.content.replace(" ", SPACE)
+    while len(model.pieces) < token.id:
+        model.pieces.add(piece=f"[PAD{len(model.pieces)}]", score=0.0, type=Piece.UNUSED)
+    if token.id == len(model.pieces):
+        kind = Piece.CONTROL if content == PAD else Piece.USER_DEFINED
+        model.pieces.add(piece=content, score=0.0, type=kind)
+        return
+    piece = model.pieces[token.id]
+    if piece.piece == content:
+        return
+    if piece.type not in PLACEHOLDERS:
+        raise CheckpointError(
+            f"the added token {shown(token.content)} has the id {token.id}, which is that of the piece "
+            f"{shown(piece.piece)}"
+        )
+    piece.piece, piece.score, piece.type = content, 0.0, Piece.USER_DEFINED
+
+
+def _prepend_scheme(settings: JsonObject, tokenizer_json: JsonObject | None) -> str:
+    """Return which segments of a text get a space, as ``TokenizerRules`` names it. Raises ``CheckpointError``.
+
+    ``tokenizer.json`` says it as a pre-tokenizer, older ones as a normalizer. Without one, the settings do:
+    ``legacy`` is true for tokenizers from before transformers 4.31, and where nothing is said.
     """
-    splitter = tokenizer.section("pre_tokenizer", {})
-    if splitter:
-        return splitter.get("type") == "Metaspace" and splitter.get("prepend_scheme") in ("first", "always")
-    steps = tokenizer.section("normalizer", {}).sections("normalizers", [])
-    return [step.get("type") for step in steps] == ["Prepend", "Replace"]
+    if tokenizer_json:
+        splitter = tokenizer_json.section("pre_tokenizer", {})
+        normalizer = tokenizer_json.section("normalizer", {})
+        steps = [step.get("type") for step in normalizer.sections("normalizers", [normalizer] if normalizer else [])]
+        if steps == ["Prepend", "Replace"] and not splitter:
+            return "prepend"
+        if splitter.get("type") == "Metaspace" and not steps and splitter.get("split") is False:
+            scheme = splitter.text("prepend_scheme", "always")
+            if scheme in ("first", "always", "never"):
+                return scheme
+        if steps == ["Replace"] and not splitter:
+            return "never"
+        raise CheckpointError(f"{tokenizer_json.where()} is {NOT_LLAMAS}: it treats spaces in another way")
+    if not settings.flag("add_prefix_space", True):
+        return "never"
+    return "always" if settings.flag("legacy", True) else "first"
+
+
+def _adds_bos(settings: JsonObject, tokenizer_json: JsonObject) -> bool:
+    """Return whether a text begins with the token for that. The settings decide; then the post-processor."""
+    if settings.get("add_bos_token") is not None or not tokenizer_json:
+        return settings.flag("add_bos_token", True)
+    processor = tokenizer_json.section("post_processor", {})
+    steps = [processor, *processor.sections("processors", [])]
+    begins = [step.sections("single")[0] for step in steps if step.get("single")]
+    return any("SpecialToken" in begin for begin in begins)
+
+
+def object_in(path: Path) -> JsonObject:
+    """Return the JSON object in a file, or an empty one if there is no such file."""
+    if path.is_file():
+        return read_object(path, error=CheckpointError)
+    return JsonObject({}, what=str(path), error=CheckpointError)

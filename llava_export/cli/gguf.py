@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
             checkpoint,
             quantization=arguments.quantization,
             mmproj_type=arguments.mmproj_type,
-            prompt=prompt.template,
+            prompt=prompt,
             output_dir=arguments.output_dir,
             force=arguments.force,
             overwrite=arguments.overwrite,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llava_export.config import LlavaConfig
-from llava_runner.contract import PromptTemplate
+from llava_export.families.prompts import ChatPrompt
 from llava_runner.documents import JsonObject
 
 
@@ -39,7 +39,8 @@ class Family:
     - ``key_map``: (pattern, replacement) pairs from the checkpoint's keys to the names of the model's parameters. The
       first pattern that matches is replaced, once. A key that none matches is an error.
     - ``unused_parameters``: patterns of renamed keys that a checkpoint may have and the model does not use.
-    - ``prompt``: the template that the model was trained with.
+    - ``prompt``: what the model was trained with.
+    - ``chunks_are_texts``: whether the code that trained it tokenizes what follows an image as a text of its own.
     - ``image_aspect_ratio``: how a runner makes an image square, as in ``llava_runner.contract.ModelCard``.
     - ``question``: what is asked about the sample image for the golden record.
     """
@@ -52,7 +53,8 @@ class Family:
     check_keys: Callable[[JsonObject, Iterable[str]], None] | None = None
     key_map: tuple[tuple[str, str], ...]
     unused_parameters: tuple[str, ...]
-    prompt: PromptTemplate
+    prompt: ChatPrompt
+    chunks_are_texts: bool
     image_aspect_ratio: str
     question: str
 

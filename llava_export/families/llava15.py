@@ -65,6 +65,7 @@ LLAVA_15 = Family(
     ),
     unused_parameters=UNUSED_PARAMETERS,
     prompt=VICUNA_V1,
+    chunks_are_texts=False,
     image_aspect_ratio="pad",
     question="What is in the image?",
 )

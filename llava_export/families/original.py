@@ -13,9 +13,9 @@ from functools import partial
 from llava_export.config import LlavaConfig, checked_choice
 from llava_export.errors import ConfigError
 from llava_export.families.family import Family
+from llava_export.families.prompts import ChatPrompt
 from llava_export.families.sections import UNUSED_PARAMETERS, llama_section, llava_config, vision_config
 from llava_export.models.names import LM_HEAD, PROJECTOR, TEXT_DECODER, TOKEN_EMBEDDING, VISION_TOWER
-from llava_runner.contract import PromptTemplate
 from llava_runner.documents import JsonObject
 
 # Read each pair as (pattern of the published key, the model's name). No two projectors share a key, so the keys tell
@@ -69,7 +69,7 @@ def family(
     name: str,
     model_types: tuple[str, ...],
     projectors: tuple[str, ...],
-    prompt: PromptTemplate,
+    prompt: ChatPrompt,
     question: str,
     marker: str | None = None,
 ) -> Family:
@@ -84,6 +84,7 @@ def family(
         key_map=(*(pair for projector in projectors for pair in PROJECTOR_KEYS[projector]), *COMMON_KEYS),
         unused_parameters=(r"^clip_text\.", *UNUSED_PARAMETERS),
         prompt=prompt,
+        chunks_are_texts=True,
         image_aspect_ratio="pad",
         question=question,
     )

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from llava_export.checkpoint.checkpoint import Checkpoint
-from llava_export.checkpoint.tokenizer import sentencepiece_model
+from llava_export.checkpoint.prompt import Prompt, stop_ids
 from llava_export.errors import ExportError
 from llava_export.gguf.tensors import GgufFile, GgufTensor, write_file
 from llava_export.gguf.text import text_tensors, write_text_metadata
@@ -18,7 +18,6 @@ from llava_export.gguf.vision import LLAMA_CPP_GRID, check_vision, vision_tensor
 from llava_export.stages import Stages
 from llava_export.staging import staged
 from llava_export.system import free_disk, readable_size
-from llava_runner.contract import PromptTemplate
 
 NUM_STAGES = 3  # "open checkpoint" included
 
@@ -53,7 +52,7 @@ def export_gguf(
     *,
     quantization: str,
     mmproj_type: str,
-    prompt: PromptTemplate,
+    prompt: Prompt,
     output_dir: Path,
     stages: Stages,
     force: bool = False,
@@ -75,8 +74,9 @@ def export_gguf(
     write_text = partial(
         write_text_metadata,
         config=config,
-        prompt=prompt,
-        tokenizer_model=sentencepiece_model(checkpoint.folder),
+        prompt=prompt.chat,
+        tokenizer=checkpoint.tokenizer,
+        eos_ids=stop_ids(prompt, checkpoint),
     )
     write_vision = partial(
         write_vision_metadata, config=config, image_mean=checkpoint.image_mean, image_std=checkpoint.image_std

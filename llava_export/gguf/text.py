@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 from gguf import GGUFWriter, TokenType
 
+from llava_export.checkpoint.tokenizer import CheckpointTokenizer
 from llava_export.checkpoint.weights import CheckpointTensor
 from llava_export.config import LlavaConfig
+from llava_export.families.prompts import ChatPrompt
 from llava_export.gguf.tensors import GgufTensor, gguf_name
 from llava_export.gguf.types import text_type
 from llava_export.models import names
-from llava_runner.contract import PromptTemplate
+from llava_runner.tokenizer import Piece
 
 DECODER = rf"^{re.escape(names.TEXT_DECODER)}\."
 # Read each pair as (pattern of a CheckpointTensor's fqn, start of its name in GGUF): the pattern is replaced, and what
@@ -59,9 +61,14 @@ def text_tensors(sources: Sequence[CheckpointTensor], *, config: LlavaConfig, qu
 
 
 def write_text_metadata(
-    writer: GGUFWriter, *, config: LlavaConfig, prompt: PromptTemplate, tokenizer_model: bytes
+    writer: GGUFWriter,
+    *,
+    config: LlavaConfig,
+    prompt: ChatPrompt,
+    tokenizer: CheckpointTokenizer,
+    eos_ids: Sequence[int],
 ) -> None:
-    """Add the keys that llama.cpp needs to run the model. ``tokenizer_model`` is a SentencePiece model, serialized."""
+    """Add the keys that llama.cpp needs to run the model. Any of ``eos_ids`` ends an answer."""
     text = config.text
     writer.add_vocab_size(text.vocab_size)
     writer.add_context_length(text.max_position_embeddings)
@@ -75,52 +82,65 @@ def write_text_metadata(
     writer.add_layer_norm_rms_eps(text.rms_norm_eps)
     writer.add_rope_dimension_count(text.head_dim)
     writer.add_rope_freq_base(text.rope_theta)
-    _write_tokenizer(writer, tokenizer_model, config=config)
-    writer.add_chat_template(chat_template(prompt))
+    _write_tokenizer(writer, tokenizer, config=config, eos_ids=eos_ids)
+    writer.add_chat_template(chat_template(prompt, bos=tokenizer.text(config.bos_id)))
 
 
-def chat_template(prompt: PromptTemplate) -> str:
+def chat_template(prompt: ChatPrompt, *, bos: str) -> str:
     """Return the Jinja template of the prompts that the model was trained with.
 
-    A system message replaces the one that the model was trained with.
+    A system message replaces the one that the model was trained with, or comes before the first question where the
+    prompt has no place for one. ``bos`` is left out at the beginning: llama.cpp puts it there.
     """
-    assistant = prompt.assistant.lstrip()
-    before_assistant = prompt.assistant[: len(prompt.assistant) - len(assistant)]
+    it = prompt.template
+    before, after = prompt.around_system or ("", "\n")
+    system, content = "messages[0]['content']", "message['content']" + (" | trim" if it.trims else "")
     return (
-        "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + ' ' }}"
-        f"{{% else %}}{{{{ {prompt.system!r} }}}}{{% endif %}}"
+        f"{{% if messages[0]['role'] == 'system' %}}{{{{ {before.removeprefix(bos)!r} + {system} + {after!r} }}}}"
+        f"{{% else %}}{{{{ {it.system.removeprefix(bos)!r} }}}}{{% endif %}}"
         "{% for message in messages %}"
-        f"{{% if message['role'] == 'user' %}}{{{{ {prompt.user!r} + message['content'] + {before_assistant!r} }}}}"
-        f"{{% elif message['role'] == 'assistant' %}}{{{{ {(assistant + ' ')!r} + message['content'] + eos_token }}}}"
+        f"{{% if message['role'] == 'user' %}}{{{{ {it.user!r} + ({content}) }}}}"
+        f"{{% elif message['role'] == 'assistant' %}}"
+        f"{{{{ {(it.assistant + prompt.before_answer)!r} + message['content'] + {it.answer_end!r} }}}}"
         "{% endif %}{% endfor %}"
-        f"{{% if add_generation_prompt %}}{{{{ {assistant!r} }}}}{{% endif %}}"
+        f"{{% if add_generation_prompt %}}{{{{ {it.assistant!r} }}}}{{% endif %}}"
     )
 
 
-def _write_tokenizer(writer: GGUFWriter, tokenizer_model: bytes, *, config: LlavaConfig) -> None:
-    """Add the tokenizer's pieces. A vocabulary may be padded: ids beyond the pieces are marked as unused."""
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
-
-    proto = ModelProto.FromString(tokenizer_model)
+def token_types(tokenizer: CheckpointTokenizer, *, vocab_size: int) -> list[tuple[str, float, TokenType]]:
+    """Return text, score and type of each token as llama.cpp has them. Rows of a padded vocabulary are unused."""
     kinds = {
-        ModelProto.SentencePiece.NORMAL: TokenType.NORMAL,
-        ModelProto.SentencePiece.UNKNOWN: TokenType.UNKNOWN,
-        ModelProto.SentencePiece.CONTROL: TokenType.CONTROL,
-        ModelProto.SentencePiece.USER_DEFINED: TokenType.USER_DEFINED,
-        ModelProto.SentencePiece.UNUSED: TokenType.UNUSED,
-        ModelProto.SentencePiece.BYTE: TokenType.BYTE,
+        Piece.NORMAL: TokenType.NORMAL,
+        Piece.UNKNOWN: TokenType.UNKNOWN,
+        Piece.CONTROL: TokenType.CONTROL,
+        Piece.USER_DEFINED: TokenType.UNUSED,  # if no token has this id
+        Piece.UNUSED: TokenType.UNUSED,
+        Piece.BYTE: TokenType.BYTE,
     }
-    tokens = [(piece.piece, piece.score, kinds[piece.type]) for piece in proto.pieces]
-    tokens += [(f"[PAD{i}]", -1000.0, TokenType.UNUSED) for i in range(len(tokens), config.text.vocab_size)]
-    texts, scores, types = zip(*tokens, strict=True)
+    types = {i: kinds[piece.type] for i, piece in enumerate(tokenizer.pieces)}
+    for token in tokenizer.rules.added_tokens:
+        if types[token.id] in (TokenType.UNUSED, TokenType.CONTROL):
+            types[token.id] = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
+    tokens = [(piece.piece, piece.score, types[i]) for i, piece in enumerate(tokenizer.pieces)]
+    return tokens + [(f"[PAD{i}]", -1000.0, TokenType.UNUSED) for i in range(len(tokens), vocab_size)]
+
+
+def _write_tokenizer(
+    writer: GGUFWriter, tokenizer: CheckpointTokenizer, *, config: LlavaConfig, eos_ids: Sequence[int]
+) -> None:
+    """Add the tokens, and which of them begin a text and end an answer."""
+    texts, scores, types = zip(*token_types(tokenizer, vocab_size=config.text.vocab_size), strict=True)
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(texts)
     writer.add_token_scores(scores)
     writer.add_token_types(types)
     writer.add_bos_token_id(config.bos_id)
-    writer.add_eos_token_id(config.eos_ids[0])
-    writer.add_unk_token_id(next(i for i, kind in enumerate(types) if kind is TokenType.UNKNOWN))
-    writer.add_add_bos_token(True)
+    for add, eos_id in zip(
+        (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id), eos_ids, strict=False
+    ):
+        add(eos_id)
+    writer.add_unk_token_id(types.index(TokenType.UNKNOWN))
+    writer.add_add_bos_token(tokenizer.rules.adds_bos)
     writer.add_add_eos_token(False)
-    writer.add_add_space_prefix(True)
+    writer.add_add_space_prefix(tokenizer.rules.prepend_scheme != "never")

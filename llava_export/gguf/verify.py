@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from gguf import GGUFReader
+from gguf import GGUFReader, TokenType
 from gguf.quants import dequantize
 from torch.nn.functional import kl_div, log_softmax
 
@@ -23,6 +23,7 @@ from llava_export.errors import ExportError
 from llava_export.gguf.bounds import check_head
 from llava_export.gguf.export import planned_tensors
 from llava_export.gguf.tensors import SOURCE, GgufTensor
+from llava_export.gguf.text import token_types
 from llava_export.gguf.types import FILE_TYPES
 from llava_export.reference import FloatReference
 from llava_runner.documents import shown
@@ -52,6 +53,7 @@ MMPROJ_KEYS = (
     "clip.vision.attention.layer_norm_epsilon", "clip.vision.projection_dim", "clip.vision.feature_layer",
     "clip.vision.image_mean", "clip.vision.image_std",
 )  # fmt: skip
+END_KEYS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
 ROWS_AT_ONCE = 1024
 PROMPTS = (  # few: for each one the float model is read once from disk
     "What is in the image?", "USER: Hello. ASSISTANT:", "A chat between a curious user and", "One, two, three,",
@@ -123,6 +125,8 @@ def check(folder: Path, *, model: str | None = None) -> Iterator[FileComparison]
             quantization=quantization if is_text else "f16",
             mmproj_type="f16" if is_text else quantization,
         )
+        if is_text:
+            compare_tokens(comparison, reader, checkpoint=checkpoint)
         compare_values(comparison, reader, text if is_text else vision, checkpoint=checkpoint)
         if is_text:
             compare_next_tokens(comparison, path, checkpoint=checkpoint, quantization=quantization)
@@ -151,6 +155,33 @@ def value(reader: GGUFReader, key: str, kind: type[Value]) -> Value:
     if not isinstance(found, kind):
         raise ExportError(f"the GGUF file is damaged: {key} is {shown(found)}")
     return found
+
+
+def compare_tokens(comparison: FileComparison, reader: GGUFReader, *, checkpoint: Checkpoint) -> None:
+    """Compare the tokens of a file with the checkpoint's: their texts, their types, and which end an answer."""
+    expected = token_types(checkpoint.tokenizer, vocab_size=checkpoint.config.text.vocab_size)
+    texts, types = (value(reader, f"tokenizer.ggml.{name}", list) for name in ("tokens", "token_type"))
+    if len(texts) != len(expected) or len(types) != len(expected):
+        comparison.fail(f"has {len(texts)} tokens, and the checkpoint {len(expected)}")
+        return
+    found = zip(texts, types, strict=True)
+    wrong = [i for i, (it, (text, _, kind)) in enumerate(zip(found, expected, strict=True)) if it != (text, kind)]
+    if wrong:
+        i = wrong[0]
+        comparison.fail(
+            f"token {i} is {shown(texts[i])}, {_kind(types[i])}, and {shown(expected[i][0])}, {_kind(expected[i][2])}, "
+            f"in the checkpoint ({len(wrong)} tokens differ)"
+        )
+    ends = {value(reader, key, int) for key in END_KEYS if key in reader.fields}
+    if missing := set(checkpoint.config.eos_ids[: len(END_KEYS)]) - ends:
+        comparison.fail(f"does not end an answer at {', '.join(map(str, sorted(missing)))}, as the checkpoint does")
+    if value(reader, "tokenizer.ggml.bos_token_id", int) != checkpoint.config.bos_id:
+        comparison.fail(f"begins a text with another token than the checkpoint, {checkpoint.config.bos_id}")
+
+
+def _kind(kind: int) -> str:
+    """Return the word for a type of token."""
+    return TokenType(kind).name.lower() if kind in list(TokenType) else f"of the type {kind}"
 
 
 def compare_values(

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_export.builtin import SAMPLE_IMAGE
-from llava_export.config import LlavaConfig
-from llava_export.errors import CheckpointError
+from llava_export.checkpoint.prompt import stop_ids
 from llava_export.pte.golden import float_answer, golden_question, num_steps
 from llava_export.pte.package.image import write_image
 from llava_export.pte.package.manifest import build_manifest, versions
@@ -21,7 +20,6 @@ from llava_export.staging import staged
 from llava_export.system import in_background
 from llava_runner import contract
 from llava_runner.contract import ModelCard
-from llava_runner.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llava_export.pte.report import MethodReport
@@ -58,13 +56,12 @@ def export(plan: Plan, *, output_dir: Path, pte_name: str, stages: Stages, overw
         overwrite=overwrite,
     ) as folder:
         with stages.stage("write tokenizer, image"):
-            write_tokenizer(checkpoint.folder, folder)
+            write_tokenizer(checkpoint.tokenizer, folder)
             write_image(SAMPLE_IMAGE, folder, image_size=checkpoint.config.vision.image_size)
-            tokenizer = _tokenizer(folder / contract.TOKENIZER_MODEL, config=checkpoint.config)
-        card = _model_card(plan, tokenizer=tokenizer)
+        card = _model_card(plan)
         with ExitStack() as parallel:
             if plan.options.golden:
-                question = golden_question(checkpoint, card=card, tokenizer=tokenizer)
+                question = golden_question(checkpoint, card=card)
                 wait_for_answer = parallel.enter_context(
                     in_background(float_answer, str(checkpoint.folder), checkpoint.vision_tower, question)
                 )
@@ -88,18 +85,7 @@ def export(plan: Plan, *, output_dir: Path, pte_name: str, stages: Stages, overw
     return Exported(output_dir / pte_name, sizes, reports)
 
 
-def _tokenizer(path: Path, *, config: LlavaConfig) -> Tokenizer:
-    """Open the package's tokenizer. Raises ``CheckpointError`` if it has more pieces than the model's vocabulary."""
-    tokenizer = Tokenizer.open(path)
-    if tokenizer.vocab_size > config.text.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer has {tokenizer.vocab_size} pieces and the model's vocabulary {config.text.vocab_size}; "
-            "it belongs to another model"
-        )
-    return tokenizer
-
-
-def _model_card(plan: Plan, *, tokenizer: Tokenizer) -> ModelCard:
+def _model_card(plan: Plan) -> ModelCard:
     """Return what the runners must know of the model."""
     checkpoint, config = plan.checkpoint, plan.checkpoint.config
     return ModelCard(
@@ -112,11 +98,13 @@ def _model_card(plan: Plan, *, tokenizer: Tokenizer) -> ModelCard:
         image_aspect_ratio=checkpoint.family.image_aspect_ratio,
         prompt=plan.prompt.template,
         prompt_source=plan.prompt.source,
+        tokenizer=checkpoint.tokenizer.rules,
+        generation=checkpoint.generation,
         hidden_size=config.text.hidden_size,
         vocab_size=config.text.vocab_size,
-        tokenizer_vocab_size=tokenizer.vocab_size,
+        tokenizer_vocab_size=len(checkpoint.tokenizer.pieces),
         bos_id=config.bos_id,
-        eos_ids=config.eos_ids,
+        eos_ids=stop_ids(plan.prompt, checkpoint),
         max_seq_len=plan.max_seq_len,
         max_context_len=plan.max_context_len,
         recipe=plan.options.recipe.to_dict(),

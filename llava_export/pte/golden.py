@@ -22,9 +22,8 @@ from llava_runner.contract import MIN_IMAGE_SIDE, ModelCard
 from llava_runner.errors import PackageError
 from llava_runner.image import load_image, prepare_image
 from llava_runner.model import Model, greedy
-from llava_runner.prompt import prompt_chunks
+from llava_runner.prompt import question_chunks
 from llava_runner.timings import peak_memory
-from llava_runner.tokenizer import Tokenizer
 
 MAX_TOKENS = 8  # of the answer
 MAX_BYTES = 256 << 20  # that are read of a file; LLaVA-1.5's have 6 MB
@@ -99,18 +98,22 @@ class GoldenRecord:
 
 @dataclass(frozen=True)
 class Question:
-    """A question for the float model: ``image`` uint8 ``[3, H, W]``, and the prompt's tokens before and after it."""
+    """A question for the float model: ``image`` uint8 ``[3, H, W]``, and the prompt's tokens before and after it.
+
+    A token of ``eos_ids`` ends the answer.
+    """
 
     image: np.ndarray
     ids_before: list[int]
     ids_after: list[int]
+    eos_ids: tuple[int, ...]
 
     def num_positions(self, config: LlavaConfig) -> int:
         """Return the positions that the question and the longest answer take."""
         return len(self.ids_before) + config.num_image_tokens + len(self.ids_after) + MAX_TOKENS
 
 
-def golden_question(checkpoint: Checkpoint, *, card: ModelCard, tokenizer: Tokenizer) -> Question:
+def golden_question(checkpoint: Checkpoint, *, card: ModelCard) -> Question:
     """Return the family's question about the sample image. Raises ``ExportError`` if the context cannot hold it."""
     pixels = prepare_image(
         load_image(SAMPLE_IMAGE),
@@ -118,8 +121,10 @@ def golden_question(checkpoint: Checkpoint, *, card: ModelCard, tokenizer: Token
         image_mean=card.image_mean,
         image_aspect_ratio=card.image_aspect_ratio,
     )
-    before, after = prompt_chunks(checkpoint.family.question, template=card.prompt, has_image=True)
-    question = Question(pixels, [card.bos_id, *tokenizer.encode(before)], tokenizer.encode(after))
+    tokenizer = checkpoint.tokenizer.chat_tokenizer(bos_id=card.bos_id)
+    chunks = question_chunks(checkpoint.family.question, template=card.prompt, has_image=True, first_turn=True)
+    before, after = tokenizer.encode_turn(chunks)
+    question = Question(pixels, before, after, card.eos_ids)
     length = question.num_positions(checkpoint.config)
     if length > card.max_context_len:
         raise ExportError(
@@ -129,12 +134,12 @@ def golden_question(checkpoint: Checkpoint, *, card: ModelCard, tokenizer: Token
     return question
 
 
-def record(model: Model, question: Question, *, eos_ids: tuple[int, ...], max_tokens: int = MAX_TOKENS) -> GoldenRecord:
-    """Ask the model. Return the question with its greedy answer: up to ``max_tokens``, or until one of ``eos_ids``."""
+def record(model: Model, question: Question, *, max_tokens: int = MAX_TOKENS) -> GoldenRecord:
+    """Ask the model. Return the question with its greedy answer: up to ``max_tokens``, or until it ends."""
     features = model.encode_image(question.image)
     before, after = model.embed(question.ids_before), model.embed(question.ids_after)
     rows = torch.cat([before, features, after], dim=1)
-    tokens, logits = zip(*greedy(model, rows, max_tokens=max_tokens, eos_ids=eos_ids), strict=True)
+    tokens, logits = zip(*greedy(model, rows, max_tokens=max_tokens, eos_ids=question.eos_ids), strict=True)
     return GoldenRecord(
         image=torch.from_numpy(question.image),
         ids_before=torch.tensor(question.ids_before),
@@ -169,7 +174,7 @@ def float_answer(
     checkpoint = open_checkpoint(folder, vision_tower=vision_tower)
     model = checkpoint.build_model(max_context_len=question.num_positions(checkpoint.config))
     reference = FloatReference(model, weights=checkpoint.weights, on_block=on_step)
-    golden = record(reference, question, eos_ids=checkpoint.config.eos_ids)
+    golden = record(reference, question)
     return FloatAnswer(golden.to_bytes(), time.perf_counter() - start, peak_memory() or 0)
 
 

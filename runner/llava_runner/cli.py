@@ -105,6 +105,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.prompt and not arguments.interactive:
         raise PromptError("--prompt is missing; --interactive takes questions from stdin instead")
     # Imported as late as possible: no mistake in the flags should wait for torch.
+    from llava_runner.contract import MAX_CONTEXT
     from llava_runner.conversation import converse
     from llava_runner.image import load_image
     from llava_runner.prompt import check_prompt
@@ -121,7 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     options = {
         **sampling,
-        "max_new_tokens": arguments.max_new_tokens,
+        "max_new_tokens": arguments.max_new_tokens or MAX_CONTEXT,  # in place of the model's own
         "seq_len": arguments.seq_len,
         "image_aspect_ratio": arguments.image_aspect_ratio,
     }

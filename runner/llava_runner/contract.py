@@ -51,6 +51,9 @@ MAX_VOCAB = 1 << 20  # far more than any model has
 MAX_WIDTH = 1 << 16  # of a matrix, and of image tokens
 MAX_CONTEXT = 1 << 24  # positions
 MAX_EOS_IDS = 64
+MAX_ADDED_TOKENS = 1 << 14  # Llama 3 has 256, and some fine-tunes one for each of thousands of places in an image
+MAX_TEMPERATURE = 100.0
+PREPEND_SCHEMES = ("first", "always", "never", "prepend")
 MAX_STD = 10.0  # fractions of 1, of which the largest real standard deviation is 0.5
 
 # The files of a package. The manifest and the golden record are named after the program: llava.pte, llava.json,
@@ -66,18 +69,65 @@ ARTIFACTS = (TOKENIZER_BIN, TOKENIZER_MODEL, IMAGE_TENSOR, IMAGE_FILE)
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """The text around images, questions and answers.
+    """The text around images, questions and answers. Special tokens are spelled out in it, as in a chat template.
 
-    A conversation is ``{system}{user}<image>{image_suffix}{question}{assistant}{answer}{eos}...``
+    A conversation is ``{system}{user}<image>{image_separator}{question}{assistant}{answer}{answer_end}{user}...`` With
+    ``image_last``, an image comes after its question: ``{user}{question}{image_separator}<image>{assistant}``. With
+    ``trims``, spaces and line ends around a question are dropped.
 
-    In LLaVA-1.5, system is ``"A chat between ... questions. "``, user ``"USER: "``, image_suffix ``"\\n"`` and
-    assistant ``" ASSISTANT:"``. Each later turn begins with ``user``, after the end-of-sequence token.
+    In LLaVA-1.5, system is ``"A chat between ... questions. "``, user ``"USER: "``, image_separator ``"\\n"``,
+    assistant ``" ASSISTANT:"`` and answer_end ``"</s>"``.
     """
 
     system: str
     user: str
     assistant: str
-    image_suffix: str
+    image_separator: str = "\n"
+    answer_end: str = "</s>"
+    image_last: bool = False
+    trims: bool = False
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A text that is one token as a whole, whatever stands around it. The names are those of ``tokenizers.AddedToken``.
+
+    A ``special`` one marks structure: it is recognized in a template but not in a user's text, and not shown in an
+    answer. ``lstrip`` and ``rstrip`` make it take the spaces beside it. A ``normalized`` one is looked for after all
+    others, in what they leave.
+    """
+
+    id: int
+    content: str
+    special: bool
+    lstrip: bool
+    rstrip: bool
+    normalized: bool
+
+
+@dataclass(frozen=True)
+class TokenizerRules:
+    """What the tokenizer's files do not say: how text becomes the pieces that they list.
+
+    Added tokens cut a text into segments. ``prepend_scheme`` says which of them get a space before their first word:
+    the ``"first"`` of the whole text, ``"always"`` each, or ``"never"`` one; none gets a second space. With
+    ``"prepend"`` each gets one, even if it begins with a space. With ``image_begins_text``, what follows an image is a
+    text of its own. With ``adds_bos``, a conversation begins with the card's ``bos_id``, if its text does not.
+    """
+
+    prepend_scheme: str
+    image_begins_text: bool
+    adds_bos: bool
+    added_tokens: tuple[AddedToken, ...]
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """How the model's authors sample answers. ``max_new_tokens`` is 0 where only the context limits an answer."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
 
 
 @dataclass(frozen=True)
@@ -87,6 +137,7 @@ class ModelCard:
     ``image_aspect_ratio`` is ``"pad"`` (to a square, with the mean color) or ``"crop"`` (to the center square).
     ``prompt_source`` says for people where the prompt comes from.
     ``tokenizer_vocab_size`` is smaller than ``vocab_size``, the width of the logits, if the vocabulary is padded.
+    ``generation`` is what the library does unless it is told otherwise; the commands take the likeliest token.
     """
 
     family: str
@@ -98,6 +149,8 @@ class ModelCard:
     image_aspect_ratio: str
     prompt: PromptTemplate
     prompt_source: str
+    tokenizer: TokenizerRules
+    generation: GenerationDefaults
     hidden_size: int
     vocab_size: int
     tokenizer_vocab_size: int
@@ -208,11 +261,19 @@ def _check_card(card: ModelCard) -> None:
         _refuse("image_std", f"three numbers above 0, at most {MAX_STD}")
     if card.image_aspect_ratio not in ("pad", "crop"):
         _refuse("image_aspect_ratio", "pad or crop")
-    prompt = card.prompt
-    if not all(isinstance(text, str) for text in (prompt.system, prompt.user, prompt.assistant, prompt.image_suffix)):
-        _refuse("prompt", "the texts system, user, assistant and image_suffix")
-    _whole("hidden_size", card.hidden_size, 1, MAX_WIDTH)
     _whole("tokenizer_vocab_size", card.tokenizer_vocab_size, 1, card.vocab_size)
+    rules = card.tokenizer
+    if rules.prepend_scheme not in PREPEND_SCHEMES:
+        _refuse("prepend_scheme", ", ".join(PREPEND_SCHEMES))
+    contents = [token.content for token in rules.added_tokens]
+    if not all(contents) or len(set(contents)) < len(contents) or len(contents) > MAX_ADDED_TOKENS:
+        _refuse("added_tokens", f"at most {MAX_ADDED_TOKENS} tokens with different contents")
+    for token in rules.added_tokens:
+        _whole("id of an added token", token.id, 0, card.tokenizer_vocab_size - 1)
+    if not 0 <= card.generation.temperature <= MAX_TEMPERATURE or not 0 < card.generation.top_p <= 1:
+        _refuse("generation", f"a temperature from 0 to {MAX_TEMPERATURE:g} and a top_p above 0, at most 1")
+    _whole("max_new_tokens", card.generation.max_new_tokens, 0, MAX_CONTEXT)
+    _whole("hidden_size", card.hidden_size, 1, MAX_WIDTH)
     _whole("bos_id", card.bos_id, 0, card.vocab_size - 1)
     ids = card.eos_ids
     if not 1 <= len(ids) <= MAX_EOS_IDS or not all(_is_within(number, 0, card.vocab_size - 1) for number in ids):

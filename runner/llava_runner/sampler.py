@@ -8,6 +8,7 @@ from typing import SupportsFloat, SupportsIndex
 import torch
 
 from llava_runner.checks import MAX_SEED, real_number, whole_number
+from llava_runner.contract import ModelCard
 from llava_runner.errors import PromptError
 
 
@@ -35,6 +36,23 @@ class Sampler:
             self._generator.seed()
         else:
             self._generator.manual_seed(whole_number("seed", seed, least=0, most=MAX_SEED, limit="2^64 - 1"))
+
+    @classmethod
+    def of(
+        cls,
+        card: ModelCard,
+        *,
+        temperature: SupportsFloat | None,
+        top_p: SupportsFloat | None,
+        seed: SupportsIndex | None,
+    ) -> Sampler:
+        """Return a sampler as a model's authors sample, but for what the caller chooses. Raises ``PromptError``."""
+        own = card.generation
+        return cls(
+            temperature=own.temperature if temperature is None else temperature,
+            top_p=own.top_p if top_p is None else top_p,
+            seed=seed,
+        )
 
     def sample(self, logits: torch.Tensor) -> int:
         """Return the id of a token chosen by the logits ``[vocab_size]``."""

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from llava_runner.answer import Answer, AnswerSoFar, StopReason
+from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.checks import check_room, whole_number
 from llava_runner.contract import ModelCard
-from llava_runner.errors import PackageError
 from llava_runner.exclusive import ExclusiveModel
 from llava_runner.image import prepare_image
 from llava_runner.model import ModelWithCard
@@ -43,6 +43,7 @@ class Session:
 
     _position: int  # rows in the KV cache
     _uncached: list[int]  # the newest token of an answer: sampled, but not yet in the KV cache
+    _last_id: int  # the newest token of the conversation that does not end an answer
     _newest: AnswerSoFar | None
 
     def __init__(self, model: ModelWithCard, *, tokenizer: Tokenizer, load: Stage | None = None) -> None:
@@ -51,13 +52,8 @@ class Session:
         No other session may use the same model. Raises ``PackageError`` if the tokenizer is that of another model.
         """
         self.card: ModelCard = model.card
-        if tokenizer.vocab_size != self.card.tokenizer_vocab_size:
-            raise PackageError(
-                f"the tokenizer has {tokenizer.vocab_size} tokens and the model was trained with "
-                f"{self.card.tokenizer_vocab_size}; use the tokenizer that was exported with it"
-            )
+        self._tokenizer = ChatTokenizer.of(self.card, tokenizer)
         self._model = ExclusiveModel(model)
-        self._tokenizer = tokenizer
         self._load = load or Stage()
         self._cancels = 0  # how often ``cancel`` was called; an answer sees by it that it is meant
         self._forget()
@@ -143,8 +139,8 @@ class Session:
         prompt: str,
         *,
         max_new_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
+        temperature: float | None = None,
+        top_p: float | None = None,
         seed: int | None = None,
         seq_len: int | None = None,
         image_aspect_ratio: str | None = None,
@@ -173,8 +169,8 @@ class Session:
         prompt: str,
         *,
         max_new_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
+        temperature: float | None = None,
+        top_p: float | None = None,
         seed: int | None = None,
         seq_len: int | None = None,
         image_aspect_ratio: str | None = None,
@@ -186,6 +182,7 @@ class Session:
 
         ``image`` is anything that ``prepare_image`` takes, and ``prompt`` is one that ``prompt_chunks`` takes.
         ``seq_len`` limits the positions of prompt and answer together. ``image_aspect_ratio`` replaces the card's.
+        ``temperature``, ``top_p`` and ``max_new_tokens`` are those of ``card.generation`` if they are None.
 
         Raises ``PromptError`` and ``ImageError`` from this call, not from the iterator, and before the model runs.
         """
@@ -194,7 +191,7 @@ class Session:
             prompt,
             is_question=False,
             seq_len=seq_len,
-            sampler=Sampler(temperature=temperature, top_p=top_p, seed=seed),
+            sampler=Sampler.of(self.card, temperature=temperature, top_p=top_p, seed=seed),
             max_new_tokens=max_new_tokens,
             image_aspect_ratio=image_aspect_ratio,
         )
@@ -205,8 +202,8 @@ class Session:
         *,
         image: ImageSource | None = None,
         max_new_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
+        temperature: float | None = None,
+        top_p: float | None = None,
         seed: int | None = None,
         seq_len: int | None = None,
         image_aspect_ratio: str | None = None,
@@ -223,7 +220,7 @@ class Session:
             question,
             is_question=True,
             seq_len=seq_len,
-            sampler=Sampler(temperature=temperature, top_p=top_p, seed=seed),
+            sampler=Sampler.of(self.card, temperature=temperature, top_p=top_p, seed=seed),
             max_new_tokens=max_new_tokens,
             image_aspect_ratio=image_aspect_ratio,
         )
@@ -243,8 +240,9 @@ class Session:
         limit = context = self.card.max_context_len
         if seq_len is not None:
             limit = whole_number("seq_len", seq_len, least=1, most=context, limit=f"the context, {context}")
-        if max_new_tokens is not None:
-            max_new_tokens = whole_number("max_new_tokens", max_new_tokens, least=1)
+        if max_new_tokens is None:
+            max_new_tokens = self.card.generation.max_new_tokens or context
+        max_new_tokens = whole_number("max_new_tokens", max_new_tokens, least=1)
         with self._model.alone():
             cancels = self._cancels
             timings = Timings(load=self._load)
@@ -262,7 +260,7 @@ class Session:
             # From here on, no mistake of the caller can stop this turn.
             budget = limit - end
             reason: StopReason = "context" if limit == context else "length"
-            if max_new_tokens is not None and max_new_tokens <= budget:
+            if max_new_tokens <= budget:
                 budget, reason = max_new_tokens, "length"
             if start == 0:
                 self._forget()
@@ -271,7 +269,7 @@ class Session:
             self._newest = answer
             logits = self._prefill(chunks, pixels, start=start, timings=timings)
             # Only now is the turn part of the conversation: if prefill is interrupted, all stays as it was.
-            self._position, self._uncached = end, []
+            self._position, self._uncached, self._last_id = end, [], (chunks[-1] or [-1])[-1]
         return self._pieces(answer, logits, sampler=sampler, cancels=cancels)
 
     def _pieces(self, answer: AnswerSoFar, logits: torch.Tensor, *, sampler: Sampler, cancels: int) -> Iterator[str]:
@@ -291,6 +289,8 @@ class Session:
                     with answer.timings.sample.measure():
                         token_id = sampler.sample(logits)
                     self._uncached = [token_id]
+                    if token_id not in self.card.eos_ids:
+                        self._last_id = token_id
                     text = answer.add(token_id)
             if text:
                 yield text
@@ -306,14 +306,14 @@ class Session:
         self, chunks: Sequence[list[int]], pixels: np.ndarray | None, *, start: int, timings: Timings
     ) -> torch.Tensor:
         """Run the model on image and prompt. Return the logits ``[vocab_size]`` of the answer's first token."""
-        features = []
         with self._model.alone() as model:
+            rows = []
             if pixels is not None:
                 with timings.image.measure(self.card.num_image_tokens):
-                    features = [model.encode_image(pixels)]
+                    rows = [model.encode_image(pixels)]
             with timings.prompt.measure(0) as prompt:
-                before, *after = (model.embed(chunk) for chunk in chunks if chunk)
-                inputs_embeds = torch.cat([before, *features, *after], dim=1)
+                before, *after = (model.embed(chunk) if chunk else None for chunk in chunks)
+                inputs_embeds = torch.cat([part for part in (before, *rows, *after) if part is not None], dim=1)
                 prompt.count = inputs_embeds.shape[1]
                 return model.decode(inputs_embeds, position=start)
 
@@ -322,17 +322,15 @@ class Session:
         template = self.card.prompt
         first_turn = not is_question or self._position == 0
         if is_question:
-            texts = question_chunks(prompt, template=template, has_image=has_image, first_turn=first_turn)
+            chunks = question_chunks(prompt, template=template, has_image=has_image, first_turn=first_turn)
         else:
-            texts = prompt_chunks(prompt, template=template, has_image=has_image)
-        chunks = [self._tokenizer.encode(text) for text in texts]
+            chunks = prompt_chunks(prompt, template=template, has_image=has_image)
         if first_turn:
-            first_ids = [self.card.bos_id]
-        else:
-            # An answer that was cut short gets the end-of-sequence token that it lacks.
-            has_eos = self._uncached and self._uncached[-1] in self.card.eos_ids
-            first_ids = self._uncached if has_eos else [*self._uncached, self.card.eos_ids[0]]
-        return [[*first_ids, *chunks[0]], *chunks[1:]]
+            return self._tokenizer.encode_turn(chunks)
+        # The template spells the end of the answer, whether the model has come to it or was cut short.
+        unread = [token_id for token_id in self._uncached if token_id not in self.card.eos_ids]
+        ids = self._tokenizer.encode_turn(chunks, before=self._last_id)
+        return [[*unread, *ids[0]], *ids[1:]]
 
     def _prepare_image(self, image: ImageSource, image_aspect_ratio: str | None) -> np.ndarray:
         """Return the image as ``uint8 [3, H, W]`` for the vision encoder. Raises ``ImageError``."""

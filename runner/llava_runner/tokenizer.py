@@ -6,8 +6,9 @@ import codecs
 import math
 import re
 import struct
+from collections.abc import Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
@@ -37,8 +38,11 @@ Piece = schema.ModelProto.SentencePiece
 class Tokenizer:
     """A SentencePiece tokenizer (BPE), with the calls that a session needs."""
 
-    def __init__(self, processor: SentencePieceProcessor) -> None:
+    def __init__(self, processor: SentencePieceProcessor, exact: SentencePieceProcessor, *, added: Set[int]) -> None:
+        """``exact`` is the processor without user-defined pieces and without a space before the text."""
         self._processor = processor
+        self._exact = exact
+        self._added = added
         self.vocab_size: int = processor.vocab_size()
         self.bos_id: int = processor.bos_id()
         self.eos_id: int = processor.eos_id()
@@ -69,18 +73,28 @@ class Tokenizer:
     @classmethod
     def from_model(cls, content: bytes) -> Tokenizer:
         """Return the tokenizer of a SentencePiece model, serialized. Raises ``ValueError`` if it is none."""
-        read_model(content)
-        processor = SentencePieceProcessor()
-        try:
-            processor.LoadFromSerializedProto(content)
-        except RuntimeError as error:
-            raise ValueError(str(error)) from error
-        return cls(processor)
+        model = read_model(content)
+        added = {i for i, piece in enumerate(model.pieces) if piece.type in (Piece.USER_DEFINED, Piece.UNUSED)}
+        processor = _processor(content)
+        for i in added:
+            model.pieces[i].type = Piece.CONTROL
+        model.normalizer_spec.add_dummy_prefix = False
+        return cls(processor, _processor(model.SerializeToString()), added=added)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, without BOS. A space is put before the first word, as in training.
 
-        Raises ``PromptError`` for text that is not Unicode, such as a command line in another encoding, and for more
+        Raises ``PromptError`` as ``check`` does.
+        """
+        self.check(text)
+        return self._processor.encode(text)
+
+    def encode_pieces(self, text: str) -> list[int]:
+        """Return the token ids of a text that ``check`` passed, as it is: without a space before it or added tokens."""
+        return self._exact.encode(text)
+
+    def check(self, text: str) -> None:
+        """Raise ``PromptError`` for text that is not Unicode, such as a command line in another encoding, and for more
         than 1 MiB of it.
         """
         try:
@@ -89,7 +103,10 @@ class Tokenizer:
             raise PromptError(f"the prompt is not valid Unicode at character {error.start}") from error
         if size > TEXT_AT_MOST:
             raise PromptError(f"the prompt has {size} bytes; at most {TEXT_AT_MOST} are read")
-        return self._processor.encode(text)
+
+    def is_added(self, token_id: int) -> bool:
+        """Return True for a user-defined or unused piece: byte pair encoding does not make it."""
+        return token_id in self._added
 
     def decode_piece(self, token_id: int) -> bytes:
         """Return the UTF-8 bytes of a token. A byte piece is one byte, which may be part of a character.
@@ -114,6 +131,29 @@ class Tokenizer:
         return token_id < self.vocab_size and self._processor.is_unknown(token_id)
 
 
+def _processor(content: bytes) -> SentencePieceProcessor:
+    """Return SentencePiece's own reader of a model. Raises ``ValueError`` if it does not take it."""
+    processor = SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(content)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    return processor
+
+
+class Decoder(Protocol):
+    """What a ``TextStream`` needs of a tokenizer."""
+
+    def decode_piece(self, token_id: int) -> bytes:
+        """Return the UTF-8 bytes of a token."""
+
+    def is_byte(self, token_id: int) -> bool:
+        """Return True if the token is a byte piece."""
+
+    def is_unknown(self, token_id: int) -> bool:
+        """Return True if the token is the one for unknown text."""
+
+
 class TextStream:
     """A decoder that turns tokens into text as they come, in whole characters.
 
@@ -121,7 +161,7 @@ class TextStream:
     beginning of the text, and shows each byte that is part of no character as U+FFFD.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Decoder) -> None:
         self._tokenizer = tokenizer
         self._bytes = b""  # the first bytes of a character that is not complete yet
         self._at_start = True

@@ -21,8 +21,9 @@ from safetensors.torch import save
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint import locate
 from llava_export.checkpoint.checkpoint import open_checkpoint
+from llava_export.checkpoint.pieces import sentencepiece_model
 from llava_export.checkpoint.reader import CheckpointReader
-from llava_export.checkpoint.tokenizer import sentencepiece_model
+from llava_export.checkpoint.tokenizer import open_tokenizer
 from llava_export.errors import CheckpointError
 from llava_export.gguf.verify import open_gguf, value
 from llava_export.pte.golden import GoldenRecord
@@ -30,7 +31,17 @@ from llava_export.pte.package.tokenizer import write_tokenizer
 from llava_export.pte.read.describe import card_of, linear_names, to_dict
 from llava_export.pte.read.program import read_pte
 from llava_export.pte.verify import changed_files, read_manifest
-from llava_runner.contract import FileRecord, Manifest, ModelCard, PromptTemplate, signatures
+from llava_runner.contract import (
+    MAX_VOCAB,
+    AddedToken,
+    FileRecord,
+    GenerationDefaults,
+    Manifest,
+    ModelCard,
+    PromptTemplate,
+    TokenizerRules,
+    signatures,
+)
 from llava_runner.tokenizer import TextStream, Tokenizer, schema
 from tests.fuzz.mutations import mutated_bytes, mutated_document, mutated_json
 
@@ -39,7 +50,10 @@ TINY, MOBILE = CHECKPOINTS["tiny-llava"], CHECKPOINTS["tiny-mobilevlm"]
 CARD = ModelCard(
     family="llava-1.5", source="a", image_size=28, num_image_tokens=4, image_mean=(0.5, 0.4, 0.3),
     image_std=(0.2, 0.2, 0.2), image_aspect_ratio="pad", prompt=PromptTemplate("s", "u", "a", "\n"),
-    prompt_source="a test", hidden_size=8,
+    prompt_source="a test", tokenizer=TokenizerRules(
+        prepend_scheme="first", image_begins_text=False, adds_bos=True,
+        added_tokens=(AddedToken(17, "[SEG]", special=False, lstrip=True, rstrip=False, normalized=True),),
+    ), generation=GenerationDefaults(temperature=0.5, top_p=0.5, max_new_tokens=5), hidden_size=8,
     vocab_size=20, tokenizer_vocab_size=18, bos_id=1, eos_ids=(2,), max_seq_len=64, max_context_len=64,
     recipe={
         "name": "8da4w", "text": "8da4w", "vision": "8da8w", "embedding_bits": 8, "kv_cache": "bf16", "group_size": 128,
@@ -109,7 +123,7 @@ def package_tokenizer(path: Path) -> None:
     """Make both files of a package's tokenizer."""
     out = path.parent / "out"
     out.mkdir(exist_ok=True)
-    write_tokenizer(path.parent, out)
+    write_tokenizer(open_tokenizer(path.parent, vocab_size=MAX_VOCAB, chunks_are_texts=False), out)
 
 
 def inspect(path: Path) -> None:

@@ -28,7 +28,7 @@ from llava_export.gguf.verify import check, next_tokens
 from llava_export.split import split
 from llava_export.stages import Stages
 from llava_export.staging import RECORD
-from llava_runner.prompt import prompt_chunks, question_chunks
+from llava_runner.prompt import chunk_text, prompt_chunks, question_chunks
 from llava_runner.tokenizer import Tokenizer
 from tests.commands import llava, script
 from tests.marks import needs_llama_cpp
@@ -42,7 +42,7 @@ def export(model: object, folder: Path, quantization: str = "f16", mmproj_type: 
         checkpoint,
         quantization=quantization,
         mmproj_type=mmproj_type,
-        prompt=find_prompt(checkpoint).template,
+        prompt=find_prompt(checkpoint),
         output_dir=folder,
         overwrite=True,
         stages=Stages(),
@@ -160,16 +160,16 @@ def test_the_command_line_offers_the_types_there_are():
 
 def test_the_chat_template_spells_prompts_as_the_runners_do():
     prompt = MOBILEVLM.prompt
-    template = jinja2.Template(chat_template(prompt))
-    before, after = prompt_chunks("What is it?", template=prompt, has_image=True)
+    template = jinja2.Template(chat_template(prompt, bos="<s>"))
+    before, after = map(chunk_text, prompt_chunks("What is it?", template=prompt.template, has_image=True))
     asked = {"role": "user", "content": "<__media__>\nWhat is it?"}
     first = template.render(messages=[asked], add_generation_prompt=True, eos_token="</s>")
     assert first == before + "<__media__>" + after
-    (again,) = question_chunks("And now?", template=prompt, has_image=False, first_turn=False)
+    (again,) = question_chunks("And now?", template=prompt.template, has_image=False, first_turn=False)
     said = {"role": "assistant", "content": "A cat."}
     turns = [asked, said, {"role": "user", "content": "And now?"}]
     whole = template.render(messages=turns, add_generation_prompt=True, eos_token="</s>")
-    assert whole == first + " A cat.</s>" + again
+    assert whole == first + " A cat." + chunk_text(again)
     own = template.render(messages=[{"role": "system", "content": "Be brief."}, asked], add_generation_prompt=True)
     assert own == "Be brief. USER: <__media__>\nWhat is it? ASSISTANT:"
 

@@ -19,7 +19,7 @@ import torch
 from llava_runner.contract import ModelCard
 from llava_runner.errors import ImageError, PackageError, PromptError, UserError
 from llava_runner.image import prepare_image
-from llava_runner.prompt import prompt_chunks
+from llava_runner.prompt import chunk_text, prompt_chunks
 from llava_runner.tokenizer import Tokenizer
 from tests.runner.fake_program import make_card
 
@@ -187,7 +187,7 @@ CARD = json.loads(make_card(vocab_size=300).to_json())
         {"image_std": ["a", "b", "c"]},
         {"image_aspect_ratio": "stretch"},
         {"image_aspect_ratio": None},
-        {"prompt": {"system": "", "user": "", "assistant": 5, "image_suffix": ""}},
+        {"prompt": {"system": "", "user": "", "assistant": 5, "image_separator": ""}},
     ],
     ids=str,
 )
@@ -274,7 +274,7 @@ def test_prompts_of_any_length_are_read_or_refused(parts, tiny_package):
     assert parts("encode", path, text=b"a" * 10_000_000 + b"\0") == message
     (chunk,) = prompt_chunks("a" * 10_000_000, template=make_card(vocab_size=300).prompt, has_image=False)
     with pytest.raises(PromptError, match="at most 1048576 are read"):
-        tokenizer.encode(chunk)
+        tokenizer.encode(chunk_text(chunk))
 
 
 def load_tensor(path: Path) -> object:

@@ -7,6 +7,7 @@ import random
 import re
 import shlex
 import subprocess
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,12 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_runner.contract import PromptTemplate
+from llava_export.checkpoint.checkpoint import open_checkpoint
+from llava_export.pte.package.tokenizer import write_tokenizer
+from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.errors import ImageError
 from llava_runner.image import prepare_image
-from llava_runner.prompt import prompt_chunks, question_chunks
+from llava_runner.prompt import chunk_text, prompt_chunks, question_chunks
 from llava_runner.timings import peak_memory
 from llava_runner.tokenizer import TextStream, Tokenizer
+from tests.conversations import card_of, conversations, with_template
 from tests.integration.parity import assert_same_answers
 
 ROOT = Path(__file__).parents[2]
@@ -135,18 +139,36 @@ def test_both_runners_give_the_same_answers(llava_main, tiny_package, tmp_path):
     assert_same_answers([llava_main], tiny_package.program, scenes=50, folder=tmp_path)
 
 
-@pytest.mark.parametrize("prompt", ["What is it? ", "What is it? ASSISTANT:", "USER: <image> is?", "<image>"])
-def test_turns_are_spelled_the_same(prompt, parts):
-    layout = PromptTemplate(system="System. ", user="USER: ", assistant=" ASSISTANT:", image_suffix="\n")
-    for has_image in (True, False):
-        if has_image or "<image>" not in prompt:
-            found = parts("prompt", int(has_image), stdin=prompt.encode()).decode()
-            expected = prompt_chunks(prompt, template=layout, has_image=has_image)
-            assert found == "".join(f"{chunk}\0" for chunk in expected)
-        for first_turn in (True, False):
-            found = parts("question", int(has_image), int(first_turn), stdin=prompt.encode()).decode()
-            expected = question_chunks(prompt, template=layout, has_image=has_image, first_turn=first_turn)
-            assert found == "".join(f"{chunk}\0" for chunk in expected)
+@pytest.mark.parametrize("scheme", ["first", "always", "never", "prepend"])
+@pytest.mark.parametrize("name", ["phi3", "inst", "llama3"])
+def test_turns_are_spelled_and_read_the_same(name, scheme, parts, tmp_path):
+    folder = with_template(tmp_path / "model", name, prepend_scheme=scheme, rstrip=scheme == "always")
+    checkpoint = open_checkpoint(str(folder))
+    write_tokenizer(checkpoint.tokenizer, tmp_path)
+    card, model = card_of(folder)
+    if name == "inst":
+        card = replace(card, prompt=replace(card.prompt, image_last=True))
+    tokenizer = ChatTokenizer.of(card, Tokenizer.from_model(model))
+    generator = random.Random(scheme)
+    lines, expected = [], []
+    for asked in (turn for turns in conversations(60, seed=1) for turn in turns):
+        is_question, before = generator.random() < 0.6, generator.choice((None, 300, 514))
+        text = asked.question + ("" if is_question else generator.choice(("<|end|>", "</s>", "ASSISTANT:", "<image>")))
+        has_image = asked.has_image or (not is_question and "<image>" in text)
+        answer = [generator.randrange(card.vocab_size) for _ in range(8)]
+        turn = {"text": text, "is_question": is_question, "has_image": has_image, "before": before, "answer": answer}
+        lines.append(json.dumps(turn))
+        if is_question:
+            chunks = question_chunks(text, template=card.prompt, has_image=has_image, first_turn=before is None)
+        else:
+            chunks = prompt_chunks(text, template=card.prompt, has_image=has_image)
+        stream = TextStream(tokenizer)
+        shown = "".join(map(stream.push, answer)) + stream.flush()
+        ids = tokenizer.encode_turn(chunks, before=before)
+        expected.append({"texts": list(map(chunk_text, chunks)), "ids": ids, "shown": shown})
+    content = (card.to_json() + "\0" + "".join(f"{line}\n" for line in lines)).encode()
+    found = parts("turn", tmp_path / "tokenizer.bin", stdin=content)
+    assert list(map(json.loads, found.splitlines())) == expected
 
 
 def ask(llava_main: Path, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,7 @@ def test_executorchs_runner_gives_the_same_answer_as_ours(question, name, packag
     assert image.dtype == torch.uint8 and image.shape[0] == 3
     session = Session.load(package.folder)
     template = session.card.prompt
-    after = f"{template.image_suffix}{question}{template.assistant}"
+    after = f"{template.image_separator}{question}{template.assistant}"
     ours = "".join(session.generate(image, question, max_new_tokens=NEW_TOKENS))
 
     runner = MultimodalRunner(str(package.program), str(package.folder / "tokenizer.model"), None)

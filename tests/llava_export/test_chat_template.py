@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -11,19 +13,15 @@ from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.chat_template import (
     ChatTemplate,
     SpecialTokens,
+    chat_prompt,
     find_chat_template,
-    prompt_template,
 )
 from llava_export.errors import CheckpointError
-from llava_export.families.prompts import VICUNA_V1
+from llava_export.families.prompts import PROMPTS, VICUNA_V1, ChatPrompt
 from llava_runner.contract import PromptTemplate
+from tests.chat_templates import CHATML, INST, LLAMA3, LLAVA_HF, PHI3, VICUNA
 
-TOKENS = SpecialTokens(bos="<s>", eos="</s>", others=("<pad>", "<|user|>"))
-INST = (
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' }}"
-    "{% for c in m['content'] %}{{ '<image>\n' if c['type'] == 'image' else c['text'] }}{% endfor %}{{ ' [/INST]' }}"
-    "{% else %}{{ ' ' + m['content'][0]['text'] + eos_token }}{% endif %}{% endfor %}"
-)
+TOKENS = SpecialTokens(bos="<s>", eos="</s>", others=("<pad>", "<|end|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>"))
 STRINGS = (
     "{% for message in messages %}{{ '### ' + message.role + ': ' + message.content + "
     "('</s>' if message.role == 'assistant' else '\n') }}{% endfor %}"
@@ -35,31 +33,70 @@ GENERATION = (
 )
 
 
-def derived(text: str, tokens: SpecialTokens = TOKENS) -> PromptTemplate:
-    return prompt_template(ChatTemplate(text, Path("chat_template.jinja")), tokens=tokens)
+def derived(text: str, tokens: SpecialTokens = TOKENS) -> ChatPrompt:
+    return chat_prompt(ChatTemplate(text, Path("chat_template.jinja")), tokens=tokens)
 
 
 def test_the_built_in_models_template_is_the_one_it_was_trained_with():
     found = find_chat_template(CHECKPOINTS["tiny-llava"])
     assert found is not None and found.path.name == "chat_template.jinja"
-    assert prompt_template(found, tokens=TOKENS) == VICUNA_V1
+    assert chat_prompt(found, tokens=TOKENS).template == VICUNA_V1.template
     assert find_chat_template(CHECKPOINTS["tiny-mobilevlm"]) is None
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (INST, PromptTemplate(system="", user="[INST] ", assistant=" [/INST]", image_suffix="\n")),
-        (STRINGS, PromptTemplate(system="", user="### user: ", assistant="\n### assistant:", image_suffix="\n")),
-        (GENERATION, PromptTemplate(system="", user="Q: ", assistant=" A:", image_suffix="\n")),
-        (
-            INST.replace("bos_token", "bos_token + 'Be brief. '"),
-            PromptTemplate("Be brief. ", "[INST] ", " [/INST]", "\n"),
-        ),
+        (VICUNA, VICUNA_V1),
+        (LLAVA_HF, PROMPTS["llava_hf"]),
+        (INST, ChatPrompt(PromptTemplate(system="<s>", user="[INST] ", assistant=" [/INST]"), before_answer=" ")),
+        (PHI3, PROMPTS["phi3"]),
+        (STRINGS, ChatPrompt(PromptTemplate("", "### user: ", "\n### assistant:"), before_answer=" ")),
+        (GENERATION, ChatPrompt(PromptTemplate("", "Q: ", " A:"), before_answer=" ")),
     ],
 )
 def test_pieces(text, expected):
-    assert derived(text) == expected
+    found = derived(text)
+    assert found.template == expected.template
+    assert found.before_answer == expected.before_answer
+
+
+def test_a_template_may_trim_and_spell_the_beginning():
+    found = derived(LLAMA3)
+    named = PROMPTS["llama3"]
+    assert found.template == replace(named.template, system="<s>", trims=True)
+    assert named.around_system and found.around_system == ("<s>" + named.around_system[0], named.around_system[1])
+
+
+def test_a_default_system_message_can_be_replaced():
+    found = derived(CHATML)
+    assert found.template.system + found.template.user == (
+        "<|im_start|>system\nYou are kind.<|im_end|>\n<|im_start|>user\n"
+    )
+    assert found.template.answer_end == "<|im_end|>"
+    assert found.around_system is not None
+    before, after = found.around_system
+    assert before + "Hi" + after + found.template.user == "<|im_start|>system\nHi<|im_end|>\n<|im_start|>user\n"
+    no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + INST
+    assert derived(no_system).around_system is None
+
+
+def test_an_image_may_come_last():
+    text = INST.replace("m['content'] %}", "m['content'] | reverse %}").replace("'<image>\n'", "'\n\n<image>'")
+    assert derived(text).template == PromptTemplate("<s>", "[INST] ", " [/INST]", "\n\n", image_last=True)
+
+
+def test_a_first_turn_may_differ_from_later_ones():
+    text = INST.replace("{{ bos_token }}", "").replace("'[INST] '", "'Begin: ' if loop.first else '\n### Next: '")
+    template = derived(text).template
+    assert template.system + template.user == "Begin: "
+    assert template.answer_end + template.user == "</s>\n### Next: "
+
+
+def test_the_date_of_a_template_is_that_of_the_export():
+    found = derived("{{ strftime_now('%d %B %Y') + ' ' }}" + INST)
+    assert found.is_dated and datetime.now().strftime("%Y") in found.template.system
+    assert not derived(INST).is_dated
 
 
 @pytest.mark.parametrize(
@@ -70,11 +107,11 @@ def test_pieces(text, expected):
         ("{{ messages[0].content[0].nothing.at_all }}", "fails: UndefinedError"),
         ("{{ ''.__class__.__mro__ }}", "fails: SecurityError"),
         ("<image> {{ messages | length }}", "which has Qaa 0 times"),
-        (INST.replace("eos_token", "'\\n'"), r"an answer stands between ' \[/INST\] ' and '\\n\[INST\] '"),
-        ("{{ 'Be brief. ' }}" + INST, "it has the special token <s> in 'Be brief. <s>"),
-        (INST.replace("[INST] ", "<|user|>"), "it has the special token <|user|> in '<|user|>'"),
+        (INST.replace("' ' + m", "'It is ' + m"), r"an answer stands between ' \[/INST\]It is ' and '</s>\[INST\] '"),
+        (INST.replace("+ eos", "+ '.' + eos"), r"an answer stands between ' \[/INST\] ' and '\.</s>\[INST\] '"),
         (INST.replace("messages %}", "messages[-2:] %}"), "which has Qaa 0 times"),
         (INST.replace("c['text']", "(c['text'] | upper)"), "which has Qaa 0 times"),
+        (INST.replace("c['text'] }}", "c['text'].rstrip() }}"), "(?s)would differ:.*between spaces"),
         (
             INST.replace("c['text']", "(c['text'] | replace('\\'', ''))"),
             r"(?s)would differ:.*\n-.*quotes.*\n\+.*'quotes'",

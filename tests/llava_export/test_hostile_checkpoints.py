@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from llava_export.checkpoint import locate
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llava_export.checkpoint.prompt import find_prompt
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.errors import CheckpointError, ConfigError
 from llava_export.gguf.export import export_gguf
@@ -260,7 +261,7 @@ PATCHES = "vision_tower.embeddings.patch_embedding.weight"
 
 
 def to_gguf(checkpoint: Checkpoint, folder: Path) -> None:
-    prompt = checkpoint.family.prompt
+    prompt = find_prompt(checkpoint)
     export_gguf(checkpoint, quantization="q8_0", mmproj_type="f16", prompt=prompt, output_dir=folder, stages=Stages())
 
 

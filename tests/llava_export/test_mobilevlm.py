@@ -298,6 +298,7 @@ def original_llava(source: Path, folder: Path) -> tuple[Path, Path]:
         path.mkdir()
         save_file(content, path / "model.safetensors")
         (path / "config.json").write_text(json.dumps(config))
+    shutil.copy(source / "tokenizer.model", model)
     return model, clip
 
 

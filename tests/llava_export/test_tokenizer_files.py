@@ -9,13 +9,21 @@ from typing import Any
 import pytest
 from sentencepiece import SentencePieceTrainer
 
-from llava_export.checkpoint.tokenizer import sentencepiece_model
+from llava_export.checkpoint.pieces import sentencepiece_model
+from llava_export.checkpoint.tokenizer import open_tokenizer
 from llava_export.errors import CheckpointError
 from llava_export.pte.package.tokenizer import check_same, write_tokenizer
+from llava_runner.chat_tokenizer import ChatTokenizer
+from llava_runner.prompt import Span
 from llava_runner.tokenizer import Piece, Tokenizer, schema
 from tests.checkpoints import TINY_LLAVA
 
 MODEL = (TINY_LLAVA / "tokenizer.model").read_bytes()
+
+
+def write(checkpoint: Path, folder: Path) -> None:
+    """Write the files of the tokenizer in a checkpoint's folder."""
+    write_tokenizer(open_tokenizer(checkpoint, vocab_size=576, chunks_are_texts=True), folder)
 
 
 def edited(folder: Path, change: Callable[[Any], None]) -> Path:
@@ -42,11 +50,6 @@ def renamed_unknown(model: Any) -> None:
     model.pieces[0].piece = model.trainer_spec.unk_piece = "[UNK]"
 
 
-def scored_control(model: Any) -> None:
-    """Give a control piece that is neither BOS nor EOS the score of an ordinary piece."""
-    model.pieces.add(piece="<turn>", type=Piece.CONTROL, score=-7)
-
-
 OF_NEITHER_RUNTIME = [
     (setting("normalizer_spec.add_dummy_prefix", False), "no space before the text"),
     (setting("normalizer_spec.remove_extra_whitespaces", True), "removes repeated spaces"),
@@ -58,15 +61,6 @@ OF_NEITHER_RUNTIME = [
 ]
 OF_NO_BIN = [
     (renamed_unknown, "no <unk> piece"),
-    (scored_control, "'<turn>', is CONTROL with the score -7, and readers take it for NORMAL"),
-    (
-        added("<turn>", Piece.CONTROL, 0.0),
-        "'<turn>', is CONTROL with the score 0, and readers take it for USER_DEFINED",
-    ),
-    (added("[SEG]", Piece.USER_DEFINED, -2.0), "is USER_DEFINED with the score -2, and readers take it for NORMAL"),
-    (added("[SEG]", Piece.USER_DEFINED, -0.0), "is USER_DEFINED with the score -0, and readers take it for NORMAL"),
-    (added("<pad>", Piece.USER_DEFINED, 0.0), "'<pad>', is USER_DEFINED with the score 0, and readers take it for CON"),
-    (added("zzz", Piece.UNUSED, -900.0), "is UNUSED with the score -900, and readers take it for NORMAL"),
     (added("zz z", Piece.NORMAL, -900.0), "'zz z', is read as 'zz▁z'"),
     (setting("trainer_spec.unk_surface", "?"), "unk_surface is '?'"),
 ]
@@ -83,20 +77,37 @@ def test_tokenizers_that_tokenizer_bin_cannot_express_are_refused_by_name(change
     folder = edited(tmp_path, change)
     assert sentencepiece_model(folder)
     with pytest.raises(CheckpointError, match=r"tokenizer.bin cannot express") as error:
-        write_tokenizer(folder, tmp_path)
+        write(folder, tmp_path)
     assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "change", [added("[SEG]", Piece.USER_DEFINED, 0.0), added("<pad>", Piece.CONTROL, 0.0), added("zzz", 1, -900.0)]
+    "change",
+    [
+        added("[SEG]", Piece.USER_DEFINED, 0.0),
+        added("[SEG]", Piece.USER_DEFINED, -2.0),
+        added("[SEG]", Piece.USER_DEFINED, -0.0),
+        added("[SEG]", Piece.CONTROL, -7.0),
+        added("[SEG]", Piece.UNUSED, -900.0),
+        added("<pad>", Piece.CONTROL, 0.0),
+        added("<pad>", Piece.USER_DEFINED, 0.0),
+        added("zzz", Piece.NORMAL, -900.0),
+    ],
 )
-def test_added_pieces_that_it_can_express_are_written(change, tmp_path):
+def test_added_pieces_are_the_same_in_both_files(change, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    write_tokenizer(edited(tmp_path, change), out)
-    model, binary = (Tokenizer.open(out / name) for name in ("tokenizer.model", "tokenizer.bin"))
+    tokenizer = open_tokenizer(edited(tmp_path, change), vocab_size=576, chunks_are_texts=True)
+    write_tokenizer(tokenizer, out)
+    model, binary = (
+        ChatTokenizer(Tokenizer.open(out / name), rules=tokenizer.rules, bos_id=1)
+        for name in ("tokenizer.model", "tokenizer.bin")
+    )
     for text in ("[SEG]", "a[SEG]b", "<pad> <pad>", "zzz zzz"):
-        assert model.encode(text) == binary.encode(text)
+        for is_template in (True, False):
+            ids = model.encode_turn([(Span(text, is_template),)])
+            assert ids == binary.encode_turn([(Span(text, is_template),)])
+    assert [model.decode_piece(i) for i in range(513)] == [binary.decode_piece(i) for i in range(513)]
 
 
 @pytest.mark.parametrize(
@@ -119,12 +130,14 @@ def test_tokenizers_of_other_training_are_refused(options, message, tmp_path):
         hard_vocab_limit=False, minloglevel=2, **options,
     )  # fmt: skip
     with pytest.raises(CheckpointError, match=message):
-        write_tokenizer(tmp_path, tmp_path)
+        write(tmp_path, tmp_path)
 
 
 def test_every_difference_between_the_files_is_seen(tmp_path):
-    write_tokenizer(TINY_LLAVA, tmp_path)
-    binary = (tmp_path / "tokenizer.bin").read_bytes()
+    out = tmp_path / "out"
+    out.mkdir()
+    write(edited(tmp_path, lambda model: None), out)
+    binary = (out / "tokenizer.bin").read_bytes()
     check_same(MODEL, binary)
     for place in (4, 8):  # BOS and EOS
         with pytest.raises(ValueError, match=r"is CONTROL|is NORMAL|special tokens"):

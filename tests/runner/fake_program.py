@@ -5,13 +5,38 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from llava_runner.contract import ModelCard, PromptTemplate
+from llava_runner.contract import AddedToken, GenerationDefaults, ModelCard, PromptTemplate, TokenizerRules
 
-TEMPLATE = PromptTemplate(system="Be kind. ", user="USER: ", assistant=" ASSISTANT:", image_suffix="\n")
+TEMPLATE = PromptTemplate(system="Be kind. ", user="USER: ", assistant=" ASSISTANT:", image_separator="\n")
+
+
+GREEDY = GenerationDefaults(temperature=0.0, top_p=1.0, max_new_tokens=0)
+
+
+def added_token(token_id: int, content: str, **settings: bool) -> AddedToken:
+    flags = dict.fromkeys(("special", "lstrip", "rstrip", "normalized"), False) | settings
+    return AddedToken(id=token_id, content=content, **flags)
+
+
+# As SentencePiece encodes each text on its own.
+PLAIN_RULES = TokenizerRules(
+    prepend_scheme="prepend",
+    image_begins_text=True,
+    adds_bos=True,
+    added_tokens=(added_token(1, "<s>", special=True), added_token(2, "</s>", special=True)),
+)
 
 
 def make_card(
-    *, vocab_size: int, max_seq_len: int = 128, max_context_len: int = 128, eos_ids: tuple[int, ...] = (2,)
+    *,
+    vocab_size: int,
+    max_seq_len: int = 128,
+    max_context_len: int = 128,
+    eos_ids: tuple[int, ...] = (2,),
+    prompt: PromptTemplate = TEMPLATE,
+    rules: TokenizerRules = PLAIN_RULES,
+    tokenizer_vocab_size: int | None = None,
+    generation: GenerationDefaults = GREEDY,
 ) -> ModelCard:
     return ModelCard(
         family="llava15",
@@ -21,11 +46,13 @@ def make_card(
         image_mean=(0.48145466, 0.4578275, 0.40821073),
         image_std=(0.26862954, 0.26130258, 0.27577711),
         image_aspect_ratio="pad",
-        prompt=TEMPLATE,
+        prompt=prompt,
         prompt_source="a test",
+        tokenizer=rules,
+        generation=generation,
         hidden_size=8,
         vocab_size=vocab_size,
-        tokenizer_vocab_size=vocab_size,
+        tokenizer_vocab_size=tokenizer_vocab_size or vocab_size,
         bos_id=1,
         eos_ids=eos_ids,
         max_seq_len=max_seq_len,

@@ -11,7 +11,7 @@ import pytest
 from llava_runner.contract import FileRecord, Manifest, ModelCard, signatures
 from llava_runner.documents import MAX_BYTES, JsonObject, parse_object, read_object, shown
 from llava_runner.errors import PackageError
-from tests.runner.fake_program import make_card
+from tests.runner.fake_program import added_token, make_card
 
 CARD = make_card(vocab_size=20)
 MANIFEST = Manifest("a.pte", signatures(CARD), CARD, {"python": "3"}, {"a.pte": FileRecord(3, "0" * 64)}, "0" * 64)
@@ -105,7 +105,9 @@ def test_cards_and_manifests_with_a_value_of_another_kind_are_refused(kind, odd)
         accepted.append((place[-1], before))
     for name, before in accepted:
         may_be_empty = name in ("recipe", "methods", "versions") and odd == {}
-        assert may_be_empty or (name == "name" and odd == -1), (name, before, odd)  # recipes have texts and numbers
+        may_be_empty |= name == "added_tokens" and odd == []
+        is_flag = type(before) is type(odd) is bool
+        assert may_be_empty or is_flag or (name == "name" and odd == -1), (name, before, odd)  # of a recipe
 
 
 @pytest.mark.parametrize(
@@ -116,6 +118,12 @@ def test_cards_and_manifests_with_a_value_of_another_kind_are_refused(kind, odd)
         {"image_std": [0.2, 0.2, 0]}, {"image_mean": [2, 0, 0]}, {"image_aspect_ratio": "square"},
         {"max_context_len": 0}, {"max_seq_len": 0}, {"num_image_tokens": 0}, {"hidden_size": 2**40}, {"schema": True},
         {"schema": 1.0}, {"image_mean": [0.5, 0.5]}, {"prompt": {"system": ""}}, {"unknown": 1},
+        {"tokenizer": {**asdict(CARD.tokenizer), "prepend_scheme": "last"}},
+        {"tokenizer": {**asdict(CARD.tokenizer), "added_tokens": [asdict(added_token(20, "[A]"))]}},
+        {"tokenizer": {**asdict(CARD.tokenizer), "added_tokens": [asdict(added_token(i, "[A]")) for i in (3, 4)]}},
+        {"tokenizer": {**asdict(CARD.tokenizer), "added_tokens": [asdict(added_token(3, ""))]}},
+        {"generation": {"temperature": -1.0, "top_p": 1.0, "max_new_tokens": 5}},
+        {"generation": {"temperature": 1.0, "top_p": 0.0, "max_new_tokens": 5}},
     ],
 )  # fmt: skip
 def test_cards_of_no_model_are_refused(change):

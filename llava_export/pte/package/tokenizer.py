@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from llava_export.checkpoint.tokenizer import sentencepiece_model
+from llava_export.checkpoint.tokenizer import CheckpointTokenizer
 from llava_export.errors import CheckpointError
 from llava_runner import contract
 from llava_runner.documents import shown
@@ -24,20 +24,19 @@ PROBES = (
     "Grüße aus Zürich", "是在有人", "🙂👩‍👩‍👧 e\u0301 \u00a0x\u3000y", "ﬁ Ａ① ½", "\u2581a", "I'm 12,345.67!",
 )  # fmt: skip
 NUM_RANDOM_PROBES = 500
-# The types whose text and score decide how text is cut.
-MATCHED = (Piece.NORMAL, Piece.USER_DEFINED)
+# The types of pieces that byte pair encoding does not make. Runners know from the model card what they stand for.
+ADDED = (Piece.CONTROL, Piece.USER_DEFINED, Piece.UNUSED)
 
 
-def write_tokenizer(checkpoint: Path, folder: Path) -> None:
-    """Write both files to ``folder``.
+def write_tokenizer(tokenizer: CheckpointTokenizer, folder: Path) -> None:
+    """Write both files to ``folder``. Raises ``CheckpointError`` for a tokenizer that ``tokenizer.bin`` cannot express.
 
-    Raises ``CheckpointError`` when the checkpoint has no SentencePiece tokenizer, or one that ``tokenizer.bin`` cannot
-    express.
+    Their added tokens are user-defined pieces, which other runners find in a text.
     """
-    content = sentencepiece_model(checkpoint)
-    tokenizer = Tokenizer.from_model(content)
-    if min(tokenizer.bos_id, tokenizer.eos_id) < 0:
-        raise CheckpointError(f"the tokenizer in {checkpoint} has no token for the begin or the end of a text")
+    content = tokenizer.model
+    spec = read_model(content).trainer_spec
+    if min(spec.bos_id, spec.eos_id) < 0:
+        raise CheckpointError("the checkpoint's tokenizer has no token for the begin or the end of a text")
     with _quiet_stderr():  # the libraries print a greeting there when they are loaded
         from pytorch_tokenizers.llama2c import Llama2cTokenizer
 
@@ -49,7 +48,7 @@ def write_tokenizer(checkpoint: Path, folder: Path) -> None:
     try:
         check_same(content, written)
     except ValueError as error:
-        raise CheckpointError(f"tokenizer.bin cannot express the tokenizer in {checkpoint}: {error}") from error
+        raise CheckpointError(f"tokenizer.bin cannot express the checkpoint's tokenizer: {error}") from error
     (folder / contract.TOKENIZER_MODEL).write_bytes(content)
     (folder / contract.TOKENIZER_BIN).write_bytes(written)
 
@@ -62,22 +61,23 @@ def check_same(model: bytes, binary: bytes) -> None:
         if found != expected:
             raise ValueError(f"{name} is {shown(expected)}, and readers take it for {shown(found)}")
     for i, (piece, other) in enumerate(zip(ours.pieces, theirs.pieces, strict=True)):
-        if piece.type != other.type:
+        if piece.type != other.type and not (piece.type in ADDED and other.type in ADDED):
             expected, found = (Piece.Type.Name(it.type) for it in (piece, other))
             raise ValueError(
                 f"piece {i}, {shown(piece.piece)}, is {expected} with the score {piece.score:g}, and readers take it "
                 f"for {found}"
             )
-        if piece.type in MATCHED and (piece.piece, piece.score) != (other.piece, other.score):
+        if piece.type == Piece.NORMAL and (piece.piece, piece.score) != (other.piece, other.score):
             raise ValueError(f"piece {i}, {shown(piece.piece)}, is read as {shown(other.piece)}")
     first, second = Tokenizer.from_model(model), Tokenizer.from_model(theirs.SerializeToString())
     if (first.bos_id, first.eos_id) != (second.bos_id, second.eos_id):
         raise ValueError("its special tokens have other ids there")
     for text in _probes(ours):
-        if first.encode(text) != second.encode(text):
+        if first.encode_pieces(text) != second.encode_pieces(text):
             raise ValueError(f"{shown(text)} has other tokens there")
     for token_id in range(first.vocab_size):
-        if first.decode_piece(token_id) != second.decode_piece(token_id):
+        is_added = ours.pieces[token_id].type in ADDED
+        if not is_added and first.decode_piece(token_id) != second.decode_piece(token_id):
             raise ValueError(f"token {token_id} has another text there")
 
 
@@ -85,7 +85,7 @@ def _probes(model: Any) -> Iterator[str]:
     """Yield texts to tokenize: of several alphabets, with every special piece, and of random pieces."""
     yield from PROBES
     for piece in model.pieces:
-        if piece.type not in (Piece.NORMAL, Piece.BYTE):
+        if piece.type not in (Piece.NORMAL, Piece.BYTE, Piece.UNUSED):
             yield from (piece.piece, f"a{piece.piece}b", f" {piece.piece} {piece.piece}")
     generator = random.Random(0)
     texts = [piece.piece.replace(SPACE, " ") for piece in model.pieces]

@@ -2,6 +2,8 @@
 #include "package/model_card.h"
 
 #include <algorithm>
+#include <unordered_map>
+#include <unordered_set>
 
 #include "base/errors.h"
 #include "image/read_image.h"
@@ -14,6 +16,7 @@ constexpr int kSchema = 2;
 constexpr int kSidesAtMost = 1 << 16;    // of a matrix
 constexpr int kContextAtMost = 1 << 24;  // positions
 constexpr int kEosIdsAtMost = 64;
+constexpr size_t kAddedTokensAtMost = 1 << 14;
 
 // The words are those of llava_runner/contract.py.
 [[noreturn]] void refuse(const std::string& name, const std::string& rule) {
@@ -75,14 +78,88 @@ std::string aspect_ratio(const nlohmann::json& card, const char* name) {
   return value;
 }
 
-PromptTemplate prompt_template(const nlohmann::json& card) {
-  const nlohmann::json& prompt = field(card, "prompt");
-  for (const char* name : {"system", "user", "assistant", "image_suffix"}) {
-    if (!prompt.is_object() || !field(prompt, name).is_string()) {
-      refuse("prompt", "the texts system, user, assistant and image_suffix");
-    }
+std::string text(const nlohmann::json& object, const char* name, const char* rule) {
+  const nlohmann::json& value = field(object, name);
+  if (!value.is_string()) {
+    refuse(rule, "a text");
   }
-  return {prompt["system"], prompt["user"], prompt["assistant"], prompt["image_suffix"]};
+  return value;
+}
+
+bool flag(const nlohmann::json& object, const char* name) {
+  const nlohmann::json& value = field(object, name);
+  if (!value.is_boolean()) {
+    refuse(name, "true or false");
+  }
+  return value;
+}
+
+const nlohmann::json& section(const nlohmann::json& card, const char* name) {
+  const nlohmann::json& value = field(card, name);
+  if (!value.is_object()) {
+    refuse(name, "an object");
+  }
+  return value;
+}
+
+PromptTemplate prompt_template(const nlohmann::json& prompt) {
+  return {
+      .system = text(prompt, "system", "prompt.system"),
+      .user = text(prompt, "user", "prompt.user"),
+      .assistant = text(prompt, "assistant", "prompt.assistant"),
+      .image_separator = text(prompt, "image_separator", "prompt.image_separator"),
+      .answer_end = text(prompt, "answer_end", "prompt.answer_end"),
+      .image_last = flag(prompt, "image_last"),
+      .trims = flag(prompt, "trims"),
+  };
+}
+
+TokenizerRules tokenizer_rules(const nlohmann::json& rules, int tokenizer_vocab_size) {
+  static const std::unordered_map<std::string, PrependScheme> kSchemes = {
+      {"first", PrependScheme::kFirst},
+      {"always", PrependScheme::kAlways},
+      {"never", PrependScheme::kNever},
+      {"prepend", PrependScheme::kPrepend},
+  };
+  const auto scheme = kSchemes.find(text(rules, "prepend_scheme", "prepend_scheme"));
+  if (scheme == kSchemes.end()) {
+    refuse("prepend_scheme", "first, always, never, prepend");
+  }
+  const nlohmann::json& listed = field(rules, "added_tokens");
+  const auto refuse_tokens = [] {
+    refuse("added_tokens", "at most " + std::to_string(kAddedTokensAtMost) + " tokens with different contents");
+  };
+  if (!listed.is_array() || listed.size() > kAddedTokensAtMost) {
+    refuse_tokens();
+  }
+  std::vector<AddedToken> tokens;
+  std::unordered_set<std::string> contents;
+  for (const nlohmann::json& token : listed) {
+    if (!token.is_object()) {
+      refuse_tokens();
+    }
+    const std::string content = text(token, "content", "content of an added token");
+    if (content.empty() || !contents.insert(content).second) {
+      refuse_tokens();
+    }
+    if (!is_within(field(token, "id"), 0, tokenizer_vocab_size - 1)) {
+      refuse("id of an added token", "a whole number from 0 to " + std::to_string(tokenizer_vocab_size - 1));
+    }
+    tokens.push_back({
+        .id = field(token, "id"),
+        .content = content,
+        .special = flag(token, "special"),
+        .lstrip = flag(token, "lstrip"),
+        .rstrip = flag(token, "rstrip"),
+        .normalized = flag(token, "normalized"),
+    });
+  }
+  return {
+      .prepend_scheme = scheme->second,
+      .image_begins_text = flag(rules, "image_begins_text"),
+      .adds_bos = flag(rules, "adds_bos"),
+      .added_tokens = std::move(tokens),
+  };
 }
 
 }  // namespace
@@ -98,16 +175,18 @@ ModelCard ModelCard::from_json(const std::string& text) {
   }
   const int vocab_size = whole(card, "vocab_size", 1, kVocabAtMost);
   const int max_context_len = whole(card, "max_context_len", 1, kContextAtMost);
+  const int tokenizer_vocab_size = whole(card, "tokenizer_vocab_size", 1, vocab_size);
   fractions(card, "image_std");  // the program applies it; the card of a model has it nevertheless
   return {
       .image_size = whole(card, "image_size", kMinImageSide, kImageSideAtMost),
       .num_image_tokens = whole(card, "num_image_tokens", 1, kSidesAtMost),
       .image_mean = fractions(card, "image_mean"),
       .image_aspect_ratio = aspect_ratio(card, "image_aspect_ratio"),
-      .prompt = prompt_template(card),
+      .prompt = prompt_template(section(card, "prompt")),
+      .tokenizer = tokenizer_rules(section(card, "tokenizer"), tokenizer_vocab_size),
       .hidden_size = whole(card, "hidden_size", 1, kSidesAtMost),
       .vocab_size = vocab_size,
-      .tokenizer_vocab_size = whole(card, "tokenizer_vocab_size", 1, vocab_size),
+      .tokenizer_vocab_size = tokenizer_vocab_size,
       .bos_id = whole(card, "bos_id", 0, vocab_size - 1),
       .eos_ids = ids(card, "eos_ids", vocab_size),
       .max_seq_len = whole(card, "max_seq_len", 1, max_context_len),

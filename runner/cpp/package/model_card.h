@@ -11,12 +11,38 @@ namespace llava {
 
 constexpr int kVocabAtMost = 1 << 20;  // far more than any model has
 
-// How a conversation is spelled: {system}{user}<image>{image_suffix}{question}{assistant}{answer}{eos}...
+// How a conversation is spelled:
+// {system}{user}<image>{image_separator}{question}{assistant}{answer}{answer_end}{user}... With image_last, an image
+// comes after its question: {question}{image_separator}<image>. With trims, spaces around a question are dropped.
 struct PromptTemplate {
   std::string system;
   std::string user;
   std::string assistant;
-  std::string image_suffix;
+  std::string image_separator;
+  std::string answer_end;
+  bool image_last;
+  bool trims;
+};
+
+// A text that is one token as a whole. The names are those of the library tokenizers; contract.py explains them.
+struct AddedToken {
+  int32_t id;
+  std::string content;
+  bool special;
+  bool lstrip;
+  bool rstrip;
+  bool normalized;
+};
+
+// Which segments of a text, between its added tokens, get a space before their first word.
+enum class PrependScheme { kFirst, kAlways, kNever, kPrepend };
+
+// What a tokenizer.bin does not say; contract.py explains it.
+struct TokenizerRules {
+  PrependScheme prepend_scheme;
+  bool image_begins_text;
+  bool adds_bos;
+  std::vector<AddedToken> added_tokens;
 };
 
 struct ModelCard {
@@ -25,6 +51,7 @@ struct ModelCard {
   std::array<double, 3> image_mean;
   std::string image_aspect_ratio;
   PromptTemplate prompt;
+  TokenizerRules tokenizer;
   int hidden_size;
   int vocab_size;
   int tokenizer_vocab_size;

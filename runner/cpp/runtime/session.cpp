@@ -25,15 +25,19 @@ void check_room(int start, int end, int num_image_tokens, int limit) {
       "; shorten it or start afresh");
 }
 
+ChatTokenizer tokenizer_of(const ModelCard& card, Tokenizer tokenizer) {
+  if (tokenizer.vocab_size() != card.tokenizer_vocab_size) {
+    throw PackageError(
+        "the tokenizer has " + std::to_string(tokenizer.vocab_size()) + " tokens and the model was trained with " +
+        std::to_string(card.tokenizer_vocab_size) + "; use the tokenizer that was exported with it");
+  }
+  return ChatTokenizer(std::move(tokenizer), card.tokenizer, card.bos_id);
+}
+
 }  // namespace
 
 Session::Session(Program program, Tokenizer tokenizer, Stage load)
-    : program_(std::move(program)), tokenizer_(std::move(tokenizer)), load_(load) {
-  if (tokenizer_.vocab_size() != card().tokenizer_vocab_size) {
-    throw PackageError(
-        "the tokenizer has " + std::to_string(tokenizer_.vocab_size()) + " tokens and the model was trained with " +
-        std::to_string(card().tokenizer_vocab_size) + "; use the tokenizer that was exported with it");
-  }
+    : program_(std::move(program)), tokenizer_(tokenizer_of(program_.card(), std::move(tokenizer))), load_(load) {
   reset();
 }
 
@@ -80,6 +84,7 @@ StopReason Session::answer(
   std::span<const float> logits = read_turn(chunks, prepared ? &*prepared : nullptr);
   position_ = end;
   unread_.reset();
+  last_id_ = chunks.back().empty() ? -1 : chunks.back().back();
 
   int budget = limit - end;
   StopReason stop_reason = limit == context ? StopReason::kContext : StopReason::kLength;
@@ -104,6 +109,7 @@ StopReason Session::answer(
       stop_reason = StopReason::kEos;
       break;
     }
+    last_id_ = id;
     if (const std::string piece = stream.push(id); !piece.empty()) {
       show(piece);
     }
@@ -118,26 +124,18 @@ StopReason Session::answer(
 std::vector<std::vector<int32_t>> Session::tokenized(const TurnText& text, bool has_image) const {
   const bool first_turn = position_ == 0;
   const PromptTemplate& layout = card().prompt;
-  std::vector<std::vector<int32_t>> chunks;
-  for (const std::string& chunk : text.is_question ? question_chunks(text.text, layout, has_image, first_turn)
-                                                   : prompt_chunks(text.text, layout, has_image)) {
-    chunks.push_back(tokenizer_.encode(chunk));
-  }
-  std::vector<int32_t> opening;
+  const auto chunks = text.is_question ? question_chunks(text.text, layout, has_image, first_turn)
+                                       : prompt_chunks(text.text, layout, has_image);
   if (first_turn) {
-    opening = {card().bos_id};
-  } else {
-    const auto& eos_ids = card().eos_ids;
-    if (unread_) {
-      opening.push_back(*unread_);
-    }
-    // An answer that was cut short is closed as if it had ended.
-    if (!unread_ || std::find(eos_ids.begin(), eos_ids.end(), *unread_) == eos_ids.end()) {
-      opening.push_back(eos_ids.front());
-    }
+    return tokenizer_.encode_turn(chunks, std::nullopt);
   }
-  chunks.front().insert(chunks.front().begin(), opening.begin(), opening.end());
-  return chunks;
+  auto ids = tokenizer_.encode_turn(chunks, last_id_);
+  // The template spells the end of the answer, whether the model has come to it or was cut short.
+  const auto& eos_ids = card().eos_ids;
+  if (unread_ && std::find(eos_ids.begin(), eos_ids.end(), *unread_) == eos_ids.end()) {
+    ids.front().insert(ids.front().begin(), *unread_);
+  }
+  return ids;
 }
 
 // Runs everything before the answer. Returns the logits of its first token.

@@ -10,7 +10,7 @@
 #include "runtime/program.h"
 #include "runtime/sampler.h"
 #include "runtime/timings.h"
-#include "text/tokenizer.h"
+#include "text/chat_tokenizer.h"
 
 namespace llava {
 
@@ -61,11 +61,12 @@ class Session {
   std::span<const float> read_turn(const std::vector<std::vector<int32_t>>& chunks, const ImageCHW* image);
 
   Program program_;
-  Tokenizer tokenizer_;
+  ChatTokenizer tokenizer_;
   Stage load_;
   Timings timings_;
   std::vector<int32_t> last_ids_;
   int position_ = 0;               // rows in the KV cache
+  int32_t last_id_ = 0;            // the newest token of the conversation that does not end an answer
   std::optional<int32_t> unread_;  // the newest token of an answer: sampled, but not in the cache yet
 };
 

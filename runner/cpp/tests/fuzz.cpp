@@ -22,6 +22,7 @@
 #include "package/manifest.h"
 #include "package/model_card.h"
 #include "package/program_file.h"
+#include "text/chat_tokenizer.h"
 #include "text/prompt.h"
 #include "text/tokenizer.h"
 
@@ -106,21 +107,44 @@ Tokenizer some_tokenizer() {
   return Tokenizer::open(file_with(file, "tokenizer.bin"));
 }
 
+// Added tokens of every kind, some of them in the template.
+TokenizerRules rules(PrependScheme scheme) {
+  return {
+      .prepend_scheme = scheme,
+      .image_begins_text = scheme == PrependScheme::kAlways,
+      .adds_bos = true,
+      .added_tokens = {
+          {1, "<s>", true, false, false, false},
+          {2, "</s>", true, true, false, false},
+          {3, "[A]", false, true, true, false},
+          {4, "[A][A]", false, false, false, false},
+          {5, " \n", false, true, true, true},
+          {6, "\u00e9", false, false, true, true},
+      }};
+}
+
 // The first byte chooses what is asked, and the rest is the prompt. Then its bytes are taken for tokens.
 void prompt(std::string_view input) {
-  static const Tokenizer tokenizer = some_tokenizer();
+  static const ChatTokenizer tokenizers[] = {
+      {some_tokenizer(), rules(PrependScheme::kFirst), 1},
+      {some_tokenizer(), rules(PrependScheme::kAlways), 1},
+      {some_tokenizer(), rules(PrependScheme::kNever), 1},
+      {some_tokenizer(), rules(PrependScheme::kPrepend), 1}};
   const uint8_t choice = input.empty() ? 0 : uint8_t(input.front());
+  const ChatTokenizer& tokenizer = tokenizers[choice >> 6];
   const std::string text(input.substr(std::min<size_t>(input.size(), 1)));
   TextStream stream(tokenizer);
   for (const char byte : text) {
     stream.push(int32_t(uint8_t(byte)) + (choice & 4 ? 20 : 0));
   }
   stream.flush();
-  const PromptTemplate layout{"System. ", "USER: ", choice & 8 ? "" : " ASSISTANT:", "\n"};
-  const bool has_image = choice & 1;
-  for (const std::string& chunk :
-       choice & 2 ? prompt_chunks(text, layout, has_image) : question_chunks(text, layout, has_image, choice & 16)) {
-    for (const int32_t id : tokenizer.encode(chunk)) {
+  const PromptTemplate layout{"<s>System. ",     "USER: ",        choice & 8 ? "" : " ASSISTANT:", "\n", "</s>",
+                              bool(choice & 32), bool(choice & 8)};
+  const bool has_image = choice & 1, first_turn = choice & 16;
+  const auto chunks =
+      choice & 2 ? prompt_chunks(text, layout, has_image) : question_chunks(text, layout, has_image, first_turn);
+  for (const auto& ids : tokenizer.encode_turn(chunks, first_turn ? std::nullopt : std::optional(7))) {
+    for (const int32_t id : ids) {
       stream.push(id);
     }
   }

@@ -9,8 +9,7 @@
 //                                         the bytes [H, W, 3], or a line with the error
 //   parts encode TOKENIZER                for each string on stdin (ended by a zero byte) its ids, one line each
 //   parts decode TOKENIZER                for each line of ids on stdin the bytes of the text in hex, one line each
-//   parts prompt HAS_IMAGE                the chunks of the prompt on stdin, each ended by a zero byte
-//   parts question HAS_IMAGE FIRST_TURN   the chunks of the question on stdin, likewise
+//   parts turn TOKENIZER                  the texts and ids of the turns on stdin, as the card there says
 //   parts card                            the largest side of the images that the model card on stdin is for
 //   parts throw WHAT                      nothing: it ends as a program does that has a bug, or no memory left
 #include <cstdio>
@@ -21,9 +20,12 @@
 #include <stdexcept>
 #include <thread>
 
+#include <nlohmann/json.hpp>
+
 #include "base/errors.h"
 #include "base/exit.h"
 #include "image/prepare_image.h"
+#include "text/chat_tokenizer.h"
 #include "text/prompt.h"
 #include "text/tokenizer.h"
 
@@ -95,14 +97,35 @@ void run(const std::vector<std::string>& arguments) {
       }
       write("\n");
     }
-  } else if (part == "prompt" || part == "question") {
-    const PromptTemplate layout{"System. ", "USER: ", " ASSISTANT:", "\n"};
-    const std::string text = everything_on_stdin();
-    const bool has_image = arguments.at(1) == "1";
-    for (const std::string& chunk : part == "prompt"
-                                        ? prompt_chunks(text, layout, has_image)
-                                        : question_chunks(text, layout, has_image, arguments.at(2) == "1")) {
-      write(chunk + '\0');
+  } else if (part == "turn") {
+    // A card, a zero byte, and turns in JSON, one a line: text, whether it is a question, whether it has an image, and
+    // the token that it comes after. The text of each chunk and its ids are written as JSON.
+    const std::string input = everything_on_stdin();
+    const size_t end = input.find('\0');
+    const ModelCard card = ModelCard::from_json(input.substr(0, end));
+    const ChatTokenizer tokenizer(Tokenizer::open(arguments.at(1)), card.tokenizer, card.bos_id);
+    std::istringstream lines(input.substr(end + 1));
+    for (std::string line; std::getline(lines, line);) {
+      const auto turn = nlohmann::json::parse(line);
+      const std::string text = turn.at("text");
+      const bool has_image = turn.at("has_image"), first_turn = turn.at("before").is_null();
+      const auto chunks = turn.at("is_question") ? question_chunks(text, card.prompt, has_image, first_turn)
+                                                 : prompt_chunks(text, card.prompt, has_image);
+      auto texts = nlohmann::json::array();
+      for (const Chunk& chunk : chunks) {
+        texts.push_back("");
+        for (const Span& span : chunk) {
+          texts.back() = texts.back().get<std::string>() + span.text;
+        }
+      }
+      const auto before = first_turn ? std::nullopt : std::optional<int32_t>(turn.at("before"));
+      const auto ids = tokenizer.encode_turn(chunks, before);
+      TextStream stream(tokenizer);
+      std::string shown;
+      for (const int32_t id : turn.at("answer").get<std::vector<int32_t>>()) {
+        shown += stream.push(id);
+      }
+      write(nlohmann::json({{"texts", texts}, {"ids", ids}, {"shown", shown + stream.flush()}}).dump() + "\n");
     }
   } else if (part == "card") {
     write(std::to_string(ModelCard::from_json(everything_on_stdin()).image_size));

@@ -2,6 +2,7 @@
 #include "text/prompt.h"
 
 #include "base/errors.h"
+#include "text/utf8.h"
 
 namespace llava {
 namespace {
@@ -14,12 +15,8 @@ void check_text(const std::string& text) {
   }
 }
 
-// Returns the chunks of a turn that is spelled already.
-std::vector<std::string> around_image(const std::string& before, const std::string& after, bool has_image) {
-  if (has_image) {
-    return {before, after};
-  }
-  return {before + after};
+Chunk of_template(const std::string& text) {
+  return {{text, true}};
 }
 
 }  // namespace
@@ -29,23 +26,34 @@ std::string stripped(const std::string& text) {
   return first == std::string::npos ? "" : text.substr(first, text.find_last_not_of(kSpaces) - first + 1);
 }
 
-std::vector<std::string> prompt_chunks(const std::string& prompt, const PromptTemplate& layout, bool has_image) {
+std::vector<Chunk> prompt_chunks(const std::string& prompt, const PromptTemplate& layout, bool has_image) {
   check_prompt(prompt, has_image);
   if (const size_t placeholder = prompt.find(kPlaceholder); placeholder != std::string::npos) {
-    return {prompt.substr(0, placeholder), prompt.substr(placeholder + kPlaceholder.size())};
+    return {of_template(prompt.substr(0, placeholder)), of_template(prompt.substr(placeholder + kPlaceholder.size()))};
   }
   if (prompt.find(stripped(layout.assistant)) != std::string::npos) {
-    return around_image(layout.system + layout.user, prompt, has_image);
+    const std::string before = layout.system + layout.user;
+    if (has_image) {
+      return {of_template(before), of_template(prompt)};
+    }
+    return {of_template(before + prompt)};
   }
   return question_chunks(prompt, layout, has_image, true);
 }
 
-std::vector<std::string> question_chunks(
+std::vector<Chunk> question_chunks(
     const std::string& question, const PromptTemplate& layout, bool has_image, bool first_turn) {
   check_text(question);
-  const std::string before = first_turn ? layout.system + layout.user : layout.user;
-  const std::string after = (has_image ? layout.image_suffix : "") + stripped(question) + layout.assistant;
-  return around_image(before, after, has_image);
+  const Span asked{layout.trims ? std::string(trimmed(question)) : question, false};
+  const Span before{(first_turn ? layout.system : layout.answer_end) + layout.user, true};
+  const Span separator{layout.image_separator, true}, after{layout.assistant, true};
+  if (!has_image) {
+    return {{before, asked, after}};
+  }
+  if (layout.image_last) {
+    return {{before, asked, separator}, {after}};
+  }
+  return {{before}, {separator, asked, after}};
 }
 
 void check_prompt(const std::string& prompt, bool has_image) {

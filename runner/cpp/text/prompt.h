@@ -11,20 +11,28 @@ namespace llava {
 
 constexpr std::string_view kSpaces = " \t\n\r\f\v";
 
+// A part of a turn's text. Only in what is of the template, special tokens are tokens: a user's text is text.
+struct Span {
+  std::string text;
+  bool is_template;
+};
+
+// The text before an image, after it, or of a turn without one. Its parts are tokenized as one text.
+using Chunk = std::vector<Span>;
+
 // Returns a text without the spaces at both ends.
 std::string stripped(const std::string& text);
 
-// Returns the chunks of a first turn, which are to be tokenized one by one: {text} without an image, {before, after}
-// the image with one.
+// Returns the chunks of a first turn: {text} without an image, {before, after} the image with one.
 //
 // A prompt with <image> in it spells the whole turn, and is only split there. One with the assistant's cue (ASSISTANT:)
-// in it is what follows the image, literally. Any other is a plain question, and the template is put around it. Throws
-// PromptError as check_prompt does.
-std::vector<std::string> prompt_chunks(const std::string& prompt, const PromptTemplate& layout, bool has_image);
+// in it is what follows the image, literally. Special tokens are recognized in both. Any other is a plain question, and
+// the template is put around it. Throws PromptError as check_prompt does.
+std::vector<Chunk> prompt_chunks(const std::string& prompt, const PromptTemplate& layout, bool has_image);
 
-// Returns the chunks of a turn with the template around the question, whatever is in it. Throws PromptError for an
-// empty question.
-std::vector<std::string> question_chunks(
+// Returns the chunks of a turn with the template around the question, whatever is in it. A later turn begins with the
+// end of the answer before. Throws PromptError for an empty question.
+std::vector<Chunk> question_chunks(
     const std::string& question, const PromptTemplate& layout, bool has_image, bool first_turn);
 
 // Throws PromptError for an empty prompt, and for placeholders that do not match the image given.

@@ -1,4 +1,5 @@
 // Decodes token ids to whole characters; see tokenizer.h.
+#include "text/chat_tokenizer.h"
 #include "text/tokenizer.h"
 #include "text/utf8.h"
 
@@ -6,7 +7,8 @@ namespace llava {
 
 constexpr std::string_view kReplacement = "\uFFFD";
 
-std::string TextStream::push(int32_t id) {
+template <typename Decoder>
+std::string TextStream<Decoder>::push(int32_t id) {
   std::string piece = tokenizer_.decode_piece(id);
   if (tokenizer_.is_byte(id)) {
     at_start_ = false;
@@ -24,7 +26,8 @@ std::string TextStream::push(int32_t id) {
   return text + piece;
 }
 
-std::string TextStream::take_characters(bool final) {
+template <typename Decoder>
+std::string TextStream<Decoder>::take_characters(bool final) {
   std::string text;
   while (!bytes_.empty()) {
     const size_t length = character_length(bytes_);
@@ -41,5 +44,8 @@ std::string TextStream::take_characters(bool final) {
   }
   return text;
 }
+
+template class TextStream<Tokenizer>;
+template class TextStream<ChatTokenizer>;
 
 }  // namespace llava

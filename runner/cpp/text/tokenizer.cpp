@@ -18,7 +18,6 @@
 namespace llava {
 namespace {
 
-constexpr std::string_view kSpaceSign = "\u2581";      // how SentencePiece spells a space
 constexpr std::string_view kUnknownSign = " \u2047 ";  // how it shows the unknown token
 constexpr size_t kTokenizerAtMost = 32 << 20;          // bytes of a file; Llama's have 0.5 MB
 constexpr size_t kPieceAtMost = 1 << 10;               // bytes
@@ -85,6 +84,21 @@ const char* mistake_in(std::string_view piece, float score) {
     }
   }
   return nullptr;
+}
+
+// Returns a text as the pieces in a tokenizer.bin are spelled, with plain spaces. SentencePiece reads its own sign in a
+// text as a space, too.
+std::string spelled(std::string_view text) {
+  std::string found;
+  for (size_t at = 0; at < text.size();) {
+    if (text.substr(at, kSpaceSign.size()) == kSpaceSign) {
+      found += ' ';
+      at += kSpaceSign.size();
+    } else {
+      found += text[at++];
+    }
+  }
+  return found;
 }
 
 void check_utf8(std::string_view text) {
@@ -200,32 +214,33 @@ void Tokenizer::infer_kinds(uint32_t bos_id, uint32_t eos_id) {
   std::sort(user_defined_.begin(), user_defined_.end());
 }
 
-// Byte pair encoding (Sennrich et al., 2016): the neighbors that make the piece of the highest score become one, the
-// leftmost first among equals, until no two make a piece.
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
+  check(text);
+  return text.empty() ? std::vector<int32_t>() : merged(" " + spelled(text), true);
+}
+
+std::vector<int32_t> Tokenizer::encode_pieces(std::string_view text) const {
+  return merged(spelled(text), false);
+}
+
+void Tokenizer::check(std::string_view text) {
   if (text.size() > kTextAtMost) {
     throw PromptError(
         "the prompt has " + std::to_string(text.size()) + " bytes; at most " + std::to_string(kTextAtMost) +
         " are read");
   }
   check_utf8(text);
-  if (text.empty()) {
+}
+
+// Byte pair encoding (Sennrich et al., 2016): the neighbors that make the piece of the highest score become one, the
+// leftmost first among equals, until no two make a piece.
+std::vector<int32_t> Tokenizer::merged(const std::string& spelled, bool with_user_defined) const {
+  if (spelled.empty()) {
     return {};
   }
-  // Pieces in a tokenizer.bin have plain spaces. SentencePiece reads its own sign in a text as a space, too.
-  std::string spelled = " ";
-  for (size_t at = 0; at < text.size();) {
-    if (text.substr(at, kSpaceSign.size()) == kSpaceSign) {
-      spelled += ' ';
-      at += kSpaceSign.size();
-    } else {
-      spelled += text[at++];
-    }
-  }
-
   std::vector<Symbol> symbols;
   for (std::string_view rest = spelled; !rest.empty();) {
-    const size_t whole = user_defined_prefix(rest);
+    const size_t whole = with_user_defined ? user_defined_prefix(rest) : 0;
     const size_t length = whole ? whole : character_length(rest);
     const int index = int(symbols.size());
     symbols.push_back({rest.substr(0, length), index - 1, index + 1, whole > 0});
@@ -240,8 +255,8 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
     }
     // Neighbors are next to each other in `spelled`.
     const std::string_view both(symbols[left].text.data(), symbols[left].text.size() + symbols[right].text.size());
-    if (const auto found = id_of_.find(both); found != id_of_.end()) {
-      merges.push({pieces_[found->second].score, left, right, both.size()});
+    if (const auto id = id_of(both, with_user_defined)) {
+      merges.push({pieces_[*id].score, left, right, both.size()});
     }
   };
   for (int i = 0; i + 1 < int(symbols.size()); ++i) {
@@ -267,7 +282,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
 
   std::vector<int32_t> ids;
   for (int i = 0; i >= 0; i = symbols[i].next) {
-    append(symbols[i].text, ids);
+    append(symbols[i].text, with_user_defined, ids);
   }
   return ids;
 }
@@ -289,10 +304,18 @@ size_t Tokenizer::user_defined_prefix(std::string_view text) const {
   return longest;
 }
 
+std::optional<int32_t> Tokenizer::id_of(std::string_view text, bool with_user_defined) const {
+  const auto found = id_of_.find(text);
+  if (found == id_of_.end() || (!with_user_defined && is_added(found->second))) {
+    return std::nullopt;
+  }
+  return found->second;
+}
+
 // Appends a symbol's id. A symbol that is no piece is spelled in bytes, or unknown if a vocabulary has no byte pieces.
-void Tokenizer::append(std::string_view symbol, std::vector<int32_t>& ids) const {
-  if (const auto found = id_of_.find(symbol); found != id_of_.end()) {
-    ids.push_back(found->second);
+void Tokenizer::append(std::string_view symbol, bool with_user_defined, std::vector<int32_t>& ids) const {
+  if (const auto id = id_of(symbol, with_user_defined)) {
+    ids.push_back(*id);
   } else if (byte_ids_[0] >= 0) {
     for (char byte : symbol == " " ? kSpaceSign : symbol) {
       ids.push_back(byte_ids_[uint8_t(byte)]);

@@ -29,4 +29,49 @@ size_t character_length(std::string_view text) {
   return length;
 }
 
+namespace {
+
+constexpr std::string_view kUnicodeSpaces[] = {"\t",     "\n",     "\v",     "\f",     "\r",     " ",      "\u0085",
+                                               "\u00A0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003", "\u2004",
+                                               "\u2005", "\u2006", "\u2007", "\u2008", "\u2009", "\u200A", "\u2028",
+                                               "\u2029", "\u202F", "\u205F", "\u3000"};
+constexpr std::string_view kSeparators[] = {"\x1C", "\x1D", "\x1E", "\x1F"};
+
+// Removes a space of a set from the start of a text, or from its end. Returns whether there was one.
+template <size_t N>
+bool remove_space(std::string_view& text, const std::string_view (&spaces)[N], bool at_end) {
+  for (const std::string_view space : spaces) {
+    if (at_end ? text.ends_with(space) : text.starts_with(space)) {
+      at_end ? text.remove_suffix(space.size()) : text.remove_prefix(space.size());
+      return true;
+    }
+  }
+  return false;
+}
+
+size_t spaces(std::string_view text, bool at_end) {
+  std::string_view rest = text;
+  while (remove_space(rest, kUnicodeSpaces, at_end)) {
+  }
+  return text.size() - rest.size();
+}
+
+}  // namespace
+
+size_t spaces_at_start(std::string_view text) {
+  return spaces(text, false);
+}
+
+size_t spaces_at_end(std::string_view text) {
+  return spaces(text, true);
+}
+
+std::string_view trimmed(std::string_view text) {
+  for (const bool at_end : {false, true}) {
+    while (remove_space(text, kUnicodeSpaces, at_end) || remove_space(text, kSeparators, at_end)) {
+    }
+  }
+  return text;
+}
+
 }  // namespace llava

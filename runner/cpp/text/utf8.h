@@ -1,4 +1,4 @@
-// What a tokenizer must know about UTF-8.
+// What a tokenizer must know about UTF-8 and Unicode.
 #pragma once
 
 #include <stddef.h>
@@ -14,5 +14,13 @@ constexpr size_t kIncomplete = size_t(-1);
 // where the text ends within one. Surrogates, overlong forms and code points beyond U+10FFFF are invalid. `text` is not
 // empty.
 size_t character_length(std::string_view text);
+
+// Returns how many bytes at the beginning, or at the end, of a text are spaces. These are Unicode's (White_Space).
+size_t spaces_at_start(std::string_view text);
+size_t spaces_at_end(std::string_view text);
+
+// Returns a text without the spaces at both ends that a chat template's `trim` removes: Unicode's, and U+001C to
+// U+001F.
+std::string_view trimmed(std::string_view text);
 
 }  // namespace llava

@@ -1,0 +1,73 @@
+"""Which tokens begin a conversation and end an answer, and how the model's authors sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_export.checkpoint.tokenizer import CheckpointTokenizer, object_in
+from llava_export.config import check_token_ids
+from llava_export.errors import CheckpointError
+from llava_runner.contract import MAX_CONTEXT, MAX_TEMPERATURE, GenerationDefaults
+
+FILE = "generation_config.json"
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """The token that begins a conversation, and those that end an answer. ``notes`` says where files disagree."""
+
+    bos_id: int
+    eos_ids: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def special_ids(
+    folder: Path, *, bos_id: int, eos_ids: Sequence[int], tokenizer: CheckpointTokenizer, vocab_size: int
+) -> SpecialIds:
+    """Return the special ids of a checkpoint. ``bos_id`` and ``eos_ids`` are those of its ``config.json``.
+
+    Any id that ``config.json``, ``generation_config.json`` or the tokenizer ends an answer with does. But where
+    ``config.json`` has another beginning than the tokenizer, as configs from before 2023 do, its ids are those of
+    another tokenizer. Raises ``CheckpointError`` for ids that are not in the vocabulary.
+    """
+    generation = object_in(folder / FILE)
+    own = generation.integers("eos_token_id", ()) if generation.get("eos_token_id") is not None else ()
+    check_token_ids(f"{FILE}: eos_token_id", *(own or eos_ids), vocab_size=vocab_size)
+    of_tokenizer = [tokenizer.eos_id] if tokenizer.eos_id >= 0 else []
+    notes = []
+    if tokenizer.bos_id not in (-1, bos_id) and (own or of_tokenizer):
+        notes.append(
+            f"config.json begins a text with the id {bos_id} and ends it with {_listed(eos_ids)}; the tokenizer's are "
+            f"{tokenizer.bos_id} and {_listed(of_tokenizer or own)}, which are used"
+        )
+        bos_id, eos_ids = tokenizer.bos_id, ()
+    ends = [i for i in dict.fromkeys((*eos_ids, *own, *of_tokenizer)) if i != bos_id]
+    if not ends:
+        raise CheckpointError(f"{folder}: the token that ends an answer, {bos_id}, also begins a text")
+    return SpecialIds(bos_id, tuple(ends), tuple(notes))
+
+
+def generation_defaults(folder: Path) -> GenerationDefaults:
+    """Return how answers are sampled by ``generation_config.json``. Raises ``CheckpointError`` for odd values.
+
+    As in transformers, temperature and top-p count where ``do_sample`` is true; otherwise answers are greedy.
+    """
+    settings = object_in(folder / FILE)
+    samples = settings.flag("do_sample", False)
+    found = GenerationDefaults(
+        temperature=settings.number("temperature", 1.0) if samples else 0.0,
+        top_p=settings.number("top_p", 1.0) if samples else 1.0,
+        max_new_tokens=settings.integer("max_new_tokens", 0, least=0, most=MAX_CONTEXT),
+    )
+    if not 0 <= found.temperature <= MAX_TEMPERATURE:
+        raise settings.wrong("temperature", f"from 0 to {MAX_TEMPERATURE:g}")
+    if not 0 < found.top_p <= 1:
+        raise settings.wrong("top_p", "above 0, at most 1")
+    return found
+
+
+def _listed(ids: Sequence[int]) -> str:
+    """Return ids as text."""
+    return " and ".join(map(str, ids))

@@ -1,0 +1,134 @@
+"""Which tokens begin a conversation and end an answer where files disagree, and how answers are sampled."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llava_export.builtin import CHECKPOINTS
+from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llava_export.checkpoint.prompt import find_prompt, stop_ids
+from llava_export.errors import CheckpointError, ConfigError
+from llava_runner.contract import GenerationDefaults
+from tests.checkpoints import TINY_LLAVA
+from tests.conversations import with_template
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return Path(shutil.copytree(TINY_LLAVA, tmp_path / "model"))
+
+
+def changed(path: Path, **values: object) -> None:
+    """Change values in a JSON file, at its top or in ``text_config``."""
+    content = json.loads(path.read_text())
+    content.get("text_config", content).update(values)
+    path.write_text(json.dumps(content))
+
+
+def opened(folder: Path) -> Checkpoint:
+    return open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "expected"),
+    [
+        (2, [2, 77], (2, 77)),
+        ([9, 2], [77], (9, 2, 77)),
+        (33, 44, (33, 44, 2)),  # the tokenizer's own, too
+        (33, None, (33, 2)),
+        ([1, 5], None, (5, 2)),  # what begins a text does not end it
+    ],
+)
+def test_any_end_that_a_file_names_ends_an_answer(config, generation, expected, folder):
+    changed(folder / "config.json", eos_token_id=config)
+    changed(folder / "generation_config.json", eos_token_id=generation)
+    assert opened(folder).config.eos_ids == expected and opened(folder).notes == ()
+
+
+@pytest.mark.parametrize(("bos", "eos", "pad"), [(0, 1, -1), (5, 6, 7), (3, [1, 4], None)])
+def test_the_tokenizers_ids_count_where_an_old_config_has_others(bos, eos, pad, folder):
+    changed(folder / "config.json", bos_token_id=bos, eos_token_id=eos, pad_token_id=pad)
+    checkpoint = opened(folder)
+    assert (checkpoint.config.bos_id, checkpoint.config.eos_ids) == (1, (2,))
+    (note,) = checkpoint.notes
+    assert f"begins a text with the id {bos}" in note and "the tokenizer's are 1 and 2, which are used" in note
+
+
+def test_the_names_of_special_tokens_may_be_other_ones(folder):
+    changed(folder / "tokenizer_config.json", bos_token={"content": "<image>"}, eos_token="<pad>")
+    checkpoint = opened(folder)
+    assert (checkpoint.config.bos_id, checkpoint.config.eos_ids) == (512, (2, 513))
+
+
+@pytest.mark.parametrize("eos", [576, [2, -1], [], "2", [2.0], [[2]]])
+def test_odd_ids_in_generation_config_are_refused(eos, folder):
+    changed(folder / "generation_config.json", eos_token_id=eos)
+    with pytest.raises((CheckpointError, ConfigError), match=r"eos_token_id"):
+        opened(folder)
+
+
+def test_the_token_with_which_a_prompt_ends_an_answer_ends_it(tmp_path):
+    folder = with_template(tmp_path / "model", "chatml")
+    checkpoint = opened(folder)
+    prompt = find_prompt(checkpoint)
+    end = next(token.id for token in checkpoint.tokenizer.rules.added_tokens if token.content == "<|im_end|>")
+    assert checkpoint.config.eos_ids == (2,) and stop_ids(prompt, checkpoint) == (2, end)
+    assert stop_ids(find_prompt(checkpoint, given="vicuna_v1"), checkpoint) == (2,)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (0.0, 1.0, 0)),
+        ({"temperature": 0.7, "top_p": 0.9}, (0.0, 1.0, 0)),  # without do_sample they do not count
+        ({"do_sample": True, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": 99}, (0.7, 0.9, 99)),
+        ({"do_sample": True}, (1.0, 1.0, 0)),
+    ],
+)
+def test_how_the_authors_sample_is_the_librarys_default(settings, expected, folder):
+    changed(folder / "generation_config.json", **settings)
+    assert opened(folder).generation == GenerationDefaults(*expected)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"do_sample": 1}, {"do_sample": True, "top_p": 0}, {"do_sample": True, "temperature": -1}]
+)
+def test_odd_sampling_is_refused(settings, folder):
+    changed(folder / "generation_config.json", **settings)
+    with pytest.raises(CheckpointError, match=next(reversed(settings))):
+        opened(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("added_tokens.json", {"[A]": 576}, r"added token '\[A\]' has the id 576, and the model's vocabulary 576"),
+        ("added_tokens.json", {"[A]": 512}, "the id 512 is '<image>' in one and '\\[A\\]' in another"),
+        ("added_tokens.json", {"<image>": 515}, "'<image>' has the id 512 in one and 515 in another"),
+        ("added_tokens.json", {"[A]": 300}, r"added token '\[A\]' has the id 300, which is that of the piece"),
+        ("added_tokens.json", {"[A]": -1}, r"\[A\] in .*added_tokens.json"),
+        ("added_tokens.json", {"[A]": "x"}, r"\[A\] in .*added_tokens.json"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "[A]"}}}, "'x' for the id of a token"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"520": {"content": ""}}}, "is empty"),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"520": {"content": "[A]", "single_word": True}}},
+            "only found as a whole word",
+        ),
+    ],
+)
+def test_added_tokens_that_cannot_be_are_refused_by_name(name, content, message, folder):
+    path = folder / name
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **content}))
+    with pytest.raises(CheckpointError, match=message):
+        opened(folder)
+
+
+def test_a_token_may_take_the_place_of_a_placeholder(tmp_path):
+    folder = Path(shutil.copytree(CHECKPOINTS["tiny-mobilevlm"], tmp_path / "model"))
+    (folder / "added_tokens.json").write_text(json.dumps({"<start>": 1}))
+    assert opened(folder).tokenizer.text(1) == "<start>"
