@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
     tokenizer = checkpoint.tokenizer.chat_tokenizer(bos_id=checkpoint.config.bos_id)
     for i in range(arguments.scenes):
         drawn, question, expected_answer = questions.question_for(questions.HELD_OUT_SEED + i)
-        mean = checkpoint.image_mean
+        mean = checkpoint.images.mean
         fitted = prepare_image(drawn, image_size=side, image_mean=mean, image_aspect_ratio="pad")
         image = squared(fitted, side=side, mean=mean)
         chunks = prompt_chunks(question, template=checkpoint.family.prompt.template, has_image=True)

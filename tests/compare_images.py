@@ -41,19 +41,41 @@ class Prepared:
         return self.pixels == other.pixels
 
 
-def by_llava_run(path: Path, *, image_size: int, image_aspect_ratio: str) -> Prepared:
+def by_llava_run(
+    path: Path,
+    *,
+    image_size: int,
+    image_aspect_ratio: str,
+    image_resize: int | None = None,
+    image_resample: str = "bicubic",
+) -> Prepared:
     """Prepare an image by the Python runner. Any error but an ``ImageError`` is raised."""
     try:
-        pixels = prepare_image(path, image_size=image_size, image_mean=CLIP_MEAN, image_aspect_ratio=image_aspect_ratio)
+        pixels = prepare_image(
+            path,
+            image_size=image_size,
+            image_mean=CLIP_MEAN,
+            image_aspect_ratio=image_aspect_ratio,
+            image_resize=image_resize,
+            image_resample=image_resample,
+        )
     except ImageError as error:
         return Prepared(None, str(error))
     return Prepared(pixels.tobytes())
 
 
-def by_llava_main(parts: Path, paths: Sequence[Path], *, image_size: int, image_aspect_ratio: str) -> list[Prepared]:
+def by_llava_main(
+    parts: Path,
+    paths: Sequence[Path],
+    *,
+    image_size: int,
+    image_aspect_ratio: str,
+    image_resize: int | None = None,
+    image_resample: str = "bicubic",
+) -> list[Prepared]:
     """Prepare images by the C++ runner, in one process. Raises ``RuntimeError`` if it fails."""
     done = subprocess.run(
-        [parts, "images", str(image_size), image_aspect_ratio],
+        [parts, "images", str(image_size), image_aspect_ratio, str(image_resize or image_size), image_resample],
         input=b"".join(os.fsencode(path) + b"\0" for path in paths),
         capture_output=True,
     )

@@ -49,7 +49,8 @@ def save_processor(folder: Path, *, tokenizer_model: bytes) -> None:
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
     assert tokenizer.convert_tokens_to_ids(["<s>", "</s>", "<image>", "<pad>"]) == [BOS, EOS, IMAGE_TOKEN, PAD]
-    image_processor = transformers.CLIPImageProcessorPil(
+    image_processor = transformers.LlavaImageProcessorPil(
+        do_pad=True,
         size={"shortest_edge": IMAGE_SIZE},
         crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
         image_mean=list(CLIP_MEAN),

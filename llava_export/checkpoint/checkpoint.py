@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from llava_export.checkpoint.generation import generation_defaults, special_ids
-from llava_export.checkpoint.locate import Channels, image_statistics, locate
+from llava_export.checkpoint.images import Images, check_pinpoints, find_images, tower_folders
+from llava_export.checkpoint.locate import locate
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.checkpoint.tokenizer import CheckpointTokenizer, open_tokenizer
 from llava_export.checkpoint.tower import find_tower
@@ -32,8 +33,8 @@ class Checkpoint:
     ``name`` is what the user called it, and ``folder`` where it was found; ``folders`` are all that it is read from, a
     vision tower's among them. ``vision_tower`` is the folder or hub id that the user gave in place of the checkpoint's
     own vision tower, or None. ``generation`` says how the model's authors sample. ``notes`` says, in sentences for
-    people, what was not taken as the files say it. ``image_mean`` and ``image_std`` are fractions of 1, one for each of
-    red, green and blue. ``weights`` reads the tensors.
+    people, what was not taken as the files say it. ``images`` says how images are prepared. ``weights`` reads the
+    tensors.
     """
 
     name: str
@@ -44,8 +45,7 @@ class Checkpoint:
     tokenizer: CheckpointTokenizer
     generation: GenerationDefaults
     notes: tuple[str, ...]
-    image_mean: Channels
-    image_std: Channels
+    images: Images
     weights: Weights
 
     @property
@@ -67,8 +67,8 @@ class Checkpoint:
         with torch.device("meta"):
             model = LlavaModel(
                 config or self.config,
-                image_mean=self.image_mean,
-                image_std=self.image_std,
+                image_mean=self.images.mean,
+                image_std=self.images.std,
                 max_context_len=max_context_len,
                 cached_attention=cached_attention,
             )
@@ -86,6 +86,7 @@ def open_checkpoint(model: str, *, vision_tower: str | None = None) -> Checkpoin
     folders = [folder]
     settings = read_object(folder / "config.json", error=CheckpointError).raising(ConfigError)
     family = find_family(settings)
+    check_pinpoints(settings)
     reader = CheckpointReader(folder)
     tower = None
     if family.tower_key is not None:
@@ -103,7 +104,12 @@ def open_checkpoint(model: str, *, vision_tower: str | None = None) -> Checkpoin
     tokenizer = open_tokenizer(folder, vocab_size=vocab_size, chunks_are_texts=family.chunks_are_texts)
     ids = special_ids(folder, bos_id=config.bos_id, eos_ids=config.eos_ids, tokenizer=tokenizer, vocab_size=vocab_size)
     config = replace(config, bos_id=ids.bos_id, eos_ids=ids.eos_ids)
-    mean, std = image_statistics(*folders)
+    image_folders = folders
+    if family.tower_key is not None and tower is not None:
+        image_folders = tower_folders(settings.text(family.tower_key), found=tower.folder, checkpoint=folder)
+    images = find_images(
+        settings, image_folders, default=family.image_aspect_ratio, image_size=config.vision.image_size
+    )
     weights = Weights(reader, family=family, config=config)
     name = model.encode("utf-8", "backslashreplace").decode()  # the name of a folder may be no Unicode
     checkpoint = Checkpoint(
@@ -115,8 +121,7 @@ def open_checkpoint(model: str, *, vision_tower: str | None = None) -> Checkpoin
         tokenizer=tokenizer,
         generation=generation_defaults(folder),
         notes=ids.notes,
-        image_mean=mean,
-        image_std=std,
+        images=images,
         weights=weights,
     )
     weights.check_depth()

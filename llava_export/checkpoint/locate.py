@@ -7,13 +7,7 @@ from pathlib import Path
 
 from llava_export.builtin import CHECKPOINTS
 from llava_export.errors import CheckpointError
-from llava_runner.contract import MAX_STD
-from llava_runner.documents import JsonObject, read_object
 
-Channels = tuple[float, float, float]
-SMALLEST_STD = 0.001
-CLIP_MEAN: Channels = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD: Channels = (0.26862954, 0.26130258, 0.27577711)
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # The files that are downloaded. Some repositories have the weights in several formats; .bin files are downloaded only
 # where there are no .safetensors.
@@ -47,30 +41,6 @@ def local_folder(name: str) -> Path | None:
         return path if path.exists() else None
     except (OSError, RuntimeError, ValueError):  # too long for a name, no such user, a zero byte
         return None
-
-
-def image_statistics(*folders: Path) -> tuple[Channels, Channels]:
-    """Return mean and standard deviation of the vision tower's training images, by channel, as fractions of 1.
-
-    They are in the first of ``folders`` that has an image processor's config, or CLIP's if none has. Raises
-    ``CheckpointError`` if they cannot be used.
-    """
-    section = JsonObject({}, what="", error=CheckpointError)
-    for folder in folders:
-        if (folder / "preprocessor_config.json").is_file():
-            section = read_object(folder / "preprocessor_config.json", error=CheckpointError)
-            break
-        if (folder / "processor_config.json").is_file():  # where transformers 5 writes it
-            processor = read_object(folder / "processor_config.json", error=CheckpointError)
-            section = processor.section("image_processor", {})
-            break
-    mean, std = section.numbers("image_mean", CLIP_MEAN, count=3), section.numbers("image_std", CLIP_STD, count=3)
-    if not all(0 <= value <= 1 for value in mean) or not all(SMALLEST_STD <= value <= MAX_STD for value in std):
-        raise CheckpointError(
-            f"{section.where()} has image_mean {list(mean)} and image_std {list(std)}; they must be fractions of 1, "
-            "and standard deviations cannot be 0"
-        )
-    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 
 def _download(model: str, *, flag: str) -> Path:

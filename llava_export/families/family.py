@@ -41,7 +41,8 @@ class Family:
     - ``unused_parameters``: patterns of renamed keys that a checkpoint may have and the model does not use.
     - ``prompt``: what the model was trained with.
     - ``chunks_are_texts``: whether the code that trained it tokenizes what follows an image as a text of its own.
-    - ``image_aspect_ratio``: how a runner makes an image square, as in ``llava_runner.contract.ModelCard``.
+    - ``image_aspect_ratio``: how a runner makes an image square, as in ``llava_runner.contract.ModelCard``, where the
+      checkpoint has no image processor's file; None if ``config.json`` says it.
     - ``question``: what is asked about the sample image for the golden record.
     """
 
@@ -55,7 +56,7 @@ class Family:
     unused_parameters: tuple[str, ...]
     prompt: ChatPrompt
     chunks_are_texts: bool
-    image_aspect_ratio: str
+    image_aspect_ratio: str | None
     question: str
 
     def matches(self, config: Mapping[str, Any]) -> bool:

@@ -85,7 +85,7 @@ def family(
         unused_parameters=(r"^clip_text\.", *UNUSED_PARAMETERS),
         prompt=prompt,
         chunks_are_texts=True,
-        image_aspect_ratio="pad",
+        image_aspect_ratio=None,
         question=question,
     )
 

@@ -79,7 +79,7 @@ def export_gguf(
         eos_ids=stop_ids(prompt, checkpoint),
     )
     write_vision = partial(
-        write_vision_metadata, config=config, image_mean=checkpoint.image_mean, image_std=checkpoint.image_std
+        write_vision_metadata, config=config, image_mean=checkpoint.images.mean, image_std=checkpoint.images.std
     )
     files = {
         "language model": GgufFile(text_name(quantization), "llama", quantization, text, write_text),

@@ -57,7 +57,7 @@ def export(plan: Plan, *, output_dir: Path, pte_name: str, stages: Stages, overw
     ) as folder:
         with stages.stage("write tokenizer, image"):
             write_tokenizer(checkpoint.tokenizer, folder)
-            write_image(SAMPLE_IMAGE, folder, image_size=checkpoint.config.vision.image_size)
+            write_image(SAMPLE_IMAGE, folder, images=checkpoint.images)
         card = _model_card(plan)
         with ExitStack() as parallel:
             if plan.options.golden:
@@ -93,9 +93,11 @@ def _model_card(plan: Plan) -> ModelCard:
         source=checkpoint.name,
         image_size=config.vision.image_size,
         num_image_tokens=config.num_image_tokens,
-        image_mean=checkpoint.image_mean,
-        image_std=checkpoint.image_std,
-        image_aspect_ratio=checkpoint.family.image_aspect_ratio,
+        image_mean=checkpoint.images.mean,
+        image_std=checkpoint.images.std,
+        image_aspect_ratio=checkpoint.images.aspect_ratio,
+        image_resize=checkpoint.images.resize,
+        image_resample=checkpoint.images.resample,
         prompt=plan.prompt.template,
         prompt_source=plan.prompt.source,
         tokenizer=checkpoint.tokenizer.rules,

@@ -20,7 +20,7 @@ from llava_export.errors import ExportError
 from llava_export.reference import FloatReference
 from llava_runner.contract import MIN_IMAGE_SIDE, ModelCard
 from llava_runner.errors import PackageError
-from llava_runner.image import load_image, prepare_image
+from llava_runner.image import load_image, prepare_image_for
 from llava_runner.model import Model, greedy
 from llava_runner.prompt import question_chunks
 from llava_runner.timings import peak_memory
@@ -115,12 +115,7 @@ class Question:
 
 def golden_question(checkpoint: Checkpoint, *, card: ModelCard) -> Question:
     """Return the family's question about the sample image. Raises ``ExportError`` if the context cannot hold it."""
-    pixels = prepare_image(
-        load_image(SAMPLE_IMAGE),
-        image_size=card.image_size,
-        image_mean=card.image_mean,
-        image_aspect_ratio=card.image_aspect_ratio,
-    )
+    pixels = prepare_image_for(card, load_image(SAMPLE_IMAGE))
     tokenizer = checkpoint.tokenizer.chat_tokenizer(bos_id=card.bos_id)
     chunks = question_chunks(checkpoint.family.question, template=card.prompt, has_image=True, first_turn=True)
     before, after = tokenizer.encode_turn(chunks)

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what is printed. Raises a ``UserError`` for files that cannot be used and lengths that do not fit."""
     import torch
 
-    from llava_runner.image import load_image, prepare_image
+    from llava_runner.image import load_image, prepare_image_for
     from llava_runner.program import Program
     from llava_runner.program_file import find_program
     from llava_runner.timings import Stage
@@ -84,13 +84,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     features = []
     if loaded is not None:
         with image.measure(card.num_image_tokens):
-            pixels = prepare_image(
-                loaded,
-                image_size=card.image_size,
-                image_mean=card.image_mean,
-                image_aspect_ratio=card.image_aspect_ratio,
-            )
-            features = [program.encode_image(pixels)]
+            features = [program.encode_image(prepare_image_for(card, loaded))]
     with prompt.measure(arguments.prompt_tokens):
         text = program.embed(some_ids(arguments.prompt_tokens - image.count, card))
         rows = torch.cat([text[:, :1], *features, text[:, 1:]], dim=1)

@@ -17,6 +17,7 @@ from llava_runner.arguments import (
     run_command,
     seed,
 )
+from llava_runner.contract import IMAGE_ASPECT_RATIOS
 from llava_runner.errors import PromptError
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ def build_parser(prog: str = "llava run") -> ArgumentParser:
     add("--seed", type=seed, metavar="N", help="make sampling repeatable")
     add(
         "--image-aspect-ratio",
-        choices=("pad", "crop"),
-        help="make the image square by padding or cropping (default: as in the model's training)",
+        choices=IMAGE_ASPECT_RATIOS,
+        help="make the image square by padding, cropping or stretching (default: as the checkpoint says)",
     )
     add(
         "--check",

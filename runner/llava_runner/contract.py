@@ -42,6 +42,8 @@ MODEL_CARD = "get_model_card"  # str
 
 MIN_IMAGE_SIDE = 2  # pixels
 MAX_IMAGE_SIDE = 2048  # of what a vision encoder takes. Image files may be larger: they are resized
+IMAGE_ASPECT_RATIOS = ("pad", "crop", "stretch")
+RESAMPLES = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's, by its numbers
 IMAGE_PLACEHOLDER = "<image>"
 SCHEMA = 2
 
@@ -134,7 +136,10 @@ class GenerationDefaults:
 class ModelCard:
     """Everything that a runner must know of a model. The program holds it as the constant method ``get_model_card``.
 
-    ``image_aspect_ratio`` is ``"pad"`` (to a square, with the mean color) or ``"crop"`` (to the center square).
+    ``image_aspect_ratio`` is ``"pad"`` (to a square, with the mean color), ``"crop"`` (to the center square) or
+    ``"stretch"`` (both sides, whatever the image's aspect ratio). An image is resized to ``image_resize`` pixels (its
+    shorter side, if it is cropped) by ``image_resample``, one of ``RESAMPLES``, and the center of ``image_size`` pixels
+    is kept.
     ``prompt_source`` says for people where the prompt comes from.
     ``tokenizer_vocab_size`` is smaller than ``vocab_size``, the width of the logits, if the vocabulary is padded.
     ``generation`` is what the library does unless it is told otherwise; the commands take the likeliest token.
@@ -147,6 +152,8 @@ class ModelCard:
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
     image_aspect_ratio: str
+    image_resize: int
+    image_resample: str
     prompt: PromptTemplate
     prompt_source: str
     tokenizer: TokenizerRules
@@ -259,8 +266,10 @@ def _check_card(card: ModelCard) -> None:
         _refuse("image_mean", "three numbers from 0 to 1")
     if not _are_three(card.image_std, 0, MAX_STD) or not all(card.image_std):
         _refuse("image_std", f"three numbers above 0, at most {MAX_STD}")
-    if card.image_aspect_ratio not in ("pad", "crop"):
-        _refuse("image_aspect_ratio", "pad or crop")
+    for name, choices in (("image_aspect_ratio", IMAGE_ASPECT_RATIOS), ("image_resample", RESAMPLES)):
+        if getattr(card, name) not in choices:
+            _refuse(name, f"one of {', '.join(choices)}")
+    _whole("image_resize", card.image_resize, card.image_size, MAX_IMAGE_SIDE)
     _whole("tokenizer_vocab_size", card.tokenizer_vocab_size, 1, card.vocab_size)
     rules = card.tokenizer
     if rules.prepend_scheme not in PREPEND_SCHEMES:

@@ -16,7 +16,7 @@ from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.checks import check_room, whole_number
 from llava_runner.contract import ModelCard
 from llava_runner.exclusive import ExclusiveModel
-from llava_runner.image import prepare_image
+from llava_runner.image import prepare_image_for
 from llava_runner.model import ModelWithCard
 from llava_runner.program import Program
 from llava_runner.program_file import check_whole, find_program, find_tokenizer
@@ -255,7 +255,7 @@ class Session:
             pixels = None
             if image is not None:
                 with timings.image.measure(0):
-                    pixels = self._prepare_image(image, image_aspect_ratio)
+                    pixels = prepare_image_for(self.card, image, image_aspect_ratio=image_aspect_ratio)
 
             # From here on, no mistake of the caller can stop this turn.
             budget = limit - end
@@ -331,15 +331,6 @@ class Session:
         unread = [token_id for token_id in self._uncached if token_id not in self.card.eos_ids]
         ids = self._tokenizer.encode_turn(chunks, before=self._last_id)
         return [[*unread, *ids[0]], *ids[1:]]
-
-    def _prepare_image(self, image: ImageSource, image_aspect_ratio: str | None) -> np.ndarray:
-        """Return the image as ``uint8 [3, H, W]`` for the vision encoder. Raises ``ImageError``."""
-        return prepare_image(
-            image,
-            image_size=self.card.image_size,
-            image_mean=self.card.image_mean,
-            image_aspect_ratio=image_aspect_ratio or self.card.image_aspect_ratio,
-        )
 
     def _forget(self) -> None:
         """Forget the conversation and the newest answer."""

@@ -21,10 +21,11 @@ from safetensors.torch import save
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint import locate
 from llava_export.checkpoint.checkpoint import open_checkpoint
+from llava_export.checkpoint.images import find_images
 from llava_export.checkpoint.pieces import sentencepiece_model
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.checkpoint.tokenizer import open_tokenizer
-from llava_export.errors import CheckpointError
+from llava_export.errors import CheckpointError, ConfigError
 from llava_export.gguf.verify import open_gguf, value
 from llava_export.pte.golden import GoldenRecord
 from llava_export.pte.package.tokenizer import write_tokenizer
@@ -42,6 +43,7 @@ from llava_runner.contract import (
     TokenizerRules,
     signatures,
 )
+from llava_runner.documents import JsonObject
 from llava_runner.tokenizer import TextStream, Tokenizer, schema
 from tests.fuzz.mutations import mutated_bytes, mutated_document, mutated_json
 
@@ -49,8 +51,8 @@ SEEDS = Path(__file__).parent / "seeds"
 TINY, MOBILE = CHECKPOINTS["tiny-llava"], CHECKPOINTS["tiny-mobilevlm"]
 CARD = ModelCard(
     family="llava-1.5", source="a", image_size=28, num_image_tokens=4, image_mean=(0.5, 0.4, 0.3),
-    image_std=(0.2, 0.2, 0.2), image_aspect_ratio="pad", prompt=PromptTemplate("s", "u", "a", "\n"),
-    prompt_source="a test", tokenizer=TokenizerRules(
+    image_std=(0.2, 0.2, 0.2), image_aspect_ratio="pad", image_resize=32, image_resample="box",
+    prompt=PromptTemplate("s", "u", "a", "\n"), prompt_source="a test", tokenizer=TokenizerRules(
         prepend_scheme="first", image_begins_text=False, adds_bos=True,
         added_tokens=(AddedToken(17, "[SEG]", special=False, lstrip=True, rstrip=False, normalized=True),),
     ), generation=GenerationDefaults(temperature=0.5, top_p=0.5, max_new_tokens=5), hidden_size=8,
@@ -308,7 +310,7 @@ def targets(scratch: Path) -> dict[str, Target]:
         signatures(ModelCard.from_json(path.read_bytes().decode("utf-8", "replace")))
 
     def read_statistics(path: Path) -> None:
-        locate.image_statistics(path.parent)
+        find_images(JsonObject({}, what="", error=ConfigError), [path.parent], default="pad", image_size=56)
 
     def read_index(path: Path) -> None:
         CheckpointReader(path.parent)

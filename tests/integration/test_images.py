@@ -8,16 +8,19 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from llava_runner.contract import IMAGE_ASPECT_RATIOS, RESAMPLES
 from llava_runner.errors import ImageError
 from llava_runner.image import limits, load_image, prepare_image
 from tests.compare_images import Prepared, by_llava_main, by_llava_run
 from tests.integration.image_cases import cases, segment, tiff
 from tests.integration.png_cases import header, png
+from tests.photographs import photographs
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,29 @@ def test_odd_files_are_the_same_in_both(parts, tmp_path):
     read = {"long text.png", "long text at the end.png", "long profile.png", "long profile, raw profile.png"}
     read |= {"long xmp.png", "bad resolution.jpg"}
     assert set(refused) ^ refused_by_pillow(paths) == read | {"120 scans.jpg", "animated, first frame small.png"}
+
+
+@pytest.mark.parametrize("image_resample", RESAMPLES)
+@pytest.mark.parametrize("image_aspect_ratio", IMAGE_ASPECT_RATIOS)
+def test_images_are_resized_to_the_same_bytes(image_aspect_ratio, image_resample, parts, tmp_path):
+    """Photographs, and noise that is thin, tiny, or of the size that it is resized to."""
+    generator = np.random.default_rng(0)
+    images = list(photographs())
+    for width, height in ((700, 26), (33, 900), (2, 2), (56, 56), (61, 61), (56, 300), (3, 80)):
+        images.append(Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)))
+    paths = [tmp_path / f"{index}.png" for index in range(len(images))]
+    for image, path in zip(images, paths, strict=True):
+        image.save(path, compress_level=1)
+    for image_size, image_resize in ((56, 56), (56, 61), (336, 336)):
+        how: dict[str, Any] = {
+            "image_size": image_size,
+            "image_aspect_ratio": image_aspect_ratio,
+            "image_resize": image_resize,
+            "image_resample": image_resample,
+        }
+        expected = [by_llava_run(path, **how) for path in paths]
+        assert all(each.pixels for each in expected)
+        assert by_llava_main(parts, paths, **how) == expected
 
 
 def refused_by_pillow(paths: list[Path]) -> set[str]:
@@ -153,7 +179,7 @@ def test_a_photograph_of_90_megapixels_is_decoded_at_half_its_size(parts, tmp_pa
 
 
 @pytest.mark.parametrize("size", [(30000, 600), (600, 30000)])
-@pytest.mark.parametrize("how", ["pad", "crop"])
+@pytest.mark.parametrize("how", IMAGE_ASPECT_RATIOS)
 def test_memory_goes_with_the_image(size, how, parts, tmp_path):
     """Its pixels take 54 MB; a square with its longer side would take 2.7 GB."""
     Image.new("RGB", size).save(tmp_path / "wide.png")
@@ -172,6 +198,7 @@ def test_too_little_memory_is_one_line_in_both(parts, tmp_path):
     assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
     code = f"""
 import resource
+from llava_runner.contract import IMAGE_ASPECT_RATIOS, RESAMPLES
 from llava_runner.errors import ImageError
 from llava_runner.image import load_image
 limit = 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) + (1 << 27)

@@ -70,7 +70,7 @@ def both(native_build, capfd, monkeypatch) -> Both:
         *([flag] for flag in ("-x", "-", "-hx", "--nothing", "--temp=1", "--SEED=1", "---seed=1", "-seed=1")),
         *([flag] for flag in ("--help=no", "--version=3", "--seed", "--prompt", "--interactive=false")),
         *([flag, ""] for flag in ("--image", "--image_path", "--model_path", "--tokenizer-path")),
-        ["--image-aspect-ratio", "stretch"],
+        ["--image-aspect-ratio", "square"],
         ["--image_aspect_ratio="],
         ["--prompt="],
         ["--prompt= \t\n"],

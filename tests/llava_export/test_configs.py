@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from llava_export.checkpoint.checkpoint import open_checkpoint
-from llava_export.checkpoint.locate import image_statistics, locate
+from llava_export.checkpoint.locate import locate
 from llava_export.errors import CheckpointError, ConfigError
 from llava_export.families import find_family
 from llava_runner.documents import JsonObject
@@ -106,14 +106,3 @@ def test_the_published_7b_config_gets_its_omitted_sizes():
     assert (text.vocab_size, text.rope_theta, text.tie_word_embeddings) == (32064, 10000.0, False)
     assert (config.vision.num_used_layers, config.num_image_tokens) == (23, 576)
     assert (config.bos_id, config.eos_ids) == (1, (2,))
-
-
-def test_image_statistics_come_from_either_processor_file(tmp_path):
-    clip = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-    assert image_statistics(tmp_path) == clip
-    section = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.1]}
-    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": section}))
-    assert image_statistics(tmp_path) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**section, "image_std": [1, 1, 0]}))
-    with pytest.raises(CheckpointError):
-        image_statistics(tmp_path)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from llava_export.checkpoint import locate
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llava_export.checkpoint.images import find_images
 from llava_export.checkpoint.prompt import find_prompt
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.errors import CheckpointError, ConfigError
@@ -23,7 +24,7 @@ from llava_export.gguf.export import export_gguf
 from llava_export.pte.source import ModelSource
 from llava_export.recipe import RECIPES
 from llava_export.stages import Stages
-from llava_runner.documents import MAX_BYTES
+from llava_runner.documents import MAX_BYTES, JsonObject
 from llava_runner.errors import UserError
 from tests.checkpoints import TINY_LLAVA
 from tests.commands import llava
@@ -142,15 +143,16 @@ def test_documents_of_any_content_are_read_within_limits(name, content, message,
 @pytest.mark.parametrize(
     "statistics",
     [
-        {"image_mean": 3}, {"image_mean": None, "image_std": [1, 1]}, {"image_std": ["1", "1", "1"]},
+        {"image_mean": 3}, {"image_mean": None}, {"image_std": [1, 1]}, {"image_std": ["1", "1", "1"]},
         {"image_std": [0.2, 0.2, 0]}, {"image_std": [0.2, 0.2, -1]}, {"image_mean": [NAN, 0, 0]},
         {"image_mean": [[0], 0, 0]}, {"image_std": [INFINITY, 1, 1]}, {"image_mean": {"r": 1, "g": 1, "b": 1}},
     ],
 )  # fmt: skip
 def test_statistics_that_cannot_be_those_of_images_are_refused(statistics, tmp_path):
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(statistics))
-    with pytest.raises(CheckpointError, match="image_"):
-        locate.image_statistics(tmp_path)
+    settings = {"size": 56, "crop_size": 56, **statistics}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match="image_"):
+        find_images(JsonObject({}, what="", error=ConfigError), [tmp_path], default="pad", image_size=56)
 
 
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "", ".."])

@@ -13,6 +13,7 @@ import torch
 from transformers import LlamaTokenizer
 
 from llava_export.builtin import SAMPLE_IMAGE
+from llava_export.checkpoint.images import CLIP_MEAN, CLIP_STD, Images
 from llava_export.checkpoint.tokenizer import open_tokenizer
 from llava_export.errors import CheckpointError
 from llava_export.pte.golden import GoldenRecord
@@ -98,7 +99,7 @@ def test_tokenizers_of_other_kinds_are_refused(tmp_path):
 
 
 def test_image_tensor_fits_the_models_square(tmp_path):
-    write_image(SAMPLE_IMAGE, tmp_path, image_size=56)
+    write_image(SAMPLE_IMAGE, tmp_path, images=Images(CLIP_MEAN, CLIP_STD, "pad", 56, 56, "bicubic"))
     tensor = torch.load(tmp_path / "image.pt", weights_only=True)
     assert tensor.dtype == torch.uint8 and tensor.shape[0] == 3
     assert max(tensor.shape[1:]) == 56

@@ -46,6 +46,8 @@ def make_card(
         image_mean=(0.48145466, 0.4578275, 0.40821073),
         image_std=(0.26862954, 0.26130258, 0.27577711),
         image_aspect_ratio="pad",
+        image_resize=28,
+        image_resample="bicubic",
         prompt=prompt,
         prompt_source="a test",
         tokenizer=rules,

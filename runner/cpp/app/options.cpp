@@ -50,9 +50,9 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       "--tokenizer-path", "PATH", "the tokenizer (default: tokenizer.bin in the program's folder)",
       options.tokenizer_path);
   line.value(
-      "--image-aspect-ratio", "HOW", "pad or crop the image to a square (default: as the model was trained)",
+      "--image-aspect-ratio", "HOW", "pad, crop or stretch the image to a square (default: as the checkpoint says)",
       [&](auto& flag, auto& value) {
-        one_of(flag, value, {"pad", "crop"});
+        one_of(flag, value, kImageAspectRatios);
         options.image_aspect_ratio = value;
       });
   line.heading("Answer");

@@ -1,4 +1,4 @@
-// The two ways in which LLaVA models make a square of an image.
+// The ways in which LLaVA models make a square of an image.
 #include "image/prepare_image.h"
 
 #include <algorithm>
@@ -15,22 +15,33 @@ std::string size_of(int width, int height) {
   return std::to_string(width) + "x" + std::to_string(height) + " pixels";
 }
 
-ImageHWC padded_square(const ImageHWC& image, int size, const std::array<double, 3>& mean) {
-  const int total = std::max(image.width, image.height);
-  const auto side = [&](int length) { return Side{total, size, size, (total - length) / 2}; };
-  std::array<uint8_t, 3> color;
-  std::transform(mean.begin(), mean.end(), color.begin(), [](double channel) { return uint8_t(channel * 255); });
-  return resize_bicubic(image, side(image.width), side(image.height), color);
+// Returns how a side of `total` pixels is resized to `size`, of which the center is kept.
+Side center(const ModelCard& card, int total, int size, int before = 0) {
+  return {total, size, card.image_size, before, (size - card.image_size) / 2};
 }
 
-ImageHWC center_square(const ImageHWC& image, int size) {
+ImageHWC padded_square(const ImageHWC& image, const ModelCard& card) {
+  const int total = std::max(image.width, image.height);
+  const auto side = [&](int length) { return center(card, total, card.image_resize, (total - length) / 2); };
+  std::array<uint8_t, 3> color;
+  std::transform(card.image_mean.begin(), card.image_mean.end(), color.begin(), [](double channel) {
+    return uint8_t(channel * 255);
+  });
+  return resize(image, side(image.width), side(image.height), card.image_resample, color);
+}
+
+ImageHWC center_square(const ImageHWC& image, const ModelCard& card) {
   const double shorter = std::min(image.width, image.height);
   const auto side = [&](int length) {
     // Truncated, not rounded, and the offsets floored: CLIPImageProcessor's arithmetic.
-    const int resized = int(double(int64_t(size) * length) / shorter);
-    return Side{length, resized, size, 0, (resized - size) / 2};
+    return center(card, length, int(double(int64_t(card.image_resize) * length) / shorter));
   };
-  return resize_bicubic(image, side(image.width), side(image.height), {});
+  return resize(image, side(image.width), side(image.height), card.image_resample, {});
+}
+
+ImageHWC stretched_square(const ImageHWC& image, const ModelCard& card) {
+  const auto side = [&](int length) { return center(card, length, card.image_resize); };
+  return resize(image, side(image.width), side(image.height), card.image_resample, {});
 }
 
 ImageCHW channels_first(const ImageHWC& image) {
@@ -47,6 +58,9 @@ ImageCHW channels_first(const ImageHWC& image) {
 }  // namespace
 
 ImageCHW preprocess(const ImageHWC& image, const ModelCard& card, const std::string& image_aspect_ratio) {
+  if (image_aspect_ratio == "stretch") {
+    return channels_first(stretched_square(image, card));
+  }
   const int64_t shorter = std::min(image.width, image.height);
   const int64_t longer = std::max(image.width, image.height);
   if (shorter * card.image_size < kMinImageSide * longer) {
@@ -54,13 +68,7 @@ ImageCHW preprocess(const ImageHWC& image, const ModelCard& card, const std::str
         size_of(image.width, image.height) + " is too thin: scaled to " + std::to_string(card.image_size) +
         " pixels its shorter side would be less than 2 pixels");
   }
-  if (image_aspect_ratio == "pad") {
-    return channels_first(padded_square(image, card.image_size, card.image_mean));
-  }
-  if (image_aspect_ratio == "crop") {
-    return channels_first(center_square(image, card.image_size));
-  }
-  throw ImageError("image_aspect_ratio '" + image_aspect_ratio + "': choose from pad, crop");
+  return channels_first(image_aspect_ratio == "crop" ? center_square(image, card) : padded_square(image, card));
 }
 
 ImageCHW prepare_image(const Image& image, const ModelCard& card, const std::string& image_aspect_ratio) {

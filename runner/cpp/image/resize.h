@@ -1,7 +1,8 @@
-// Bicubic resizing, byte for byte as Pillow does it.
+// Resizing, byte for byte as Pillow does it.
 #pragma once
 
 #include <array>
+#include <string>
 
 #include "image/image.h"
 
@@ -17,9 +18,12 @@ struct Side {
   int first = 0;
 };
 
-// Returns the image in another size, the width resized first; padding has the color. Antialiased: a kernel with
-// a = -0.5 (Keys, 1981), as wide as an output pixel is in the input when that is smaller.
-ImageHWC resize_bicubic(
-    const ImageHWC& image, const Side& width, const Side& height, const std::array<uint8_t, 3>& color);
+// Returns the image in another size, the width resized first; padding has the color. `resample` is one of kResamples.
+ImageHWC resize(
+    const ImageHWC& image,
+    const Side& width,
+    const Side& height,
+    const std::string& resample,
+    const std::array<uint8_t, 3>& color);
 
 }  // namespace llava

@@ -17,6 +17,7 @@ constexpr int kSidesAtMost = 1 << 16;    // of a matrix
 constexpr int kContextAtMost = 1 << 24;  // positions
 constexpr int kEosIdsAtMost = 64;
 constexpr size_t kAddedTokensAtMost = 1 << 14;
+constexpr double kStdAtMost = 10;  // fractions of 1
 
 // The words are those of llava_runner/contract.py.
 [[noreturn]] void refuse(const std::string& name, const std::string& rule) {
@@ -58,22 +59,36 @@ std::vector<int32_t> ids(const nlohmann::json& card, const char* name, int vocab
   return list;
 }
 
-std::array<double, 3> fractions(const nlohmann::json& card, const char* name) {
-  const nlohmann::json& list = field(card, name);
-  bool fits = list.is_array() && list.size() == 3;
-  for (size_t i = 0; fits && i < 3; ++i) {
-    fits = list[i].is_number() && list[i].get<double>() >= 0 && list[i].get<double>() <= 1;
-  }
-  if (!fits) {
-    refuse(name, "three numbers from 0 to 1");
+template <typename Rule>
+bool are_three(const nlohmann::json& list, const Rule& holds) {
+  return list.is_array() && list.size() == 3 && std::all_of(list.begin(), list.end(), [&](const nlohmann::json& item) {
+           return item.is_number() && holds(item.get<double>());
+         });
+}
+
+std::array<double, 3> mean(const nlohmann::json& card) {
+  const nlohmann::json& list = field(card, "image_mean");
+  if (!are_three(list, [](double value) { return value >= 0 && value <= 1; })) {
+    refuse("image_mean", "three numbers from 0 to 1");
   }
   return list;
 }
 
-std::string aspect_ratio(const nlohmann::json& card, const char* name) {
+// The program applies it; the card of a model has it nevertheless.
+void check_std(const nlohmann::json& card) {
+  if (!are_three(field(card, "image_std"), [](double value) { return value > 0 && value <= kStdAtMost; })) {
+    refuse("image_std", "three numbers above 0, at most 10.0");
+  }
+}
+
+std::string choice(const nlohmann::json& card, const char* name, const std::vector<std::string>& choices) {
   const nlohmann::json& value = field(card, name);
-  if (value != "pad" && value != "crop") {
-    refuse(name, "pad or crop");
+  if (!value.is_string() || std::find(choices.begin(), choices.end(), value) == choices.end()) {
+    std::string all;
+    for (const std::string& each : choices) {
+      all += (all.empty() ? "" : ", ") + each;
+    }
+    refuse(name, "one of " + all);
   }
   return value;
 }
@@ -176,12 +191,15 @@ ModelCard ModelCard::from_json(const std::string& text) {
   const int vocab_size = whole(card, "vocab_size", 1, kVocabAtMost);
   const int max_context_len = whole(card, "max_context_len", 1, kContextAtMost);
   const int tokenizer_vocab_size = whole(card, "tokenizer_vocab_size", 1, vocab_size);
-  fractions(card, "image_std");  // the program applies it; the card of a model has it nevertheless
+  const int image_size = whole(card, "image_size", kMinImageSide, kImageSideAtMost);
+  check_std(card);
   return {
-      .image_size = whole(card, "image_size", kMinImageSide, kImageSideAtMost),
+      .image_size = image_size,
       .num_image_tokens = whole(card, "num_image_tokens", 1, kSidesAtMost),
-      .image_mean = fractions(card, "image_mean"),
-      .image_aspect_ratio = aspect_ratio(card, "image_aspect_ratio"),
+      .image_mean = mean(card),
+      .image_aspect_ratio = choice(card, "image_aspect_ratio", kImageAspectRatios),
+      .image_resize = whole(card, "image_resize", image_size, kImageSideAtMost),
+      .image_resample = choice(card, "image_resample", kResamples),
       .prompt = prompt_template(section(card, "prompt")),
       .tokenizer = tokenizer_rules(section(card, "tokenizer"), tokenizer_vocab_size),
       .hidden_size = whole(card, "hidden_size", 1, kSidesAtMost),

@@ -9,6 +9,9 @@
 
 namespace llava {
 
+// How an image is made square, and the ways in which Pillow resamples, by its numbers.
+inline const std::vector<std::string> kImageAspectRatios{"pad", "crop", "stretch"};
+inline const std::vector<std::string> kResamples{"nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"};
 constexpr int kVocabAtMost = 1 << 20;  // far more than any model has
 
 // How a conversation is spelled:
@@ -50,6 +53,8 @@ struct ModelCard {
   int num_image_tokens;
   std::array<double, 3> image_mean;
   std::string image_aspect_ratio;
+  int image_resize;  // pixels that an image is resized to before the center of image_size is cut out
+  std::string image_resample;
   PromptTemplate prompt;
   TokenizerRules tokenizer;
   int hidden_size;

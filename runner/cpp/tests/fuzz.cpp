@@ -60,8 +60,11 @@ void image(std::string_view input) {
   }
   ModelCard card{};
   card.image_size = 112;
-  prepare_image(image, card, "pad");
-  prepare_image(image, card, "crop");
+  card.image_resize = 128;
+  card.image_resample = "lanczos";
+  for (const std::string& image_aspect_ratio : kImageAspectRatios) {
+    prepare_image(image, card, image_aspect_ratio);
+  }
 }
 
 void tensor(std::string_view input) {

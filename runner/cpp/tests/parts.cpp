@@ -40,23 +40,26 @@ void write(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
 }
 
-std::string prepared(const std::string& path, const std::string& image_size, const std::string& how) {
+// Prepares an image. After the path come image_size, image_aspect_ratio, and perhaps image_resize and image_resample.
+std::string prepared(const std::string& path, const std::vector<std::string>& how) {
   ModelCard card{};
-  card.image_size = std::stoi(image_size);
+  card.image_size = std::stoi(how.at(0));
   card.image_mean = {0.48145466, 0.4578275, 0.40821073};
-  const ImageCHW image = prepare_image(read_image(path), card, how);
+  card.image_resize = how.size() > 2 ? std::stoi(how[2]) : card.image_size;
+  card.image_resample = how.size() > 3 ? how[3] : "bicubic";
+  const ImageCHW image = prepare_image(read_image(path), card, how.at(1));
   return {image.bytes.begin(), image.bytes.end()};
 }
 
 void run(const std::vector<std::string>& arguments) {
   const std::string& part = arguments.at(0);
   if (part == "image") {
-    write(prepared(arguments.at(1), arguments.at(2), arguments.at(3)));
+    write(prepared(arguments.at(1), {arguments.begin() + 2, arguments.end()}));
   } else if (part == "images") {
     std::istringstream paths(everything_on_stdin());
     for (std::string path; std::getline(paths, path, '\0');) {
       try {
-        const std::string bytes = prepared(path, arguments.at(1), arguments.at(2));
+        const std::string bytes = prepared(path, {arguments.begin() + 1, arguments.end()});
         write(std::to_string(bytes.size()) + "\n" + bytes);
       } catch (const UserError& error) {
         write("refused " + std::string(error.what()) + "\n");

@@ -1,7 +1,8 @@
 """Images for the vision encoder: read from a file, and made square.
 
-The runner pads or crops files and Pillow images to a square (``preprocess``). Tensors and arrays ``[3, H, W]``, and the
-``image.pt`` of a package, go to the vision encoder as they are, and are padded to a square inside it.
+The runner pads, crops or stretches files and Pillow images to a square (``preprocess``). Tensors and arrays
+``[3, H, W]``, and the ``image.pt`` of a package, go to the vision encoder as they are, and are padded to a square
+inside it.
 """
 
 from __future__ import annotations
@@ -14,19 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from llava_runner.contract import MIN_IMAGE_SIDE
+from llava_runner.contract import IMAGE_ASPECT_RATIOS, MIN_IMAGE_SIDE, ModelCard
 from llava_runner.errors import ImageError
 from llava_runner.image.colors import opaque_rgb, upright
 from llava_runner.image.formats import decode
 from llava_runner.image.limits import check_sides
-from llava_runner.image.resize import center_square, padded_square, resized
+from llava_runner.image.resize import Square, center_square, padded_square, resized, stretched_square
 from llava_runner.image.source import opened, path_of, whole
 from llava_runner.image.tensor_file import check_pixels, load_tensor
 
 if TYPE_CHECKING:
     import torch
-
-IMAGE_ASPECT_RATIOS = ("pad", "crop")
 
 
 def load_image(path: str | os.PathLike[Any]) -> Image.Image | np.ndarray:
@@ -80,6 +79,8 @@ def prepare_image(
     image_size: int,
     image_mean: Sequence[float],
     image_aspect_ratio: str,
+    image_resize: int | None = None,
+    image_resample: str = "bicubic",
 ) -> np.ndarray:
     """Return any kind of image as ``uint8 [3, H, W]`` for the vision encoder.
 
@@ -91,7 +92,12 @@ def prepare_image(
     found = _image_or_pixels(image)
     if isinstance(found, Image.Image):
         return preprocess(
-            to_rgb(found), image_size=image_size, image_mean=image_mean, image_aspect_ratio=image_aspect_ratio
+            to_rgb(found),
+            image_size=image_size,
+            image_mean=image_mean,
+            image_aspect_ratio=image_aspect_ratio,
+            image_resize=image_resize,
+            image_resample=image_resample,
         )
     _, height, width = found.shape
     if max(height, width) > image_size:
@@ -100,6 +106,21 @@ def prepare_image(
             "give the image itself, or a tensor resized to fit"
         )
     return found
+
+
+def prepare_image_for(card: ModelCard, image: Any, *, image_aspect_ratio: str | None = None) -> np.ndarray:
+    """Return any kind of image as ``prepare_image`` does, in the way of the card's model.
+
+    ``image_aspect_ratio`` replaces the card's. Raises ``ImageError``.
+    """
+    return prepare_image(
+        image,
+        image_size=card.image_size,
+        image_mean=card.image_mean,
+        image_aspect_ratio=image_aspect_ratio or card.image_aspect_ratio,
+        image_resize=card.image_resize,
+        image_resample=card.image_resample,
+    )
 
 
 def _image_or_pixels(image: Any) -> Image.Image | np.ndarray:
@@ -140,26 +161,35 @@ def _described(image: Any) -> str:
 
 
 def preprocess(
-    image: Image.Image, *, image_size: int, image_mean: Sequence[float], image_aspect_ratio: str
+    image: Image.Image,
+    *,
+    image_size: int,
+    image_mean: Sequence[float],
+    image_aspect_ratio: str,
+    image_resize: int | None = None,
+    image_resample: str = "bicubic",
 ) -> np.ndarray:
     """Return an RGB image as ``uint8 [3, image_size, image_size]``, exactly as it was done when the model was trained.
 
-    ``"pad"``: pad to a square with the mean color, then resize (original LLaVA, MobileVLM). ``"crop"``: resize the
-    shorter side to ``image_size``, then crop to the center square (Hugging Face's ``CLIPImageProcessor``). Both resize
-    bicubically. Raises ``ImageError`` if the shorter side would become less than ``MIN_IMAGE_SIDE`` pixels.
+    ``"pad"``: pad to a square with the mean color, then resize (original LLaVA, MobileVLM, ``LlavaImageProcessor``).
+    ``"crop"``: resize the shorter side, then crop to the center square (``CLIPImageProcessor``). ``"stretch"``: resize
+    both sides, whatever the aspect ratio. Each resizes to ``image_resize`` pixels, ``image_size`` if it is None, by
+    ``image_resample``, one of ``llava_runner.contract.RESAMPLES``, and keeps the center. Raises ``ImageError`` if an
+    image that is padded or cropped is so thin that its shorter side would become less than ``MIN_IMAGE_SIDE`` pixels.
     """
-    _check_aspect(image, image_size)
-    if image_aspect_ratio == "pad":
-        red, green, blue = (int(channel * 255) for channel in image_mean)
-        image = padded_square(image, image_size=image_size, color=(red, green, blue))
-    elif image_aspect_ratio == "crop":
-        image = center_square(image, image_size=image_size)
-    else:
+    square = Square(image_size, image_resize or image_size, image_resample)
+    if image_aspect_ratio not in IMAGE_ASPECT_RATIOS:
         raise ImageError(f"image_aspect_ratio {image_aspect_ratio!r}: choose from {', '.join(IMAGE_ASPECT_RATIOS)}")
-    return _to_pixels(image)
+    if image_aspect_ratio == "stretch":
+        return _to_pixels(stretched_square(image, square=square))
+    _check_aspect(image, image_size)
+    if image_aspect_ratio == "crop":
+        return _to_pixels(center_square(image, square=square))
+    red, green, blue = (int(channel * 255) for channel in image_mean)
+    return _to_pixels(padded_square(image, square=square, color=(red, green, blue)))
 
 
-def fit(image: Image.Image, *, image_size: int) -> np.ndarray:
+def fit(image: Image.Image, *, image_size: int, image_resample: str = "bicubic") -> np.ndarray:
     """Return an image as ``uint8 [3, H, W]``, resized so that its longer side is ``image_size``.
 
     The aspect ratio is kept, and the vision encoder pads the rest. Raises ``ImageError`` as ``preprocess`` does.
@@ -168,7 +198,7 @@ def fit(image: Image.Image, *, image_size: int) -> np.ndarray:
     _check_aspect(image, image_size)
     longer = max(image.size)
     width, height = (max(MIN_IMAGE_SIDE, round(side * image_size / longer)) for side in image.size)
-    return _to_pixels(resized(image, width, height))
+    return _to_pixels(resized(image, width, height, resample=image_resample))
 
 
 def _to_pixels(image: Image.Image) -> np.ndarray:

@@ -38,6 +38,13 @@ def test_crop_equals_clip_image_processor(size, image_size):
     np.testing.assert_array_equal(actual, expected)
 
 
+def test_thin_images_may_be_stretched():
+    pixels = preprocess(
+        Image.new("RGB", (20000, 10), RED), image_size=28, image_mean=MEAN, image_aspect_ratio="stretch"
+    )
+    assert pixels.shape == (3, 28, 28) and (pixels.reshape(3, -1).T == RED).all()
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_pad_equals_padding_by_hand_then_clip_image_processor(size):
     image = noise(*size)
@@ -53,8 +60,8 @@ def test_pad_equals_padding_by_hand_then_clip_image_processor(size):
 
 
 def test_unknown_aspect_ratio_is_refused():
-    with pytest.raises(ImageError, match="'stretch': choose from pad, crop"):
-        preprocess(noise(9, 9), image_size=56, image_mean=MEAN, image_aspect_ratio="stretch")
+    with pytest.raises(ImageError, match="'square': choose from pad, crop, stretch"):
+        preprocess(noise(9, 9), image_size=56, image_mean=MEAN, image_aspect_ratio="square")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,233 @@
+"""How a checkpoint prepares images: read from the settings of its image processor, and of LLaVA's own ``config.json``.
+
+In llava-hf's layout the image processor's file says all, as transformers reads it. In the original layout
+``image_aspect_ratio`` in ``config.json`` says whether images are padded to a square; the rest is said by the image
+processor of the vision tower, as in the code of LLaVA and MobileVLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from llava_export.checkpoint.locate import local_folder
+from llava_export.errors import CheckpointError, ConfigError
+from llava_runner.contract import MAX_IMAGE_SIDE, MAX_STD, MIN_IMAGE_SIDE, RESAMPLES
+from llava_runner.documents import JsonObject, is_integer, is_number, read_object, shown
+
+Value = TypeVar("Value")
+Channels = tuple[float, float, float]
+CLIP_MEAN: Channels = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Channels = (0.26862954, 0.26130258, 0.27577711)
+SMALLEST_STD = 0.001
+DEFAULT_SIZE = 224  # of transformers' CLIPImageProcessor and LlavaImageProcessor
+# The image processors of transformers that are known, and whether do_pad makes a square of an image there.
+PROCESSORS = {"CLIPImageProcessor": False, "LlavaImageProcessor": True}
+# The values of LLaVA's image_aspect_ratio, and whether they pad. Where it is missing, LLaVA's code takes "square".
+ASPECT_RATIOS = {"pad": True, "square": False}
+
+
+@dataclass(frozen=True)
+class Images:
+    """How images are prepared, as in ``llava_runner.contract.ModelCard``."""
+
+    mean: Channels
+    std: Channels
+    aspect_ratio: str
+    size: int
+    resize: int
+    resample: str
+
+
+def check_pinpoints(config: JsonObject) -> None:
+    """Raise ``ConfigError`` for a ``config.json`` of a model that sees an image in several crops."""
+    ratio = config.get("image_aspect_ratio")
+    if ratio is not None and (not isinstance(ratio, str) or ratio not in ASPECT_RATIOS):
+        raise ConfigError(
+            f"image_aspect_ratio {shown(ratio)} is not supported: an image is seen whole here, not in several crops; "
+            f"choose from {', '.join(ASPECT_RATIOS)}"
+        )
+    if ratio is None and config.get("image_grid_pinpoints") is not None:
+        raise ConfigError("image_grid_pinpoints are not supported: an image is seen whole here, not in several crops")
+
+
+def find_images(config: JsonObject, folders: Iterable[Path], *, default: str | None, image_size: int) -> Images:
+    """Return how images are prepared for a vision tower that takes squares of ``image_size`` pixels.
+
+    The image processor's file is in the first of ``folders`` that has one. Where none has, images are made square as
+    ``default`` says, and the rest is CLIP's. ``default`` is None in the layout whose ``config.json`` says whether
+    images are padded. Raises ``ConfigError`` for what the runners cannot do, and ``CheckpointError`` for what is no
+    JSON.
+    """
+    pads = ASPECT_RATIOS[config.text("image_aspect_ratio", "square")] if default is None else None
+    settings = next((found for found in map(_settings_in, folders) if found is not None), None)
+    if settings is None:
+        how = default or ("pad" if pads else "crop")
+        return Images(CLIP_MEAN, CLIP_STD, how, image_size, image_size, "bicubic")
+    images = _images(settings.raising(ConfigError), pads=pads)
+    if images.size != image_size:
+        raise ConfigError(
+            f"{settings.where()} makes images of {images.size}x{images.size} pixels, and the vision tower takes "
+            f"{image_size}x{image_size}"
+        )
+    return images
+
+
+def tower_folders(name: str, *, found: Path | None, checkpoint: Path) -> list[Path]:
+    """Return the folders in which a vision tower's image processor is looked for, the likeliest first.
+
+    ``name`` is the tower's in ``config.json``, the name of a folder in the checkpoint or elsewhere, or none on this
+    machine. ``found`` has the weights, unless they are in the checkpoint.
+    """
+    named = (local_folder(str(checkpoint / name)), local_folder(name))
+    return [folder for folder in (found, *named, checkpoint) if folder is not None]
+
+
+def _settings_in(folder: Path) -> JsonObject | None:
+    """Return the settings of the image processor in a folder, or None. Raises ``CheckpointError``.
+
+    ``processor_config.json`` goes first, as in transformers.
+    """
+    if (folder / "processor_config.json").is_file():
+        processor = read_object(folder / "processor_config.json", error=CheckpointError)
+        if processor.get("image_processor") is not None:
+            return processor.section("image_processor")
+    if (folder / "preprocessor_config.json").is_file():
+        return read_object(folder / "preprocessor_config.json", error=CheckpointError)
+    return None
+
+
+def _images(settings: JsonObject, *, pads: bool | None) -> Images:
+    """Return what an image processor does. ``pads`` replaces its own ``do_pad``, unless it is None."""
+    do_pad = _do_pad(settings) if pads is None else pads
+    if not _flag(settings, "do_resize", True):
+        raise ConfigError(f"{settings.where('do_resize')} is false: images of any size are resized here")
+    aspect_ratio, resize = _resize(settings)
+    crops = _flag(settings, "do_center_crop", True)
+    size = _crop(settings, at_most=resize) if crops else resize
+    if do_pad:
+        aspect_ratio = "pad"  # what is resized is a square then
+    elif aspect_ratio == "crop" and not crops:
+        raise ConfigError(
+            f"{settings.where('size')} has a shortest_edge and do_center_crop is false: images would not be square"
+        )
+    mean, std = _statistics(settings, do_pad=do_pad)
+    number = _default(settings, "resample", RESAMPLES.index("bicubic"))
+    number = settings.integer("resample", number, least=0, most=len(RESAMPLES) - 1)
+    return Images(mean, std, aspect_ratio, size, resize, RESAMPLES[number])
+
+
+def _do_pad(settings: JsonObject) -> bool:
+    """Return whether an image processor of llava-hf's layout pads images to a square before it resizes them."""
+    name = settings.get("image_processor_type")
+    if name is None:
+        name = settings.text("feature_extractor_type", "LlavaImageProcessor")
+        name = name.replace("FeatureExtractor", "ImageProcessor")
+    known = name.removesuffix("Fast").removesuffix("Pil") if isinstance(name, str) else None
+    if known not in PROCESSORS:
+        raise ConfigError(
+            f"image processor {shown(name)} in {settings.where()} is not supported; choose from {', '.join(PROCESSORS)}"
+        )
+    if settings.get("image_grid_pinpoints") is not None:
+        raise ConfigError(f"{settings.where('image_grid_pinpoints')}: models that see several crops are not supported")
+    if not _flag(settings, "do_pad", False):
+        return False
+    if not PROCESSORS[known] and settings.get("pad_size") is not None:
+        raise ConfigError(f"{settings.where('pad_size')} is not supported: images are padded to squares alone")
+    return PROCESSORS[known]  # CLIPImageProcessor pads the images of a batch to the largest, and here is one
+
+
+def _resize(settings: JsonObject) -> tuple[str, int]:
+    """Return ``"crop"`` where the shorter side is resized, or ``"stretch"`` where both are, and to how many pixels."""
+    size = _size(settings, "size", {"shortest_edge": DEFAULT_SIZE})
+    if set(size) == {"shortest_edge"}:
+        return "crop", _pixels(size, "shortest_edge")
+    return "stretch", _square(size, needed="shortest_edge alone, or height and width")
+
+
+def _crop(settings: JsonObject, *, at_most: int) -> int:
+    """Return the side of the center that is kept, in pixels."""
+    size = _square(_size(settings, "crop_size", {"height": DEFAULT_SIZE, "width": DEFAULT_SIZE}))
+    if size > at_most:
+        raise ConfigError(f"{settings.where('crop_size')} is {size} and its size {at_most}: a crop cannot be larger")
+    return size
+
+
+def _size(settings: JsonObject, name: str, default: dict[str, int]) -> JsonObject:
+    """Return a size as the object that it is in newer files. In older ones it is a number or a list."""
+    value = settings.get(name)
+    if isinstance(value, list) and len(value) == 2:
+        value = dict(zip(("height", "width"), value, strict=True))
+    elif is_integer(value):
+        value = dict.fromkeys(default, value)
+    newer = JsonObject({**settings, name: value}, what=settings.where(), error=ConfigError)
+    size = newer.section(name, _default(settings, name, default))
+    return JsonObject({k: v for k, v in size.items() if v is not None}, what=size.where(), error=ConfigError)
+
+
+def _square(size: JsonObject, *, needed: str = "height and width") -> int:
+    """Return the side of a square size. Raises ``ConfigError``, which says what is ``needed``, for any other."""
+    if set(size) != {"height", "width"}:
+        raise ConfigError(f"{size.where()} has {shown(', '.join(size))}; it must have {needed}")
+    height, width = _pixels(size, "height"), _pixels(size, "width")
+    if height != width:
+        raise ConfigError(f"{size.where()} is {width}x{height} pixels; the vision tower takes squares")
+    return height
+
+
+def _pixels(size: JsonObject, name: str) -> int:
+    """Return a length of a size."""
+    return size.integer(name, least=MIN_IMAGE_SIDE, most=MAX_IMAGE_SIDE)
+
+
+def _statistics(settings: JsonObject, *, do_pad: bool) -> tuple[Channels, Channels]:
+    """Return mean and standard deviation of pixels that are fractions of 1, with ``rescale_factor`` in them."""
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    normalizes = _flag(settings, "do_normalize", True)
+    if normalizes:
+        mean, std = _channels(settings, "image_mean", CLIP_MEAN), _channels(settings, "image_std", CLIP_STD)
+    factor = 1.0
+    if _flag(settings, "do_rescale", True):
+        factor = settings.number("rescale_factor", _default(settings, "rescale_factor", 1 / 255))
+    if factor <= 0:
+        raise settings.wrong("rescale_factor", "above 0")
+    full = 255 * factor  # what a pixel of 255 becomes
+    if abs(full - 1) > 1e-6:
+        mean, std = _divided(mean, full), _divided(std, full)
+    if not all(0 <= value <= 1 for value in mean) or not all(SMALLEST_STD <= value <= MAX_STD for value in std):
+        raise ConfigError(
+            f"{settings.where()} has image_mean {list(mean)} and image_std {list(std)}; they must be fractions of 1, "
+            "and standard deviations cannot be 0"
+        )
+    if do_pad and (not normalizes or abs(full - 1) > 1e-6):
+        raise ConfigError(
+            f"{settings.where()} pads images and has do_normalize or do_rescale false, or another rescale_factor than "
+            "1/255: the padding would not be of the mean color"
+        )
+    return mean, std
+
+
+def _channels(settings: JsonObject, name: str, default: Channels) -> Channels:
+    """Return a value for each of red, green and blue. A single one is that of all."""
+    if is_number(settings.get(name)):
+        return (settings.number(name),) * 3
+    red, green, blue = settings.numbers(name, _default(settings, name, default), count=3)
+    return red, green, blue
+
+
+def _flag(settings: JsonObject, name: str, default: bool) -> bool:
+    """Return a setting that is true or false. null is false to transformers, which writes it."""
+    return settings.flag(name, default if name not in settings else False)
+
+
+def _default(settings: JsonObject, name: str, default: Value) -> Value | None:
+    """Return what stands for a setting that is missing. One that is null has no default in transformers either."""
+    return default if name not in settings else None
+
+
+def _divided(values: Channels, by: float) -> Channels:
+    """Return the values divided by a number."""
+    red, green, blue = values
+    return red / by, green / by, blue / by
