@@ -8,7 +8,7 @@ processor of the vision tower, as in the code of LLaVA and MobileVLM.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,7 +31,7 @@ ASPECT_RATIOS = {"pad": True, "square": False}
 
 @dataclass(frozen=True)
 class Images:
-    """How images are prepared, as in ``llava_runner.contract.ModelCard``."""
+    """How images are prepared, as in ``llava_runner.contract.ModelCard``. ``source`` says for people what says it."""
 
     mean: Channels
     std: Channels
@@ -39,6 +39,18 @@ class Images:
     size: int
     resize: int
     resample: str
+    source: str = field(default="", compare=False)
+
+    def text(self) -> str:
+        """Return for people what is done with an image."""
+        return described(self.aspect_ratio, size=self.size, resize=self.resize, resample=self.resample)
+
+
+def described(aspect_ratio: str, *, size: int, resize: int, resample: str) -> str:
+    """Return for people what is done with an image, by the values that ``ModelCard`` has."""
+    how = {"pad": "padded to a square", "crop": "cropped to the center square", "stretch": "stretched to a square"}
+    kept = "" if resize == size else f", of which the center {size} are kept"
+    return f"{how[aspect_ratio]}, resized to {resize} pixels ({resample}){kept}"
 
 
 def check_pinpoints(config: JsonObject) -> None:
@@ -65,7 +77,8 @@ def find_images(config: JsonObject, folders: Iterable[Path], *, default: str | N
     settings = next((found for found in map(_settings_in, folders) if found is not None), None)
     if settings is None:
         how = default or ("pad" if pads else "crop")
-        return Images(CLIP_MEAN, CLIP_STD, how, image_size, image_size, "bicubic")
+        source = "config.json" if default is None else "its family"
+        return Images(CLIP_MEAN, CLIP_STD, how, image_size, image_size, "bicubic", source)
     images = _images(settings.raising(ConfigError), pads=pads)
     if images.size != image_size:
         raise ConfigError(
@@ -116,7 +129,7 @@ def _images(settings: JsonObject, *, pads: bool | None) -> Images:
     mean, std = _statistics(settings, do_pad=do_pad)
     number = _default(settings, "resample", RESAMPLES.index("bicubic"))
     number = settings.integer("resample", number, least=0, most=len(RESAMPLES) - 1)
-    return Images(mean, std, aspect_ratio, size, resize, RESAMPLES[number])
+    return Images(mean, std, aspect_ratio, size, resize, RESAMPLES[number], settings.where())
 
 
 def _do_pad(settings: JsonObject) -> bool:

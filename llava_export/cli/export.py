@@ -133,7 +133,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Export as the command line says. Raises a ``UserError`` for the user's mistakes."""
     chosen = options(arguments)
     use_huge_pages()
-    from llava_export.cli.terminal import ProgressStages, new_console, print_files, print_prompt, silence_libraries
+    from llava_export.cli.terminal import (
+        ProgressStages,
+        new_console,
+        print_files,
+        print_images,
+        print_prompt,
+        silence_libraries,
+    )
 
     silence_libraries()
     from llava_export.pte.export import export
@@ -161,6 +168,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         print_estimate(console, planned, lacking=lacking)
         print_prompt(console, planned.prompt)
+        print_images(console, planned.checkpoint.images)
         return
     if arguments.report:
         for report in exported.reports:
@@ -168,6 +176,7 @@ def run(arguments: argparse.Namespace) -> None:
     console.print(stages.table())
     print_files(console, exported.files, folder=exported.program.parent)
     print_prompt(console, planned.prompt)
+    print_images(console, planned.checkpoint.images)
     if contract.golden_path(exported.program).name in exported.files:
         console.print(f"\nverify it:  llava verify {exported.program}", soft_wrap=True)
 

@@ -78,8 +78,13 @@ def print_head(console: Console, program: Path, found: PteFile, card: ModelCard 
         "format": f"ExecuTorch {found.identifier}, schema version {found.version}",
     }
     if card:
+        from llava_export.checkpoint.images import described
+
         recipe = ", ".join(f"{name} {value}" for name, value in card.recipe.items() if name != "name")
         rows |= {"source": card.source, "family": card.family, "prompt": f"from {card.prompt_source}"}
+        rows["images"] = described(
+            card.image_aspect_ratio, size=card.image_size, resize=card.image_resize, resample=card.image_resample
+        )
         rows |= {"recipe": f"{card.recipe.get('name')}: {recipe}", "exporter": f"ExecuTorch {card.executorch_version}"}
     console.print(_grid(rows))
 

@@ -19,6 +19,7 @@ from llava_export.system import readable_size
 from llava_runner.timings import peak_memory
 
 if TYPE_CHECKING:
+    from llava_export.checkpoint.images import Images
     from llava_export.checkpoint.prompt import Prompt
 
 
@@ -137,3 +138,9 @@ def print_prompt(console: Console, prompt: Prompt) -> None:
     """Print one turn of a conversation as the model reads it, and where its words come from."""
     console.print(f"\nprompt, from {prompt.source}:")
     console.print(f"  {prompt.example()!r}", style="dim", soft_wrap=True)
+
+
+def print_images(console: Console, images: Images) -> None:
+    """Print what is done with an image, and where that is said."""
+    console.print(f"\nimages, from {images.source}:", soft_wrap=True)
+    console.print(f"  {images.text()}", style="dim", soft_wrap=True)

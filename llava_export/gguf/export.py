@@ -71,6 +71,9 @@ def export_gguf(
             f"llama.cpp's {config.projector.type} is written for {LLAMA_CPP_GRID} by {LLAMA_CPP_GRID} patches, and "
             f"this model has {side} by {side}: llama.cpp can run its language model, but not encode images"
         )
+    images = checkpoint.images
+    if images.aspect_ratio != "pad" or images.resize != images.size:
+        stages.note(f"llama.cpp pads images to a square; those of this checkpoint are {images.text()}")
     write_text = partial(
         write_text_metadata,
         config=config,
@@ -78,9 +81,7 @@ def export_gguf(
         tokenizer=checkpoint.tokenizer,
         eos_ids=stop_ids(prompt, checkpoint),
     )
-    write_vision = partial(
-        write_vision_metadata, config=config, image_mean=checkpoint.images.mean, image_std=checkpoint.images.std
-    )
+    write_vision = partial(write_vision_metadata, config=config, image_mean=images.mean, image_std=images.std)
     files = {
         "language model": GgufFile(text_name(quantization), "llama", quantization, text, write_text),
         "mmproj": GgufFile(mmproj_name(mmproj_type), "clip", mmproj_type, vision, write_vision),

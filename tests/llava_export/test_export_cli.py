@@ -193,7 +193,12 @@ def test_a_dry_run_writes_nothing(checkpoint_of, tmp_path):
     command = [sys.executable, "-m", "llava_export.export", "--dry-run", "--output-dir", tmp_path / "out"]
     done = subprocess.run([*command, "--model", checkpoint_of("plain")], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
-    for shown in ("memory of the export", "the program", "context 768"):
+    for shown in (
+        "memory of the export",
+        "the program",
+        "context 768",
+        "images, from its family:\n  padded to a square",
+    ):
         assert shown in done.stdout
     assert not (tmp_path / "out").exists()
 

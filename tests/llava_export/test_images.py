@@ -18,7 +18,9 @@ from llava_export.builtin import SAMPLE_IMAGE
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.images import CLIP_MEAN, CLIP_STD, PROCESSORS, Images
 from llava_export.errors import CheckpointError, ConfigError
+from llava_export.gguf.export import export_gguf
 from llava_export.pte.package.image import write_image
+from llava_export.stages import Stages
 from llava_runner.contract import RESAMPLES
 from llava_runner.image import prepare_image
 from tests.checkpoints import TINY_LLAVA
@@ -268,6 +270,28 @@ def test_an_image_processor_that_is_no_json_is_refused(folder):
 def test_the_built_in_model_says_that_it_was_trained_with_padding():
     assert open_checkpoint("tiny-llava").images == Images(CLIP_MEAN, CLIP_STD, "pad", 112, 112, "bicubic")
     assert AutoImageProcessor.from_pretrained(TINY_LLAVA).do_pad
+
+
+@pytest.mark.parametrize("settings", [None, CLIP, {**LLAVA, "size": 64, "resample": 1}], ids=str)
+def test_gguf_says_where_llama_cpp_prepares_images_otherwise(settings, folder, tmp_path):
+    images = images_of(folder, settings)
+    checkpoint, stages = open_checkpoint(str(folder)), Stages()
+    prompt = checkpoint.family.prompt
+    export_gguf(checkpoint, quantization="f16", mmproj_type="f16", prompt=prompt, output_dir=tmp_path, stages=stages)
+    note = f"llama.cpp pads images to a square; those of this checkpoint are {images.text()}"
+    assert stages.notes == ([] if images == PLAIN else [note])
+
+
+def test_what_is_done_with_images_is_told(folder):
+    assert (images_of(folder).text(), images_of(folder).source) == (
+        "padded to a square, resized to 56 pixels (bicubic)",
+        "its family",
+    )
+    images = images_of(folder, {**CLIP, "size": {"shortest_edge": 64}, "resample": 0})
+    assert (
+        images.text() == "cropped to the center square, resized to 64 pixels (nearest), of which the center 56 are kept"
+    )
+    assert images.source == str(folder / PREPROCESSOR)
 
 
 @pytest.mark.parametrize("ratio", ["crop", "stretch"])
