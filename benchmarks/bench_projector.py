@@ -101,7 +101,7 @@ def ours(checkpoint: Checkpoint) -> nn.Module:
 
 def naive(checkpoint: Checkpoint) -> nn.Module:
     """Return the projector in torch's own layout, with the checkpoint's weights."""
-    config, reader = checkpoint.config.projector, CheckpointReader(checkpoint.folder)
+    config, reader = checkpoint.config.projector, CheckpointReader(checkpoint.own_folders[-1])
     projector = PROJECTORS[PUBLISHED[config.type]](config.in_features, config.out_features).eval()
     projector.load_state_dict({name: reader.read(KEYS + name).float() for name in projector.state_dict()})
     return projector.requires_grad_(False)

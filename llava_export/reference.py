@@ -84,7 +84,8 @@ class FloatReference:
     def _filled(self, fqn: str) -> Iterator[Any]:
         """Yield a block with its weights, and ask the system to read the next one's from disk meanwhile."""
         block = self._model.get_submodule(fqn)
-        self._weights.fill(block, prefix=fqn, matrices_as_stored=True)
+        # What adapters change is multiplied apart: to merge it takes a second a layer, and each token reads all layers.
+        self._weights.fill(block, prefix=fqn, matrices_as_stored=True, updates_apart=True)
         following = self._following[fqn]
         self._weights.prefetch(self._model.get_submodule(following), prefix=following)
         try:
@@ -108,6 +109,8 @@ class _Float32Linears(TorchFunctionMode):
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return what ``F.linear`` returns, with some rows of the weight converted at a time."""
     y = torch.cat([_product(x, rows.to(x.dtype)) for rows in weight.split(ROWS_AT_ONCE)], dim=-1)
+    if (correction := getattr(weight, "correction", None)) is not None:
+        y = correction.apply(y, x)
     return y if bias is None else y + bias
 
 

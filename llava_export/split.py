@@ -32,7 +32,7 @@ def split(checkpoint: Checkpoint, output_dir: Path, *, overwrite: bool = False) 
     """
     tensors = checkpoint.weights.tensors(checkpoint.build_model(max_context_len=1))
     with staged(
-        output_dir, name="split", names=PARTS, last=PROJECTOR, inputs=checkpoint.folders, overwrite=overwrite
+        output_dir, name="split", names=PARTS, last=PROJECTOR, inputs=checkpoint.paths, overwrite=overwrite
     ) as folder:
         for part, module in ((PROJECTOR, names.PROJECTOR), (CLIP, names.VISION_TOWER)):
             stored = {

@@ -11,7 +11,7 @@ from llava_export.config import check_token_ids
 from llava_export.errors import CheckpointError
 from llava_runner.contract import MAX_CONTEXT, MAX_TEMPERATURE, GenerationDefaults
 
-FILE = "generation_config.json"
+GENERATION_CONFIG = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,19 @@ class SpecialIds:
 
 
 def special_ids(
-    folder: Path, *, bos_id: int, eos_ids: Sequence[int], tokenizer: CheckpointTokenizer, vocab_size: int
+    path: Path | None, *, bos_id: int, eos_ids: Sequence[int], tokenizer: CheckpointTokenizer, vocab_size: int
 ) -> SpecialIds:
     """Return the special ids of a checkpoint. ``bos_id`` and ``eos_ids`` are those of its ``config.json``.
+
+    ``path`` is its ``generation_config.json``, if it has one.
 
     Any id that ``config.json``, ``generation_config.json`` or the tokenizer ends an answer with does. But where
     ``config.json`` has another beginning than the tokenizer, as configs from before 2023 do, its ids are those of
     another tokenizer. Raises ``CheckpointError`` for ids that are not in the vocabulary.
     """
-    generation = object_in(folder / FILE)
+    generation = object_in(path)
     own = generation.integers("eos_token_id", ()) if generation.get("eos_token_id") is not None else ()
-    check_token_ids(f"{FILE}: eos_token_id", *(own or eos_ids), vocab_size=vocab_size)
+    check_token_ids(f"{GENERATION_CONFIG}: eos_token_id", *(own or eos_ids), vocab_size=vocab_size)
     of_tokenizer = [tokenizer.eos_id] if tokenizer.eos_id >= 0 else []
     notes = []
     if tokenizer.bos_id not in (-1, bos_id) and (own or of_tokenizer):
@@ -45,16 +47,16 @@ def special_ids(
         bos_id, eos_ids = tokenizer.bos_id, ()
     ends = [i for i in dict.fromkeys((*eos_ids, *own, *of_tokenizer)) if i != bos_id]
     if not ends:
-        raise CheckpointError(f"{folder}: the token that ends an answer, {bos_id}, also begins a text")
+        raise CheckpointError(f"the token that ends an answer, {bos_id}, also begins a text")
     return SpecialIds(bos_id, tuple(ends), tuple(notes))
 
 
-def generation_defaults(folder: Path) -> GenerationDefaults:
-    """Return how answers are sampled by ``generation_config.json``. Raises ``CheckpointError`` for odd values.
+def generation_defaults(path: Path | None) -> GenerationDefaults:
+    """Return how answers are sampled by a ``generation_config.json``, if there is one. Raises ``CheckpointError`` for odd values.
 
     As in transformers, temperature and top-p count where ``do_sample`` is true; otherwise answers are greedy.
     """
-    settings = object_in(folder / FILE)
+    settings = object_in(path)
     samples = settings.flag("do_sample", False)
     found = GenerationDefaults(
         temperature=settings.number("temperature", 1.0) if samples else 0.0,

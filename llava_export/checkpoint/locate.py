@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from llava_export.builtin import CHECKPOINTS
@@ -11,12 +12,12 @@ from llava_export.errors import CheckpointError
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # The files that are downloaded. Some repositories have the weights in several formats; .bin files are downloaded only
 # where there are no .safetensors.
-HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
-HUB_BIN_FILES = ["pytorch_model*.bin"]
+HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "non_lora_trainables.bin", "mm_projector.bin"]
+HUB_BIN_FILES = ["pytorch_model*.bin", "adapter_model.bin"]
 
 
-def locate(model: str, *, flag: str = "--model") -> Path:
-    """Return the folder of a built-in name, folder or hub id. It has a ``config.json``. Raises ``CheckpointError``.
+def locate(model: str, *, flag: str = "--model", files: Sequence[str] = ("config.json",)) -> Path:
+    """Return the folder of a built-in name, folder or hub id. It has one of ``files``. Raises ``CheckpointError``.
 
     ``flag`` is where the user named ``model``, for messages.
     """
@@ -29,8 +30,8 @@ def locate(model: str, *, flag: str = "--model") -> Path:
         raise CheckpointError(f"{model} is no folder, no hub id and no built-in model ({', '.join(CHECKPOINTS)})")
     if not folder.is_dir():
         raise CheckpointError(f"{model} is a file; {flag} takes the folder of a checkpoint")
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{model} has no config.json; is it the folder of a checkpoint?")
+    if not any((folder / name).is_file() for name in files):
+        raise CheckpointError(f"{model} has no {files[0]}; is it the folder of a checkpoint?")
     return folder
 
 

@@ -77,7 +77,7 @@ def stop_ids(prompt: Prompt, checkpoint: Checkpoint) -> tuple[int, ...]:
 def special_tokens(checkpoint: Checkpoint) -> SpecialTokens:
     """Return the special tokens that a template may use. Raises ``CheckpointError`` for files that are damaged."""
     tokenizer = checkpoint.tokenizer
-    image = object_in(checkpoint.folder / "processor_config.json").get("image_token")
+    image = object_in(checkpoint.file("processor_config.json")).get("image_token")
     return SpecialTokens(
         bos=tokenizer.text(checkpoint.config.bos_id),
         eos=tokenizer.text(tokenizer.eos_id if tokenizer.eos_id >= 0 else checkpoint.config.eos_ids[0]),
@@ -97,7 +97,8 @@ def _found(checkpoint: Checkpoint, given: str | None) -> tuple[ChatPrompt, str]:
             names = ", ".join(PROMPTS)
             raise CheckpointError(f"--prompt-template {given} is neither a file nor one of {names}")
         return chat_prompt(read_template(path), tokens=tokens), str(path)
-    found = find_chat_template(checkpoint.folder)
+    templates = (find_chat_template(folder) for folder in checkpoint.own_folders)
+    found = next((template for template in templates if template is not None), None)
     family = f"the family {checkpoint.family.name}"
     if found is None:
         return checkpoint.family.prompt, family

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -74,12 +75,26 @@ class CheckpointReader:
 
     def add(self, folder: Path) -> None:
         """Add the tensors of another checkpoint, for example of the vision tower. Raises ``CheckpointError``."""
-        self._shards |= {path: _open_shard(path) for path in _shard_paths(folder)}
+        self._shards |= {path: open_shard(path) for path in _shard_paths(folder)}
         self._shard_of = {key: shard for shard in self._shards.values() for key in shard.shapes}
         self.shapes = {key: shape for shard in self._shards.values() for key, shape in shard.shapes.items()}
         if not self.shapes:
             raise CheckpointError(f"the weights in {self.folder} hold no tensors")
         self._keep_what_fits()
+
+    def replace(self, path: Path, keys: Mapping[str, str]) -> None:
+        """Read tensors from another file in place of those that have their keys, or in addition.
+
+        ``keys`` has their keys here by those in the file. Raises ``CheckpointError``.
+        """
+        shard = open_shard(path)
+        shard.rename(keys)
+        self._shard_of |= dict.fromkeys(keys.values(), shard)
+        self.shapes |= shard.shapes
+
+    def file_of(self, key: str) -> Path:
+        """Return the file that a tensor is read from."""
+        return self._shard_of[key].path
 
     def _keep_what_fits(self) -> None:
         """Choose the shards of a checkpoint larger than memory that stay in the system's cache.
@@ -104,8 +119,8 @@ class CheckpointReader:
         found = self._shard_of[key].dtypes[key]
         if not isinstance(found, torch.dtype) or found not in FLOAT_DTYPES.values():
             raise CheckpointError(
-                f"{key} in {self.folder} is {found}; only float16, bfloat16 and float32 weights can be read, not ones "
-                "quantized already"
+                f"{key} in {self.file_of(key).parent} is {found}; only float16, bfloat16 and float32 weights can be "
+                "read, not ones quantized already"
             )
         return found
 
@@ -115,11 +130,16 @@ class CheckpointReader:
         return self._shard_of[key].read(key)
 
 
-def _open_shard(path: Path) -> Shard | LoadedShard:
+def open_shard(path: Path) -> Shard | LoadedShard:
     """Open a file of weights. Raises ``CheckpointError`` if it is missing or damaged."""
     if not path.is_file():
         raise CheckpointError(f"shard {path.name} is named by the index but missing in {path.parent}")
     return open_safetensors(path) if path.suffix == ".safetensors" else open_bin(path)
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether a folder has files of a whole model's weights."""
+    return any((folder / name).is_file() for names in LAYOUTS for name in names)
 
 
 def _shard_paths(folder: Path) -> list[Path]:

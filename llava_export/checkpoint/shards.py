@@ -45,9 +45,15 @@ class Shard:
         self.shapes = {key: entry.shape for key, entry in entries.items()}
         self.dtypes = {key: entry.dtype for key, entry in entries.items()}
         self.is_kept = True
-        self._path = path
+        self.path = path
         self._entries = entries
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (open as long as the shard is)
+
+    def rename(self, keys: Mapping[str, str]) -> None:
+        """Give the tensors other keys, which ``keys`` has by their own. Those that it does not have are forgotten."""
+        self._entries = {new: self._entries[key] for key, new in keys.items()}
+        self.shapes = {new: self.shapes[key] for key, new in keys.items()}
+        self.dtypes = {new: self.dtypes[key] for key, new in keys.items()}
 
     def prefetch(self, key: str) -> None:
         """Start to read a tensor from disk without waiting for it."""
@@ -62,7 +68,7 @@ class Shard:
         while unread:
             count = self._file.readinto(unread)
             if not count:
-                raise CheckpointError(f"{self._path} is shorter than it says it is; download it again")
+                raise CheckpointError(f"{self.path} is shorter than it says it is; download it again")
             unread = unread[count:]
         if not self.is_kept:
             self._advise(key, "POSIX_FADV_DONTNEED")
@@ -81,10 +87,17 @@ class LoadedShard:
 
     is_kept = True
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        self.path = path
         self._tensors = tensors
         self.shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         self.dtypes = {key: tensor.dtype for key, tensor in tensors.items()}
+
+    def rename(self, keys: Mapping[str, str]) -> None:
+        """Give the tensors other keys, which ``keys`` has by their own. Those that it does not have are forgotten."""
+        self._tensors = {new: self._tensors[key] for key, new in keys.items()}
+        self.shapes = {new: self.shapes[key] for key, new in keys.items()}
+        self.dtypes = {new: self.dtypes[key] for key, new in keys.items()}
 
     def prefetch(self, key: str) -> None:
         """Do nothing: the tensor is in memory."""

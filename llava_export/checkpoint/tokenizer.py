@@ -228,8 +228,8 @@ def _adds_bos(settings: JsonObject, tokenizer_json: JsonObject) -> bool:
     return any("SpecialToken" in begin for begin in begins)
 
 
-def object_in(path: Path) -> JsonObject:
+def object_in(path: Path | None) -> JsonObject:
     """Return the JSON object in a file, or an empty one if there is no such file."""
-    if path.is_file():
+    if path is not None and path.is_file():
         return read_object(path, error=CheckpointError)
     return JsonObject({}, what=str(path), error=CheckpointError)

@@ -30,7 +30,7 @@ Records = dict[int, int]  # where in the file the values of a storage begin, and
 def open_bin(path: Path) -> Shard | LoadedShard:
     """Open a file that ``torch.save`` wrote. Raises ``CheckpointError`` if it is damaged or holds more than tensors."""
     if not _is_zip(path):
-        return LoadedShard(_unpickle(path))
+        return LoadedShard(path, _unpickle(path))
     records = _records(path)
     # With fake tensors torch reads no values, but notes where in the file each storage begins.
     with FakeTensorMode():

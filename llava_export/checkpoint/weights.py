@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
 
+from llava_export.checkpoint.lora import Correction, LoraUpdate
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.config import LlavaConfig
 from llava_export.errors import CheckpointError
@@ -39,16 +41,28 @@ class CheckpointTensor:
 
 
 class Weights:
-    """The parameters of a ``LlavaModel`` of this config, read from this checkpoint."""
+    """The parameters of a ``LlavaModel`` of this config, read from this checkpoint.
 
-    def __init__(self, reader: CheckpointReader, *, family: Family, config: LlavaConfig) -> None:
+    ``updates`` are changes that adapters make in weights, by the model's names. What is read has them merged.
+    """
+
+    def __init__(
+        self,
+        reader: CheckpointReader,
+        *,
+        family: Family,
+        config: LlavaConfig,
+        updates: Mapping[str, LoraUpdate] | None = None,
+    ) -> None:
         self._reader = reader
+        self._updates = updates or {}
         self._family = family
         self._vision = config.vision
         self._num_decoder_layers = config.text.num_hidden_layers
         self._tied = config.text.tie_word_embeddings
         self._unknown = [key for key in reader.shapes if family.rename(key) is None]
-        self._largest: dict[str, float] = {}
+        self._largest: dict[tuple[str, bool], float] = {}  # by key, and whether updates are merged
+        self._row_factors: dict[str, Tensor | None] = {}  # they take as long as merging, so they are kept
         self._key_of = {fqn: key for key in reader.shapes if (fqn := family.rename(key)) is not None}
 
     def check_depth(self) -> None:
@@ -108,43 +122,79 @@ class Weights:
     def read_as_stored(self, tensor: CheckpointTensor) -> Tensor:
         """Return a tensor's values in the checkpoint's type and shape, for example of a 1x1 convolution.
 
-        Raises ``CheckpointError`` for NaN and infinity. The float model reads tensors many times, so each is searched
-        the first time.
+        Raises ``CheckpointError`` for NaN and infinity.
         """
         key = self._key_of[tensor.fqn]
         values = self._reader.read(key)
-        if key not in self._largest:
-            low, high = values.aminmax() if values.numel() else (torch.zeros(()), torch.zeros(()))
-            self._largest[key] = max(abs(float(low)), abs(float(high)))  # NaN if one value is
-            if not math.isfinite(self._largest[key]) or math.isnan(float(high)):
-                count = int(values.numel() - values.isfinite().sum())
-                raise CheckpointError(
-                    f"{key} in {self._reader.folder} has NaN or infinity in {count:,} of {values.numel():,} values: "
-                    "the checkpoint is damaged, or training failed"
-                )
+        if tensor.fqn in self._updates:
+            values = self._updates[tensor.fqn].read().merged(values)
+        self._check_values(key, values)
         return values
+
+    def _check_values(self, key: str, values: Tensor, *, merged: bool = True) -> None:
+        """Raise ``CheckpointError`` for NaN and infinity in what was read of a key, the first time that it is read."""
+        if (key, merged) in self._largest:
+            return
+        low, high = values.aminmax() if values.numel() else (torch.zeros(()), torch.zeros(()))
+        self._largest[key, merged] = max(abs(float(low)), abs(float(high)))  # NaN if one value is
+        if not math.isfinite(self._largest[key, merged]) or math.isnan(float(high)):
+            count = int(values.numel() - values.isfinite().sum())
+            raise CheckpointError(
+                f"{key} in {self._reader.file_of(key).parent} has NaN or infinity in {count:,} of {values.numel():,} "
+                "values: the checkpoint is damaged, or training failed"
+            )
 
     def largest(self, tensor: CheckpointTensor) -> float:
         """Return the largest magnitude in a tensor that has been read."""
-        return self._largest[self._key_of[tensor.fqn]]
+        return self._largest[self._key_of[tensor.fqn], True]
 
-    def fill(self, block: nn.Module, *, prefix: str, matrices_as_stored: bool = False) -> None:
+    def fill(
+        self, block: nn.Module, *, prefix: str, matrices_as_stored: bool = False, updates_apart: bool = False
+    ) -> None:
         """Give every parameter of ``block`` its float32 values. ``prefix`` is the block's name in the model.
 
-        With ``matrices_as_stored`` the weights of linears and embeddings keep the checkpoint's type.
+        With ``matrices_as_stored`` the weights of linears and embeddings keep the checkpoint's type. With
+        ``updates_apart`` nothing is merged into the weights of linears: what adapters change there is a ``Correction``,
+        the parameter's attribute ``correction``.
         """
         for module, name, sources in self._parameters(block, prefix):
-            tensors = [self.read(source) for source in sources]
-            values = module.fuse(tensors) if isinstance(module, FusedLinear) else tensors[0]
-            if not (matrices_as_stored and name == "weight" and isinstance(module, (nn.Linear, nn.Embedding))):
+            is_linear = name == "weight" and isinstance(module, nn.Linear)
+            apart = updates_apart and is_linear and any(source.fqn in self._updates for source in sources)
+            tensors = [self._read_base(source) if apart else self.read(source) for source in sources]
+            fuse = module.fuse if isinstance(module, FusedLinear) else itemgetter(0)
+            values = fuse(tensors)
+            if not (matrices_as_stored and (is_linear or isinstance(module, nn.Embedding))):
                 values = values.to(torch.float32)
-            setattr(module, name, nn.Parameter(values, requires_grad=False))
+            parameter = nn.Parameter(values, requires_grad=False)
+            if apart:
+                parameter.correction = self._correction(sources, tensors, fuse)  # type: ignore[attr-defined]
+            setattr(module, name, parameter)
+
+    def _read_base(self, source: CheckpointTensor) -> Tensor:
+        """Return a tensor's values without what adapters change."""
+        key = self._key_of[source.fqn]
+        values = self._reader.read(key)
+        self._check_values(key, values, merged=False)
+        return values.reshape(source.shape)
+
+    def _correction(
+        self, sources: list[CheckpointTensor], tensors: list[Tensor], fuse: Callable[[Sequence[Tensor]], Tensor]
+    ) -> Correction:
+        """Return what adapters change in a linear whose weight ``fuse`` makes of these tensors."""
+        changes = [self._updates[source.fqn].read() if source.fqn in self._updates else None for source in sources]
+        for source, tensor, change in zip(sources, tensors, changes, strict=True):
+            if change is not None and source.fqn not in self._row_factors:
+                self._row_factors[source.fqn] = change.row_factors(tensor)
+        factors = [self._row_factors.get(source.fqn) for source in sources]
+        return Correction.fused(changes, factors, rows=[len(tensor) for tensor in tensors], fuse=fuse)
 
     def prefetch(self, block: nn.Module, *, prefix: str) -> None:
         """Ask the system to read a block's tensors from disk, without waiting. A later ``fill`` finds them ready."""
         for _, _, tensors in self._parameters(block, prefix):
             for tensor in tensors:
                 self._reader.prefetch(self._key_of[tensor.fqn])
+                if tensor.fqn in self._updates:
+                    self._updates[tensor.fqn].prefetch()
 
     def release(self, block: nn.Module) -> None:
         """Drop the values of a block's parameters and keep their shapes."""

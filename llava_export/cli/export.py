@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from llava_export.cli.flags import add_checkpoint_flags, add_output_dir, add_prompt_template
+from llava_export.cli.flags import add_checkpoint_flags, add_output_dir, add_prompt_template, checkpoint_parts
 from llava_export.errors import ExportError
 from llava_export.pte.options import LOWERINGS, PARTITIONERS, Options
 from llava_export.recipe import ALGORITHMS, DEFAULT_RECIPE, EMBEDDING_BITS, KV_CACHES, LINEAR_SCHEMES, RECIPES
@@ -151,7 +151,9 @@ def run(arguments: argparse.Namespace) -> None:
     stages = ProgressStages(console, total=NUM_STAGES if chosen.golden else NUM_STAGES - 1)
     with stages.running():
         with stages.stage("open checkpoint"):
-            planned = plan(arguments.model, chosen, vision_tower=arguments.vision_tower)
+            planned = plan(arguments.model, chosen, **checkpoint_parts(arguments))
+        for note in planned.checkpoint.notes:
+            stages.note(note)
         lacking = shortages(planned.estimate, output_dir=arguments.output_dir)
         if not arguments.dry_run:
             if lacking and not arguments.force:

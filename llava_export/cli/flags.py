@@ -12,20 +12,36 @@ DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
 
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser, *, default: str | None = DEFAULT_MODEL) -> None:
-    """Add ``--model`` and ``--vision-tower``. Without a ``default`` model the flag is required."""
+    """Add ``--model``, and the flags for parts of it that ``checkpoint_parts`` reads.
+
+    Without a ``default`` model the flag is required.
+    """
     parser.add_argument(
         "-m",
         "--model",
         default=default,
         required=default is None,
-        help="hub id, folder of a checkpoint, or a built-in one like tiny-mobilevlm"
+        help="hub id, folder of a checkpoint or LoRA adapter, or a built-in one like tiny-mobilevlm"
         + (" (default: %(default)s)" if default else ""),
+    )
+    parser.add_argument(
+        "--base-model",
+        metavar="MODEL",
+        help="where --model is an adapter or only a projector: the model it belongs to (default: the one it names)",
+    )
+    parser.add_argument(
+        "--projector", metavar="PATH", help="file or folder with a projector in place of the model's, mm_projector.bin"
     )
     parser.add_argument(
         "--vision-tower",
         metavar="MODEL",
         help="hub id or folder of the CLIP tower, where the checkpoint has none inside",
     )
+
+
+def checkpoint_parts(arguments: argparse.Namespace) -> dict[str, str | None]:
+    """Return what a command line says of the parts of ``--model``, as ``open_checkpoint`` takes it."""
+    return {name: getattr(arguments, name) for name in ("vision_tower", "base_model", "projector")}
 
 
 def add_prompt_template(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from llava_export.cli.flags import add_checkpoint_flags, add_output_dir, add_prompt_template
+from llava_export.cli.flags import add_checkpoint_flags, add_output_dir, add_prompt_template, checkpoint_parts
 from llava_export.gguf.options import DEFAULT_MMPROJ_TYPE, DEFAULT_QUANTIZATION, MMPROJ_TYPES, TEXT_QUANTIZATIONS
 from llava_runner.arguments import ArgumentParser, run_command
 
@@ -66,8 +66,10 @@ def run(arguments: argparse.Namespace) -> None:
     stages = ProgressStages(console, total=NUM_STAGES)
     with stages.running():
         with stages.stage("open checkpoint"):
-            checkpoint = open_checkpoint(arguments.model, vision_tower=arguments.vision_tower)
+            checkpoint = open_checkpoint(arguments.model, **checkpoint_parts(arguments))
             prompt = find_prompt(checkpoint, given=arguments.prompt_template)
+        for note in checkpoint.notes:
+            stages.note(note)
         files = export_gguf(
             checkpoint,
             quantization=arguments.quantization,

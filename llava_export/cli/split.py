@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from llava_export.cli.flags import add_checkpoint_flags, add_output_dir
+from llava_export.cli.flags import add_checkpoint_flags, add_output_dir, checkpoint_parts
 from llava_runner.arguments import ArgumentParser, run_command
 
 EPILOG = """It writes llava.projector, llava.clip, and the folder text-model: a Llama
@@ -40,6 +40,6 @@ def run(arguments: argparse.Namespace) -> None:
     from llava_export.checkpoint.checkpoint import open_checkpoint
     from llava_export.split import split
 
-    checkpoint = open_checkpoint(arguments.model, vision_tower=arguments.vision_tower)
+    checkpoint = open_checkpoint(arguments.model, **checkpoint_parts(arguments))
     for path in split(checkpoint, arguments.output_dir, overwrite=arguments.overwrite):
         print(path)

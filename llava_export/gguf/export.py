@@ -91,7 +91,7 @@ def export_gguf(
         name="gguf",
         names=[file.name for file in files.values()],
         last=mmproj_name(mmproj_type),
-        inputs=checkpoint.folders,
+        inputs=checkpoint.paths,
         overwrite=overwrite,
     ) as folder:
         for what, file in files.items():

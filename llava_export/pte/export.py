@@ -52,7 +52,7 @@ def export(plan: Plan, *, output_dir: Path, pte_name: str, stages: Stages, overw
         name=Path(pte_name).stem,
         names=names,
         last=manifest_name,
-        inputs=checkpoint.folders,
+        inputs=checkpoint.paths,
         overwrite=overwrite,
     ) as folder:
         with stages.stage("write tokenizer, image"):
@@ -62,9 +62,7 @@ def export(plan: Plan, *, output_dir: Path, pte_name: str, stages: Stages, overw
         with ExitStack() as parallel:
             if plan.options.golden:
                 question = golden_question(checkpoint, card=card)
-                wait_for_answer = parallel.enter_context(
-                    in_background(float_answer, str(checkpoint.folder), checkpoint.vision_tower, question)
-                )
+                wait_for_answer = parallel.enter_context(in_background(float_answer, checkpoint.reopen, question))
             # ExecuTorch's compiler takes seconds to import. The float model is already at work meanwhile, and a
             # mistake was found before.
             from llava_export.pte.build import build_program

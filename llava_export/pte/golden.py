@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from llava_export.builtin import SAMPLE_IMAGE
-from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.config import LlavaConfig
 from llava_export.errors import ExportError
 from llava_export.reference import FloatReference
@@ -158,15 +158,15 @@ class FloatAnswer:
 
 
 def float_answer(
-    folder: str, vision_tower: str | None, question: Question, *, on_step: Callable[[], None]
+    open_checkpoint: Callable[[], Checkpoint], question: Question, *, on_step: Callable[[], None]
 ) -> FloatAnswer:
-    """Ask the float model of the checkpoint in ``folder``. Return its answer, with the time and memory that it took.
+    """Ask the float model of a checkpoint. Return its answer, with the time and memory that it took.
 
     To be run in a process of its own, because lowering keeps one processor busy. ``on_step`` is called ``num_steps``
     times, if the answer is not shorter than ``MAX_TOKENS``.
     """
     start = time.perf_counter()
-    checkpoint = open_checkpoint(folder, vision_tower=vision_tower)
+    checkpoint = open_checkpoint()
     model = checkpoint.build_model(max_context_len=question.num_positions(checkpoint.config))
     reference = FloatReference(model, weights=checkpoint.weights, on_block=on_step)
     golden = record(reference, question)

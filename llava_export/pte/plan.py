@@ -27,9 +27,12 @@ class Plan:
     estimate: Estimate
 
 
-def plan(model: str, options: Options, *, vision_tower: str | None = None) -> Plan:
-    """Open and check the checkpoint of ``model``. Write nothing. Raises a ``UserError`` for the user's mistakes."""
-    checkpoint = open_checkpoint(model, vision_tower=vision_tower)
+def plan(model: str, options: Options, **parts: str | None) -> Plan:
+    """Open and check the checkpoint of ``model``. Write nothing. Raises a ``UserError`` for the user's mistakes.
+
+    ``parts`` are further arguments of ``open_checkpoint``.
+    """
+    checkpoint = open_checkpoint(model, **parts)
     prompt = find_prompt(checkpoint, given=options.prompt_template)
     max_seq_len, max_context_len = _lengths(checkpoint.config, options)
     shapes = checkpoint.build_model(max_context_len=1)

@@ -1,0 +1,150 @@
+"""What a LoRA changes in one weight: added to it some rows at a time, or kept apart as two small matrices.
+
+LoRA (Hu et al., 2021) adds a product of two small matrices to a weight. DoRA (Liu et al., 2024) then also gives each
+row of the sum a length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llava_export.checkpoint.shards import LoadedShard, Shard
+from llava_export.errors import CheckpointError
+
+ROWS_AT_ONCE = 1024  # of a weight, in float32
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A change of a weight ``[rows, columns]``, in float32.
+
+    The changed weight is ``weight + left @ right``, with ``left`` ``[rows, rank]`` and ``right`` ``[rank, columns]``.
+    With ``lengths`` ``[rows]`` its rows are then scaled to these lengths.
+    """
+
+    left: Tensor
+    right: Tensor
+    lengths: Tensor | None = None
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """Return the changed weight in the type and shape of ``weight``. More dimensions count as columns."""
+        merged = torch.empty(weight.shape, dtype=weight.dtype)
+        self._changed(weight, into=merged.flatten(1))
+        return merged
+
+    def row_factors(self, weight: Tensor) -> Tensor | None:
+        """Return what the rows are multiplied with after the addition, or None if they are not."""
+        return None if self.lengths is None else self._changed(weight)
+
+    def _changed(self, weight: Tensor, *, into: Tensor | None = None) -> Tensor:
+        """Return the factors of the rows, and write the changed rows."""
+        factors = torch.ones(len(weight))
+        for start in range(0, len(weight), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            changed = torch.addmm(weight[rows].flatten(1).to(torch.float32), self.left[rows], self.right)
+            if self.lengths is not None:
+                factors[rows] = self.lengths[rows] / changed.norm(dim=1)
+                changed *= factors[rows, None]
+            if into is not None:
+                into[rows] = changed
+        return factors
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The changes of one or more weights, fused to one linear, to be applied to what the linear makes without them.
+
+    ``left`` and ``right`` are as in ``LowRank``; ``factors`` ``[rows]`` scale the outputs, or are None.
+    """
+
+    left: Tensor
+    right: Tensor
+    factors: Tensor | None
+
+    @classmethod
+    def fused(
+        cls,
+        changes: Sequence[LowRank | None],
+        factors: Sequence[Tensor | None],
+        *,
+        rows: Sequence[int],
+        fuse: Callable[[Sequence[Tensor]], Tensor],
+    ) -> Correction:
+        """Return the changes of several weights. Each has ``rows``, a change or None, and ``factors`` or None.
+
+        ``fuse`` puts the rows of the weights together.
+        """
+        ranks = [0 if change is None else len(change.right) for change in changes]
+        lefts = [torch.zeros(count, sum(ranks)) for count in rows]
+        for i, change in enumerate(changes):
+            if change is not None:
+                lefts[i][:, sum(ranks[:i]) : sum(ranks[: i + 1])] = change.left
+        scaled = [torch.ones(count) if it is None else it for it, count in zip(factors, rows, strict=True)]
+        return cls(
+            fuse(lefts),
+            torch.cat([change.right for change in changes if change is not None]),
+            None if all(it is None for it in factors) else fuse(scaled),
+        )
+
+    def apply(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return the outputs of the changed linear, given those without the changes, ``y``, and its inputs."""
+        y = y + F.linear(F.linear(x, self.right), self.left)
+        return y if self.factors is None else y * self.factors
+
+
+@dataclass(frozen=True)
+class LoraUpdate:
+    """What an adapter changes in one weight, in its file.
+
+    ``a`` and ``b`` are the keys of ``lora_A`` and ``lora_B``, and ``magnitude`` that of DoRA's lengths or None. The
+    matrices of an embedding are those of its transpose.
+    """
+
+    shard: Shard | LoadedShard
+    a: str
+    b: str
+    scale: float
+    magnitude: str | None = None
+    is_embedding: bool = False
+
+    def misfit(self, shape: tuple[int, ...]) -> str | None:
+        """Return the shapes in words if they do not fit a weight of this shape, or None if they do."""
+        shapes = self.shard.shapes
+        a, b = shapes[self.a], shapes[self.b]
+        wide = _flat(shape)
+        rows, columns = reversed(wide) if self.is_embedding else wide
+        fits = len(shape) >= 2 and _flat(a)[1:] == (columns,) and _flat(b) == (rows, a[0])
+        if self.magnitude is not None:
+            fits = fits and len(shape) == 2 and shapes[self.magnitude] == (rows,)
+        return None if fits else f"{list(a)} and {list(b)} for a weight of {list(shape)}"
+
+    def read(self) -> LowRank:
+        """Return the change. Raises ``CheckpointError`` for values that are no numbers."""
+        a, b = self._read(self.a).flatten(1), self._read(self.b).flatten(1) * self.scale
+        if self.is_embedding:
+            return LowRank(a.T.contiguous(), b.T.contiguous())
+        return LowRank(b, a, self._read(self.magnitude) if self.magnitude is not None else None)
+
+    def prefetch(self) -> None:
+        """Ask the system to read the matrices from disk, without waiting."""
+        for key in (self.a, self.b):
+            self.shard.prefetch(key)
+
+    def _read(self, key: str) -> Tensor:
+        values = self.shard.read(key).to(torch.float32)
+        if not values.isfinite().all():
+            raise CheckpointError(f"{key} in {self.shard.path} has NaN or infinity: it is damaged, or training failed")
+        return values
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape with all dimensions after the first as one."""
+    columns = 1
+    for size in shape[1:]:
+        columns *= size
+    return (*shape[:1], columns)
