@@ -31,7 +31,7 @@ LORA_KEY = re.compile(
     r"(\.(?!weight$|bias$)\w+)?(\.weight)?"
 )
 # Within the key of a whole weight that was saved: the wrappers of peft.
-WRAPPERS = re.compile(r"\.base_layer(?=\.)|\.modules_to_save(\.\w+(?=\.\w+$))?(?=\.)")
+WRAPPERS = re.compile(r"\.base_layer(?=\.)|\.modules_to_save(\.default)?(?=\.)")
 # Options that change more than a product of two matrices that is added. Newer ones are noticed by their form.
 UNSUPPORTED = (
     "alora_invocation_tokens", "layer_replication", "lora_bias", "target_parameters", "trainable_token_indices"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,14 +31,17 @@ from llava_runner.contract import GenerationDefaults
 class Checkpoint:
     """A checkpoint whose ``config.json``, keys and shapes were checked.
 
-    ``name`` is what the user called it. Config and tokenizer are looked for in ``own_folders``: that of an adapter, if
-    there is one, and that of the model itself. ``paths`` are all that it is read from, a vision tower's folder among
-    them. ``generation`` says how the model's authors sample, and ``images`` how images are prepared. ``notes`` are
-    sentences for the user: what it is made of, and what was not taken as the files say it. ``weights`` reads the
-    tensors. ``reopen`` opens it again, also in another process.
+    ``name`` is what the user called it, and ``parts`` what they called parts of it, by the arguments of
+    ``open_checkpoint``; ``source`` says in words what it is made of. ``notes`` are sentences for the user: of what it is
+    made, and what was not taken as the files say it. Config and tokenizer are looked for in ``own_folders``: that of an
+    adapter, if there is one, and that of the model itself. ``paths`` are all that it is read from, a vision tower's
+    folder among them. ``generation`` says how the model's authors sample, and ``images`` how images are prepared.
+    ``weights`` reads the tensors. ``reopen`` opens the checkpoint again, also in another process.
     """
 
     name: str
+    parts: Mapping[str, str]
+    source: str
     own_folders: tuple[Path, ...]
     paths: tuple[Path, ...]
     notes: tuple[str, ...]
@@ -87,6 +90,7 @@ def open_checkpoint(
     project cannot build such a model, and ``CheckpointError`` if files are missing, damaged, or do not fit
     ``config.json``.
     """
+    given = {"base_model": base_model, "projector": projector, "vision_tower": vision_tower}
     parts = find_parts(model, base_model=base_model, projector=projector)
     settings, config_folder = parts.settings(vision_tower=vision_tower)
     family = find_family(settings)
@@ -125,10 +129,12 @@ def open_checkpoint(
     )
     weights = Weights(reader, family=family, config=config, updates=changes.updates)
     checkpoint = Checkpoint(
-        name=model.encode("utf-8", "backslashreplace").decode(),  # the name of a folder may be no Unicode
+        name=_as_unicode(model),
+        parts={name: _as_unicode(value) for name, value in given.items() if value is not None},
+        source=_as_unicode("; ".join((model, *parts.notes()))),
         own_folders=parts.folders,
         paths=(*paths, parts.projector) if parts.projector else tuple(paths),
-        notes=(*parts.describe(), *ids.notes),
+        notes=(*(f"{model}: {note}" for note in parts.notes()), *ids.notes),
         family=family,
         config=config,
         tokenizer=tokenizer,
@@ -146,6 +152,11 @@ def open_checkpoint(
     weights.check_depth()
     weights.check(checkpoint.build_model(max_context_len=1))
     return checkpoint
+
+
+def _as_unicode(name: str) -> str:
+    """Return a name as text. That of a folder may be no Unicode."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _changes(parts: Parts, reader: CheckpointReader, *, family: Family) -> Changes:

@@ -24,13 +24,14 @@ LLAMA_WITH_PROJECTOR = {"model_type": "llava_llama", "mm_projector_type": "mlp2x
 class Parts:
     """The parts of a model.
 
-    ``model`` is the folder that the user named, and ``base`` one with weights, mostly the same. ``adapter`` is the
-    folder of an adapter, and ``projector`` a file with a projector; both may be None. ``folders`` are those in which
-    config and tokenizer are looked for, the base last.
+    ``model`` is the folder that the user named, and ``base`` one with weights, mostly the same; ``base_name`` is what
+    it is called. ``adapter`` is the folder of an adapter, and ``projector`` a file with a projector; both may be None.
+    ``folders`` are those in which config and tokenizer are looked for, the base last.
     """
 
     model: Path
     base: Path
+    base_name: str
     adapter: Path | None
     projector: Path | None
     folders: tuple[Path, ...]
@@ -64,10 +65,15 @@ class Parts:
             return JsonObject(made, what=str(self.base / CONFIG), error=ConfigError), self.base
         return base, self.base
 
-    def describe(self) -> list[str]:
-        """Return sentences that say what is put together, if there is more than one part."""
-        sentences = [f"{self.adapter} is a LoRA of {self.base}, and is merged into it"] if self.adapter else []
-        return sentences + ([f"the projector is that of {self.projector}"] if self.projector else [])
+    def notes(self) -> list[str]:
+        """Return what is put together, if there is more than one part."""
+        notes = []
+        if self.adapter is not None:
+            notes.append(f"a LoRA merged into {self.base_name}")
+        if self.projector is not None:
+            is_all = self.projector.parent == self.model != self.base
+            notes.append(f"a projector put into {self.base_name}" if is_all else f"with the projector {self.projector}")
+        return notes
 
 
 def file_in(folders: Iterable[Path], name: str) -> Path | None:
@@ -91,19 +97,20 @@ def find_parts(model: str, *, base_model: str | None = None, projector: str | No
     if not is_adapter and own_projector is None:
         if base_model is not None:
             raise CheckpointError(f"--base-model {base_model}: {model} is neither an adapter nor a projector alone")
-        base = folder
+        base, base_name = folder, model
     else:
-        base, beside = _base_of(folder, base_model=base_model, is_adapter=is_adapter), (folder,)
+        base, base_name = _base_of(folder, base_model=base_model, is_adapter=is_adapter)
+        beside = (folder,)
     if projector is not None:
         own_projector = _projector_file(projector)
         beside = tuple(dict.fromkeys((*beside, own_projector.parent)))
-    return Parts(folder, base, folder if is_adapter else None, own_projector, (*beside, base))
+    return Parts(folder, base, base_name, folder if is_adapter else None, own_projector, (*beside, base))
 
 
-def _base_of(folder: Path, *, base_model: str | None, is_adapter: bool) -> Path:
-    """Return the folder of the model that an adapter or projector belongs to. Raises ``CheckpointError``."""
+def _base_of(folder: Path, *, base_model: str | None, is_adapter: bool) -> tuple[Path, str]:
+    """Return the folder and name of the model that an adapter or projector belongs to. Raises ``CheckpointError``."""
     if base_model is not None:
-        base = locate(base_model, flag="--base-model")
+        base, name = locate(base_model, flag="--base-model"), base_model
     elif not is_adapter:
         raise CheckpointError(f"{folder} has only a projector: name the language model it belongs to with --base-model")
     else:
@@ -114,7 +121,7 @@ def _base_of(folder: Path, *, base_model: str | None, is_adapter: bool) -> Path:
             )
         beside = local_folder(str(folder / name))
         try:
-            base = locate(name if beside is None else str(beside), flag="--base-model")
+            base = locate(name if beside is None else str(beside.resolve()), flag="--base-model")
         except CheckpointError as error:
             raise CheckpointError(
                 f"{folder} is an adapter of {name}, which was not found: give its folder with --base-model"
@@ -122,7 +129,7 @@ def _base_of(folder: Path, *, base_model: str | None, is_adapter: bool) -> Path:
     if not has_weights(base):
         what = "itself an adapter" if (base / ADAPTER_CONFIG).is_file() else "no whole model: it has no weights"
         raise CheckpointError(f"{base}, the base model of {folder}, is {what}; --base-model takes a whole model")
-    return base
+    return base, name
 
 
 def _projector_file(name: str) -> Path:

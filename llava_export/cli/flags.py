@@ -24,14 +24,17 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser, *, default: str | None
         help="hub id, folder of a checkpoint or LoRA adapter, or a built-in one like tiny-mobilevlm"
         + (" (default: %(default)s)" if default else ""),
     )
+    add_part_flags(parser)
+
+
+def add_part_flags(parser: argparse._ActionsContainer) -> None:
+    """Add the flags for parts of a model, which ``checkpoint_parts`` reads."""
     parser.add_argument(
         "--base-model",
         metavar="MODEL",
-        help="where --model is an adapter or only a projector: the model it belongs to (default: the one it names)",
+        help="hub id or folder of the model that an adapter or projector belongs to (default: the one it names)",
     )
-    parser.add_argument(
-        "--projector", metavar="PATH", help="file or folder with a projector in place of the model's, mm_projector.bin"
-    )
+    parser.add_argument("--projector", metavar="PATH", help="file or folder of a projector to use: mm_projector.bin")
     parser.add_argument(
         "--vision-tower",
         metavar="MODEL",
@@ -41,7 +44,11 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser, *, default: str | None
 
 def checkpoint_parts(arguments: argparse.Namespace) -> dict[str, str | None]:
     """Return what a command line says of the parts of ``--model``, as ``open_checkpoint`` takes it."""
-    return {name: getattr(arguments, name) for name in ("vision_tower", "base_model", "projector")}
+    return {
+        "base_model": arguments.base_model,
+        "projector": arguments.projector,
+        "vision_tower": arguments.vision_tower,
+    }
 
 
 def add_prompt_template(parser: argparse.ArgumentParser) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from llava_export.cli.flags import add_part_flags, checkpoint_parts
 from llava_runner.arguments import ArgumentParser, path, run_command
 from llava_runner.errors import ImageError, PackageError
 
@@ -64,7 +65,9 @@ def build_parser(prog: str = "llava verify") -> ArgumentParser:
         help="with a package: also answer a question about this image",
     )
     parser.add_argument("--prompt", help=f"the question about --image (default: {DEFAULT_PROMPT})")
-    parser.add_argument("--model", help="with GGUF files: the checkpoint (default: the one named in the files)")
+    gguf = parser.add_argument_group("with GGUF files")
+    gguf.add_argument("--model", help="the checkpoint (default: the one named in the files, and its parts)")
+    add_part_flags(gguf)
     return parser
 
 
@@ -77,8 +80,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise PackageError(f"{where}: name the folder of the GGUF files, which belong together")
     has_gguf = where.is_dir() and any(where.glob("*.gguf"))
     has_program = not where.is_dir() or any(where.glob("*.pte")) or not has_gguf
-    if arguments.model is not None and not has_gguf:
-        raise PackageError(f"--model is for GGUF files, and {where} has none")
+    parts = checkpoint_parts(arguments)
+    for flag in ("model", *(name for name, value in parts.items() if value is not None)):
+        if getattr(arguments, flag) is not None and not has_gguf:
+            raise PackageError(f"--{flag.replace('_', '-')} is for GGUF files, and {where} has none")
     if not has_program and (arguments.image or arguments.prompt is not None):
         raise PackageError(f"--image and --prompt are for packages, and {where} has no .pte")
     if arguments.prompt is not None and not arguments.image:
@@ -88,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     if has_program:
         failures += verify_package(console, where, image=arguments.image, prompt=arguments.prompt)
     if has_gguf:
-        failures += verify_gguf(console, where, model=arguments.model)
+        failures += verify_gguf(console, where, model=arguments.model, parts=parts)
     for failure in failures:
         console.print(failure, style="red")
     if failures:
@@ -125,12 +130,12 @@ def verify_package(console: Console, package: Path, *, image: Path | None, promp
     return judge(comparisons, manifest)
 
 
-def verify_gguf(console: Console, folder: Path, *, model: str | None) -> list[str]:
+def verify_gguf(console: Console, folder: Path, *, model: str | None, parts: Mapping[str, str | None]) -> list[str]:
     """Compare GGUF files with their checkpoint and print the result. Return what is wrong."""
     from llava_export.gguf.verify import check
 
     failures = []
-    for comparison in check(folder, model=model):
+    for comparison in check(folder, model=model, parts=parts):
         print_file_comparison(console, comparison)
         failures += comparison.failures
     return failures

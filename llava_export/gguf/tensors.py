@@ -18,6 +18,8 @@ from llava_export.gguf.types import FILE_TYPES, Converter, size_of
 
 LARGEST_HALF = 65504.0  # values are float16, or blocks whose scales are
 SOURCE = "llava_export.source"  # the key under which a file has the checkpoint's name, for `llava verify`
+# The keys of its parts, where the user named them, by the arguments of ``open_checkpoint``.
+PART_KEYS = {name: f"llava_export.{name}" for name in ("base_model", "projector", "vision_tower")}
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def write_file(folder: Path, file: GgufFile, *, checkpoint: Checkpoint, on_tenso
     writer = GGUFWriter(folder / file.name, file.architecture)
     writer.add_name(Path(checkpoint.name).name)
     writer.add_string(SOURCE, checkpoint.name)
+    for name, given in checkpoint.parts.items():
+        writer.add_string(PART_KEYS[name], given)
     writer.add_file_type(FILE_TYPES[file.quantization])
     writer.add_quantization_version(GGML_QUANT_VERSION)
     file.write_metadata(writer)

@@ -7,7 +7,7 @@ installed (extra ``llama``), llama.cpp loads the language model, and its next to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +22,7 @@ from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.errors import ExportError
 from llava_export.gguf.bounds import check_head
 from llava_export.gguf.export import planned_tensors
-from llava_export.gguf.tensors import SOURCE, GgufTensor
+from llava_export.gguf.tensors import PART_KEYS, SOURCE, GgufTensor
 from llava_export.gguf.text import token_types
 from llava_export.gguf.types import FILE_TYPES
 from llava_export.reference import FloatReference
@@ -97,10 +97,13 @@ class FileComparison:
         self.failures.append(f"{self.name}: {message}")
 
 
-def check(folder: Path, *, model: str | None = None) -> Iterator[FileComparison]:
+def check(
+    folder: Path, *, model: str | None = None, parts: Mapping[str, str | None] | None = None
+) -> Iterator[FileComparison]:
     """Compare the files of a folder with their checkpoint, and yield a comparison for each.
 
-    ``model`` is the checkpoint; None stands for the one named in the files. Raises a ``UserError`` for what cannot be
+    ``model`` is the checkpoint, and ``parts`` are further arguments of ``open_checkpoint``; None stands for what the
+    files name. Raises a ``UserError`` for what cannot be
     read.
     """
     texts, mmprojs = _files(folder, "ggml-model-"), _files(folder, "mmproj-model-")
@@ -115,7 +118,8 @@ def check(folder: Path, *, model: str | None = None) -> Iterator[FileComparison]
             comparison.fail(f"lacks {', '.join(lacking)}")
             yield comparison
             continue
-        checkpoint = checkpoint or open_checkpoint(model or value(reader, SOURCE, str))
+        if checkpoint is None:
+            checkpoint = _checkpoint(reader, model=model, parts=parts or {})
         kind = value(reader, "general.file_type", int)
         quantization = next((name for name, number in FILE_TYPES.items() if number == kind), None)
         if quantization is None:
@@ -131,6 +135,17 @@ def check(folder: Path, *, model: str | None = None) -> Iterator[FileComparison]
         if is_text:
             compare_next_tokens(comparison, path, checkpoint=checkpoint, quantization=quantization)
         yield comparison
+
+
+def _checkpoint(reader: GGUFReader, *, model: str | None, parts: Mapping[str, str | None]) -> Checkpoint:
+    """Open the checkpoint that a file names, or the ``model`` in its place. Raises a ``UserError``."""
+    given = dict(parts)
+    if model is None:
+        model = value(reader, SOURCE, str)
+        for name, key in PART_KEYS.items():
+            if given.get(name) is None and key in reader.fields:
+                given[name] = value(reader, key, str)
+    return open_checkpoint(model, **given)
 
 
 def open_gguf(path: Path) -> GGUFReader:

@@ -88,7 +88,7 @@ def _model_card(plan: Plan) -> ModelCard:
     checkpoint, config = plan.checkpoint, plan.checkpoint.config
     return ModelCard(
         family=checkpoint.family.name,
-        source=checkpoint.name,
+        source=checkpoint.source,
         image_size=config.vision.image_size,
         num_image_tokens=config.num_image_tokens,
         image_mean=checkpoint.images.mean,
