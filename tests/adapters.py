@@ -14,8 +14,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
+from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from tests.checkpoints import SHAPES, TEXT, TINY_LLAVA, TOWER, VOCAB_SIZE, random_llava, randomize, save_checkpoint
 
+NEW_TOKENS = 5  # of the adapter with a grown vocabulary
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LINEARS = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 # The config.json that LLaVA's training code writes beside an adapter.
@@ -64,13 +66,14 @@ def adapt_llava(
 
     ``prepare`` changes the model before the adapter is put on it.
     """
-    model = random_llava(SHAPES["plain"]).to(dtype)
+    model = random_llava(SHAPES["plain"])
+    model.to(dtype)  # type: ignore[arg-type]  # a decorator of transformers hides the types
     save_checkpoint(model, folder / "base")
     torch.manual_seed(1)
     prepare(model)
     adapted = randomized(model, **options)
     adapted.peft_config["default"].base_model_name_or_path = str(folder / "base")
-    adapted.save_pretrained(folder / "adapter")
+    adapted.save_pretrained(str(folder / "adapter"))
     save_checkpoint(adapted.merge_and_unload(), folder / "merged")
     return Adapted(folder / "adapter", folder / "base", folder / "merged")
 
@@ -111,7 +114,7 @@ def adapt_original(folder: Path) -> Adapted:
     layers = [f"{name}$" for name in LINEARS]
     adapted = randomized(llama, r=8, lora_alpha=16, target_modules=rf".*\.layers\..*\.({'|'.join(layers)})")
     adapted.peft_config["default"].base_model_name_or_path = "lmsys/vicuna-of-nowhere"
-    adapted.save_pretrained(folder / "adapter")
+    adapted.save_pretrained(str(folder / "adapter"))
     trained = {
         name: parameter.detach().clone()
         for name, parameter in adapted.named_parameters()
@@ -127,3 +130,72 @@ def adapt_original(folder: Path) -> Adapted:
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
     shutil.copy(TINY_LLAVA / "tokenizer.model", folder / "merged")
     return Adapted(folder / "adapter", folder / "base", folder / "merged")
+
+
+def adapt_attention(folder: Path) -> Adapted:
+    """Save an adapter of all attention, and all biases. Some layers have another rank or alpha than the others."""
+    return adapt_llava(
+        folder,
+        dtype=torch.float16,
+        r=4,
+        lora_alpha=6,
+        target_modules=ATTENTION,
+        bias="all",
+        rank_pattern={r"layers\.1\.self_attn\.v_proj": 7},
+        alpha_pattern={"language_model.layers.0.self_attn.q_proj": 20},
+    )
+
+
+def adapt_grown(folder: Path) -> Adapted:
+    """Save a rank-stabilized adapter with a grown vocabulary, whose embedding and head are saved as a whole."""
+    return adapt_llava(
+        folder,
+        dtype=torch.bfloat16,
+        prepare=lambda model: model.resize_token_embeddings(VOCAB_SIZE + NEW_TOKENS, mean_resizing=False),
+        r=8,
+        use_rslora=True,
+        target_modules=["q_proj", "down_proj", "linear_2"],
+        modules_to_save=["embed_tokens", "lm_head"],
+    )
+
+
+def adapt_dora(folder: Path) -> Adapted:
+    """Save an adapter with DoRA."""
+    return adapt_llava(folder, r=4, use_dora=True, target_modules=["q_proj", "v_proj", "up_proj", "fc1", "lm_head"])
+
+
+def adapt_embedding(folder: Path) -> Adapted:
+    """Save an adapter of the embedding and a convolution, with the projector as a whole."""
+    return adapt_llava(
+        folder,
+        r=4,
+        target_modules=["embed_tokens", "patch_embedding"],
+        modules_to_save=["multi_modal_projector"],
+    )
+
+
+KINDS = {
+    "attention": adapt_attention,
+    "original": adapt_original,
+    "grown": adapt_grown,
+    "dora": adapt_dora,
+    "embedding": adapt_embedding,
+}
+
+
+def opened(adapted: Adapted) -> Checkpoint:
+    """Return the checkpoint of an adapter whose base may be out of reach."""
+    config = json.loads((adapted.adapter / "adapter_config.json").read_text())
+    is_there = Path(config["base_model_name_or_path"]).is_dir()
+    return open_checkpoint(str(adapted.adapter), base_model=None if is_there else str(adapted.base))
+
+
+def tensors_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """Return all tensors that a model is made of, as they are read."""
+    tensors = checkpoint.weights.tensors(checkpoint.build_model(max_context_len=1))
+    return {tensor.fqn: checkpoint.weights.read(tensor) for tensor in tensors}
+
+
+def change_json(path: Path, **changes: object) -> None:
+    """Change values of a JSON object in a file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
