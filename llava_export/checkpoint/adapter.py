@@ -94,7 +94,10 @@ class Changes:
         parts: dict[str, dict[str, str]] = {}
         for key, match in matches.items():
             if match:
-                parts.setdefault(match["module"], {})[match["part"]] = key
+                of_module = parts.setdefault(match["module"], {})
+                if match["part"] in of_module:
+                    raise CheckpointError(f"{adapter.weights} has {of_module[match['part']]} twice, as {key} too")
+                of_module[match["part"]] = key
         whole = {adapter.weights: [key for key, match in matches.items() if not match]}
         if adapter.others is not None:
             whole[adapter.others] = list(_open_floats(adapter.others).shapes)
@@ -108,6 +111,8 @@ class Changes:
             if fqn is None:
                 unknown += keys.values()
                 continue
+            if fqn in self.updates:
+                raise CheckpointError(f"{adapter.weights} has the matrices of {fqn} twice, as those of {module} too")
             update = _update(shard, keys, adapter=adapter, module=module)
             if shapes := update.misfit(to.shapes[names.keys[fqn]]):
                 misfits.append(f"{module} has {shapes}")
@@ -118,9 +123,12 @@ class Changes:
             raise CheckpointError(f"the adapter {adapter.folder} does not fit {to.folder}: {'; '.join(problems)}")
 
     def apply_projector(self, path: Path, *, to: CheckpointReader, family: Family) -> None:
-        """Take a projector from a file of its own. Raises ``CheckpointError``."""
-        keys = list(_open_floats(path).shapes)
-        if unknown := _Names(to, family).replace(path, keys=keys, replaced=self.replaced):
+        """Take a projector from a file of its own, in place of what an adapter changes. Raises ``CheckpointError``."""
+        keys, replaced = list(_open_floats(path).shapes), dict[str, tuple[int, ...]]()
+        unknown = _Names(to, family).replace(path, keys=keys, replaced=replaced)
+        self.updates = {fqn: update for fqn, update in self.updates.items() if fqn not in replaced}
+        self.replaced |= replaced
+        if unknown:
             raise CheckpointError(
                 f"{len(unknown)} keys of {path} are no part of a projector that fits {to.folder} ({_first(unknown)})"
             )
@@ -150,7 +158,7 @@ class _Names:
             if fqn is None:
                 unknown.append(key)
             elif fqn and fqn in found:
-                raise CheckpointError(f"{path} has one weight as {found[fqn]} and as {key}")
+                raise CheckpointError(f"{path} has one weight twice: as {found[fqn]} and as {key}")
             elif fqn:
                 found[fqn] = key
         self._reader.replace(path, {key: self.keys[fqn] for fqn, key in found.items()})

@@ -44,9 +44,11 @@ class LowRank:
     def _changed(self, weight: Tensor, *, into: Tensor | None = None) -> Tensor:
         """Return the factors of the rows, and write the changed rows."""
         factors = torch.ones(len(weight))
+        buffer = torch.empty(ROWS_AT_ONCE, self.right.shape[1])  # one for all rows: new memory takes time to clear
         for start in range(0, len(weight), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
-            changed = torch.addmm(weight[rows].flatten(1).to(torch.float32), self.left[rows], self.right)
+            changed = buffer[: len(weight) - start]
+            changed.copy_(weight[rows].flatten(1)).addmm_(self.left[rows], self.right)
             if self.lengths is not None:
                 factors[rows] = self.lengths[rows] / changed.norm(dim=1)
                 changed *= factors[rows, None]
