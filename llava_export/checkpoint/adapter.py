@@ -41,6 +41,11 @@ OF_TRAINING = ("eva_config", "corda_config", "lora_ga_config", "loftq_config", "
 OPTION = re.compile(r"use_\w+|\w+_config")
 # The ways to begin a training that leave the model's own weights as they are.
 UNCHANGED_BY_INIT = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+# Patterns of modules are compared only if they cannot take long: short, with few parts that are repeated.
+MAX_NAME_LENGTH = 300
+MAX_REPEATS = 5
+REPEATED = re.compile(r"[*+{]")
+REPEATED_GROUP = re.compile(r"\)[*+{]")
 MERGE = "merge the adapter with peft's merge_and_unload, save the result, and export that"
 MAX_KEYS_NAMED = 4  # in an error, before it counts the rest
 
@@ -238,6 +243,11 @@ def _by_pattern(config: JsonObject, name: str, module: str) -> int | float | Non
     """Return the number that a ``rank_pattern`` or ``alpha_pattern`` gives a module, or None."""
     patterns = config.section(name, {})
     for pattern in patterns:
+        # Others could take for ever to compare.
+        if max(len(pattern), len(module)) > MAX_NAME_LENGTH or len(REPEATED.findall(pattern)) > MAX_REPEATS:
+            raise CheckpointError(f"{patterns.where()}: {shown(pattern)} is too long or repeats too much")
+        if REPEATED_GROUP.search(pattern):
+            raise CheckpointError(f"{patterns.where()}: {shown(pattern)} repeats a group, which is not supported")
         try:
             matches = re.match(rf"(.*\.)?({pattern})$", module)
         except re.error as error:

@@ -45,6 +45,7 @@ from llava_runner.contract import (
 )
 from llava_runner.documents import JsonObject
 from llava_runner.tokenizer import TextStream, Tokenizer, schema
+from tests.fuzz import adapters
 from tests.fuzz.mutations import mutated_bytes, mutated_document, mutated_json
 
 SEEDS = Path(__file__).parent / "seeds"
@@ -324,6 +325,12 @@ def targets(scratch: Path) -> dict[str, Target]:
         ),
         "original config": Target(
             "config.json", [mobile.read_bytes()], open_model, prepare=links_to(MOBILE, mobile.name)
+        ),
+        "adapter's config": Target(
+            adapters.CONFIG_NAME, [adapters.CONFIG], adapters.merge, prepare=adapters.add_weights
+        ),
+        "adapter": Target(
+            adapters.WEIGHTS_NAME, [adapters.WEIGHTS], adapters.merge, mutated_safetensors, prepare=adapters.add_config
         ),
         "image processor": Target("preprocessor_config.json", [json.dumps(statistics).encode()], read_statistics),
         "index": Target("model.safetensors.index.json", [json.dumps(index).encode()], read_index, prepare=one_shard),

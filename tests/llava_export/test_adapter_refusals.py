@@ -38,6 +38,9 @@ def adapter(adapted_of, tmp_path) -> Path:
         ({"r": 5}, r"self_attn.* the rank 5, and its matrices have the rank 4"),
         ({"r": "4"}, "r .* is '4'; it must be a whole number"),
         ({"alpha_pattern": {"[": 2}}, "is no pattern"),
+        ({"alpha_pattern": {r"(\w+)+x": 2}}, "repeats a group"),
+        ({"rank_pattern": {r"\w*\w*\w*\w*\w*\w*x": 2}}, "repeats too much"),
+        ({"rank_pattern": {"a" * 999: 2}}, "is too long"),
         ({"use_dora": True}, "lora_magnitude_vector is odd"),
         ({"base_model_name_or_path": None}, "does not name its base model: give it with --base-model"),
     ],
@@ -119,3 +122,16 @@ def test_a_tied_head_cannot_be_changed_alone(adapted_of, checkpoint_of, adapter)
     assert open_checkpoint(str(adapter), base_model=str(checkpoint_of("tied_head"))).config.text.tie_word_embeddings
     with pytest.raises(ConfigError, match="tie_word_embeddings"):
         open_checkpoint(str(adapted_of("embedding").adapter), base_model=str(checkpoint_of("tied_head")))
+
+
+def test_what_is_there_twice_is_refused(adapter):
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    key = f"base_model.model.model.{Q_PROJ}.lora_A"
+    save_file({**tensors, f"{key}.other.weight": torch.zeros(4, 256)}, adapter / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lora_A.*weight twice, as base_model"):
+        open_checkpoint(str(adapter))
+    names = {name: name.replace("model.language_model.", "language_model.model.") for name in tensors}
+    older = {name: tensors[key].clone() for key, name in names.items() if Q_PROJ in key and "lora" in key}
+    save_file({**tensors, **older}, adapter / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"matrices of text_decoder.layers.0.self_attn.q_proj.weight twice"):
+        open_checkpoint(str(adapter))

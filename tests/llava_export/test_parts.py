@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.prompt import find_prompt
+from llava_export.cli import export
 from llava_export.errors import CheckpointError, ConfigError
 from tests.adapters import (
     LLAVA_CONFIG,
@@ -114,3 +115,17 @@ def test_projectors_that_are_none_are_named(checkpoint_of, tmp_path):
     torch.save({"mm_projector.0.weight": torch.zeros(256, 77)}, tmp_path / "mm_projector.bin")
     with pytest.raises(CheckpointError, match=r"is \[256, 77\], config.json says \[256, 128\]"):
         open_checkpoint(base, projector=str(tmp_path))
+
+
+def test_a_projector_that_is_named_replaces_what_an_adapter_changes(adapted_of, tmp_path):
+    expected = save_projector(tmp_path / "mm_projector.bin", seed=7)
+    found = tensors_of(open_checkpoint(str(adapted_of("grown").adapter), projector=str(tmp_path)))  # LoRA of linear_2
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_dry_run_says_what_is_merged(adapted_of, capfd):
+    adapted = adapted_of("attention")
+    with pytest.raises(SystemExit) as ended:
+        export.main(["--model", str(adapted.adapter), "--base-model", str(adapted.base), "--dry-run"])
+    out = " ".join(capfd.readouterr().out.split())
+    assert not ended.value.code and f"a LoRA merged into {adapted.base}" in out and "the program" in out
