@@ -124,29 +124,36 @@ class Weights:
 
         Raises ``CheckpointError`` for NaN and infinity.
         """
-        key = self._key_of[tensor.fqn]
-        values = self._reader.read(key)
-        if tensor.fqn in self._updates:
-            values = self._updates[tensor.fqn].read().merged(values)
-        self._check_values(key, values)
+        update = self._updates.get(tensor.fqn)
+        values = self._reader.read(self._key_of[tensor.fqn])
+        if update is not None:
+            values = update.read().merged(values)
+        self._check_values(tensor, values, update)
         return values
 
-    def _check_values(self, key: str, values: Tensor, *, merged: bool = True) -> None:
-        """Raise ``CheckpointError`` for NaN and infinity in what was read of a key, the first time that it is read."""
+    def _check_values(self, tensor: CheckpointTensor, values: Tensor, update: LoraUpdate | None) -> None:
+        """Raise ``CheckpointError`` for NaN and infinity in what was read, the first time that it is read.
+
+        ``update`` is what was merged into it, or None.
+        """
+        key, merged = self._key_of[tensor.fqn], update is not None
         if (key, merged) in self._largest:
             return
         low, high = values.aminmax() if values.numel() else (torch.zeros(()), torch.zeros(()))
         self._largest[key, merged] = max(abs(float(low)), abs(float(high)))  # NaN if one value is
         if not math.isfinite(self._largest[key, merged]) or math.isnan(float(high)):
             count = int(values.numel() - values.isfinite().sum())
+            what = f"{key} in {self._reader.file_of(key).parent}"
+            if update is not None:
+                what += f", with {update.shard.path} merged into it,"
             raise CheckpointError(
-                f"{key} in {self._reader.file_of(key).parent} has NaN or infinity in {count:,} of {values.numel():,} "
-                "values: the checkpoint is damaged, or training failed"
+                f"{what} has NaN or infinity in {count:,} of {values.numel():,} values: the checkpoint is damaged, or "
+                "training failed"
             )
 
     def largest(self, tensor: CheckpointTensor) -> float:
         """Return the largest magnitude in a tensor that has been read."""
-        return self._largest[self._key_of[tensor.fqn], True]
+        return self._largest[self._key_of[tensor.fqn], tensor.fqn in self._updates]
 
     def fill(
         self, block: nn.Module, *, prefix: str, matrices_as_stored: bool = False, updates_apart: bool = False
@@ -172,9 +179,8 @@ class Weights:
 
     def _read_base(self, source: CheckpointTensor) -> Tensor:
         """Return a tensor's values without what adapters change."""
-        key = self._key_of[source.fqn]
-        values = self._reader.read(key)
-        self._check_values(key, values, merged=False)
+        values = self._reader.read(self._key_of[source.fqn])
+        self._check_values(source, values, None)
         return values.reshape(source.shape)
 
     def _correction(

@@ -100,6 +100,12 @@ def test_matrices_with_nan_are_named_when_they_are_read(adapter):
         tensors_of(open_checkpoint(str(adapter)))
 
 
+def test_what_overflows_when_it_is_merged_is_named(adapter):
+    change_json(adapter / "adapter_config.json", lora_alpha=1e7)
+    with pytest.raises(CheckpointError, match=r"with .*adapter_model.safetensors merged into it, has NaN or infinity"):
+        tensors_of(open_checkpoint(str(adapter)))
+
+
 def test_a_base_of_other_sizes_is_named(adapter, checkpoint_of):
     with pytest.raises(CheckpointError, match=r"k_proj has \[4, 256\] and \[256, 4\] for a weight of \[64, 256\]"):
         open_checkpoint(str(adapter), base_model=str(checkpoint_of("grouped_query")))
