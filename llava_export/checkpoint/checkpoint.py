@@ -32,9 +32,9 @@ class Checkpoint:
     """A checkpoint whose ``config.json``, keys and shapes were checked.
 
     ``name`` is what the user called it, and ``parts`` what they called parts of it, by the arguments of
-    ``open_checkpoint``; ``source`` says in words what it is made of. ``notes`` are sentences for the user: of what it is
-    made, and what was not taken as the files say it. Config and tokenizer are looked for in ``own_folders``: that of an
-    adapter, if there is one, and that of the model itself. ``paths`` are all that it is read from, a vision tower's
+    ``open_checkpoint``; ``source`` says in words what it is made of. ``notes`` are sentences for the user: what it is
+    made of, and what was not taken as the files say it. Config and tokenizer are looked for in ``own_folders``: that of
+    an adapter, if there is one, and that of the model itself. ``paths`` are all that it is read from, a vision tower's
     folder among them. ``generation`` says how the model's authors sample, and ``images`` how images are prepared.
     ``weights`` reads the tensors. ``reopen`` opens the checkpoint again, also in another process.
     """
@@ -113,9 +113,7 @@ def open_checkpoint(
     if family.check_keys is not None:
         family.check_keys(settings, reader.shapes)
     vocab_size = config.text.vocab_size
-    tokenizer = open_tokenizer(
-        parts.tokenizer_folder, vocab_size=vocab_size, chunks_are_texts=family.chunks_are_texts
-    )
+    tokenizer = open_tokenizer(parts.tokenizer_folder, vocab_size=vocab_size, chunks_are_texts=family.chunks_are_texts)
     generation = file_in(parts.folders, GENERATION_CONFIG)
     ids = special_ids(
         generation, bos_id=config.bos_id, eos_ids=config.eos_ids, tokenizer=tokenizer, vocab_size=vocab_size

@@ -52,8 +52,9 @@ def special_ids(
 
 
 def generation_defaults(path: Path | None) -> GenerationDefaults:
-    """Return how answers are sampled by a ``generation_config.json``, if there is one. Raises ``CheckpointError`` for odd values.
+    """Return how answers are sampled by a ``generation_config.json``, if there is one.
 
+    Raises ``CheckpointError`` for odd values.
     As in transformers, temperature and top-p count where ``do_sample`` is true; otherwise answers are greedy.
     """
     settings = object_in(path)

@@ -81,7 +81,7 @@ def test_gguf_files_are_those_of_the_merged_checkpoint(adapted_of, tmp_path):
         ("adapter", opened(adapted_of("original"))),
         ("merged", open_checkpoint(str(adapted_of("original").merged))),
     ):
-        prompt = find_prompt(checkpoint).template
+        prompt = find_prompt(checkpoint)
         files = export_gguf(
             checkpoint,
             quantization="f16",

@@ -17,6 +17,7 @@ from transformers import AutoImageProcessor, CLIPImageProcessorPil, LlavaImagePr
 from llava_export.builtin import SAMPLE_IMAGE
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.images import CLIP_MEAN, CLIP_STD, PROCESSORS, Images
+from llava_export.checkpoint.prompt import find_prompt
 from llava_export.errors import CheckpointError, ConfigError
 from llava_export.gguf.export import export_gguf
 from llava_export.pte.package.image import write_image
@@ -276,7 +277,7 @@ def test_the_built_in_model_says_that_it_was_trained_with_padding():
 def test_gguf_says_where_llama_cpp_prepares_images_otherwise(settings, folder, tmp_path):
     images = images_of(folder, settings)
     checkpoint, stages = open_checkpoint(str(folder)), Stages()
-    prompt = checkpoint.family.prompt
+    prompt = find_prompt(checkpoint)
     export_gguf(checkpoint, quantization="f16", mmproj_type="f16", prompt=prompt, output_dir=tmp_path, stages=stages)
     note = f"llama.cpp pads images to a square; those of this checkpoint are {images.text()}"
     assert stages.notes == ([] if images == PLAIN else [note])

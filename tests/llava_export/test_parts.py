@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import open_checkpoint
+from llava_export.checkpoint.parts import find_parts
 from llava_export.checkpoint.prompt import find_prompt
 from llava_export.cli import export
 from llava_export.errors import CheckpointError, ConfigError
@@ -28,7 +29,7 @@ from tests.adapters import (
 def test_the_prompt_and_tokenizer_beside_an_adapter_come_first(adapted_of, tmp_path):
     adapter = shutil.copytree(adapted_of("attention").adapter, tmp_path / "adapter")
     base = adapted_of("attention").base
-    assert open_checkpoint(str(adapter)).tokenizer_folder == base
+    assert find_parts(str(adapter)).tokenizer_folder == base
     assert open_checkpoint(str(adapter)).file("tokenizer.model") == base / "tokenizer.model"
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(CHECKPOINTS["tiny-llava"] / name, adapter)
@@ -36,7 +37,7 @@ def test_the_prompt_and_tokenizer_beside_an_adapter_come_first(adapted_of, tmp_p
         (adapter / "chat_template.jinja").read_text().replace("ASSISTANT:", "HELPER:")
     )
     checkpoint = open_checkpoint(str(adapter))
-    assert checkpoint.tokenizer_folder == adapter
+    assert find_parts(str(adapter)).tokenizer_folder == adapter
     assert "HELPER:" in find_prompt(checkpoint).template.assistant
 
 
