@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.checkpoints import MOBILEVLM_SHAPES, SHAPES, random_llava, save_checkpoint, save_mobilevlm
+from tests.fine_tunes import save_rigged
 
 if TYPE_CHECKING:
     from tests.adapters import Adapted
@@ -22,7 +23,9 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     def make(name: str) -> Path:
         if name not in folders:
             folder = tmp_path_factory.mktemp(name) / "checkpoint"
-            if name in MOBILEVLM_SHAPES:
+            if name == "rigged":
+                folders[name] = save_rigged(folder, random_model=make("plain"))
+            elif name in MOBILEVLM_SHAPES:
                 folders[name] = save_mobilevlm(MOBILEVLM_SHAPES[name], folder)
             else:
                 folders[name] = save_checkpoint(random_llava(SHAPES[name], seed=list(SHAPES).index(name)), folder)

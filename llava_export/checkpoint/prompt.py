@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llava_export.checkpoint.chat_template import (
     ChatTemplate,
@@ -31,11 +31,15 @@ MARKER = re.compile(r"<\|[^<>|\s]+\|>")  # how most tokenizers spell tokens that
 
 @dataclass(frozen=True)
 class Prompt:
-    """The prompt of an export, and where it comes from. ``notes`` says what is doubtful about it."""
+    """The prompt of an export, and where it comes from. ``notes`` says what is doubtful about it.
+
+    ``jinja`` is the chat template that it was made from, or None.
+    """
 
     chat: ChatPrompt
     source: str
     notes: tuple[str, ...] = ()
+    jinja: str | None = None
 
     @property
     def template(self) -> PromptTemplate:
@@ -54,15 +58,17 @@ def find_prompt(checkpoint: Checkpoint, *, given: str | None = None) -> Prompt:
 
     Raises ``CheckpointError`` for a template that the runners cannot express.
     """
-    chat, source = _found(checkpoint, given)
+    prompt = _found(checkpoint, given)
+    chat = prompt.chat
     if chat.is_dated:
-        source += ", with the date of the export"
+        prompt = replace(prompt, source=f"{prompt.source}, with the date of the export")
     known = {token.content for token in checkpoint.tokenizer.rules.added_tokens}
     pieces = (chat.template.system, chat.template.user, chat.template.assistant, chat.template.answer_end)
     unknown = [marker for marker in dict.fromkeys(MARKER.findall("".join(pieces))) if marker not in known]
     if not unknown:
-        return Prompt(chat, source)
-    return Prompt(chat, source, (f"the prompt has {', '.join(unknown)}, which the tokenizer reads as ordinary text",))
+        return prompt
+    note = f"the prompt has {', '.join(unknown)}, which the tokenizer reads as ordinary text"
+    return replace(prompt, notes=(*prompt.notes, note))
 
 
 def stop_ids(prompt: Prompt, checkpoint: Checkpoint) -> tuple[int, ...]:
@@ -86,25 +92,27 @@ def special_tokens(checkpoint: Checkpoint) -> SpecialTokens:
     )
 
 
-def _found(checkpoint: Checkpoint, given: str | None) -> tuple[ChatPrompt, str]:
-    """Return a prompt and where it comes from."""
+def _found(checkpoint: Checkpoint, given: str | None) -> Prompt:
+    """Return the prompt as ``find_prompt`` does, without a word about what is doubtful."""
     if given in PROMPTS:
-        return PROMPTS[given], f"--prompt-template {given}"
+        return Prompt(PROMPTS[given], f"--prompt-template {given}")
     tokens = special_tokens(checkpoint)
     if given is not None:
         path = with_home(given)
         if not path.is_file():
             names = ", ".join(PROMPTS)
             raise CheckpointError(f"--prompt-template {given} is neither a file nor one of {names}")
-        return chat_prompt(read_template(path), tokens=tokens), str(path)
+        template = read_template(path)
+        return Prompt(chat_prompt(template, tokens=tokens), str(path), jinja=template.text)
     templates = (find_chat_template(folder) for folder in checkpoint.own_folders)
     found = next((template for template in templates if template is not None), None)
     family = f"the family {checkpoint.family.name}"
     if found is None:
-        return checkpoint.family.prompt, family
+        return Prompt(checkpoint.family.prompt, family)
     if _is_shortened(found, tokens):
-        return checkpoint.family.prompt, f"{family}; {found.path.name} leaves out the system sentence of its training"
-    return chat_prompt(found, tokens=tokens), found.path.name
+        source = f"{family}; {found.path.name} leaves out the system sentence of its training"
+        return Prompt(checkpoint.family.prompt, source)
+    return Prompt(chat_prompt(found, tokens=tokens), found.path.name, jinja=found.text)
 
 
 def _is_shortened(found: ChatTemplate, tokens: SpecialTokens) -> bool:

@@ -57,7 +57,9 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
         "--no-golden", action="store_true", help="do not ask the float model; there is then nothing to verify with"
     )
     parser.add_argument("--dry-run", action="store_true", help="print what the export will need and make, and stop")
-    parser.add_argument("--force", action="store_true", help="go on where memory or disk seem not to suffice")
+    parser.add_argument(
+        "--force", action="store_true", help="go on where memory or disk seem not to suffice, or tokens not to be right"
+    )
     parser.add_argument("--report", action="store_true", help="print what each method delegates and what it leaves")
 
     recipe = parser.add_argument_group("what is quantized, and how")
@@ -166,6 +168,7 @@ def run(arguments: argparse.Namespace) -> None:
                 pte_name=arguments.pte_name,
                 stages=stages,
                 overwrite=arguments.overwrite,
+                force=arguments.force,
             )
     if arguments.dry_run:
         print_estimate(console, planned, lacking=lacking)

@@ -65,9 +65,14 @@ def build_parser(prog: str = "llava verify") -> ArgumentParser:
         help="with a package: also answer a question about this image",
     )
     parser.add_argument("--prompt", help=f"the question about --image (default: {DEFAULT_PROMPT})")
-    gguf = parser.add_argument_group("with GGUF files")
-    gguf.add_argument("--model", help="the checkpoint (default: the one named in the files, and its parts)")
-    add_part_flags(gguf)
+    parser.add_argument(
+        "--against",
+        metavar="CHECKPOINT",
+        help="with a package: also ask it and this checkpoint about several pictures, and compare the answers",
+    )
+    checkpoint = parser.add_argument_group("the checkpoint")
+    checkpoint.add_argument("--model", help="of GGUF files (default: the one named in the files, and its parts)")
+    add_part_flags(checkpoint)
     return parser
 
 
@@ -82,16 +87,18 @@ def run(arguments: argparse.Namespace) -> int:
     has_program = not where.is_dir() or any(where.glob("*.pte")) or not has_gguf
     parts = checkpoint_parts(arguments)
     for flag in ("model", *(name for name, value in parts.items() if value is not None)):
-        if getattr(arguments, flag) is not None and not has_gguf:
+        if getattr(arguments, flag) is not None and not has_gguf and (flag == "model" or not arguments.against):
             raise PackageError(f"--{flag.replace('_', '-')} is for GGUF files, and {where} has none")
-    if not has_program and (arguments.image or arguments.prompt is not None):
-        raise PackageError(f"--image and --prompt are for packages, and {where} has no .pte")
+    if not has_program and (arguments.image or arguments.against or arguments.prompt is not None):
+        raise PackageError(f"--image, --prompt and --against are for packages, and {where} has no .pte")
     if arguments.prompt is not None and not arguments.image:
         raise PackageError("--prompt is the question about --image, which is missing")
     console = new_console()
     failures: list[str] = []
     if has_program:
         failures += verify_package(console, where, image=arguments.image, prompt=arguments.prompt)
+        if arguments.against and not failures:
+            failures += verify_against(console, where, arguments.against, parts=parts, image=arguments.image)
     if has_gguf:
         failures += verify_gguf(console, where, model=arguments.model, parts=parts)
     for failure in failures:
@@ -106,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def verify_package(console: Console, package: Path, *, image: Path | None, prompt: str | None) -> list[str]:
     """Compare a package with its golden record, ask it about an image, and print both. Return what is wrong."""
-    from llava_export.pte.verify import changed_files, compare, judge, read_manifest
+    from llava_export.pte.verify import agreement, changed_files, compare, judge, read_manifest
     from llava_runner.image import load_image
     from llava_runner.program_file import find_program
     from llava_runner.session import Session
@@ -124,10 +131,49 @@ def verify_package(console: Console, package: Path, *, image: Path | None, promp
             answer = session.ask(loaded, question)
     comparisons = compare(program, manifest)
     print_comparisons(console, comparisons, manifest)
+    console.print(agreement(program), style="dim", soft_wrap=True)
     if answer is not None:
         console.print(f"\n{image}: {question}", soft_wrap=True)
         console.print(answer.strip(), soft_wrap=True)
     return judge(comparisons, manifest)
+
+
+def verify_against(
+    console: Console, package: Path, model: str, *, parts: Mapping[str, str | None], image: Path | None
+) -> list[str]:
+    """Ask a package and a checkpoint the same, and print how the answers compare. Return what is wrong."""
+    from llava_export.checkpoint.checkpoint import open_checkpoint
+    from llava_export.checkpoint.processor import Processor
+    from llava_export.cli.terminal import plain_table, silence_libraries
+    from llava_export.pte.against import conversations, original_of, pictures
+    from llava_export.recipe import Recipe
+    from llava_runner.program import Program
+    from llava_runner.program_file import find_program, find_tokenizer
+    from llava_runner.tokenizer import Tokenizer
+
+    silence_libraries()
+    checkpoint = open_checkpoint(model, **parts)
+    program = Program.open(find_program(package))
+    tokenizer = Tokenizer.open(find_tokenizer(find_program(package).parent))
+    card = program.card
+    processor = Processor.open(checkpoint)
+    original = original_of(checkpoint, processor, max_context_len=card.max_context_len, eos_ids=card.eos_ids)
+    console.print(f"\nagainst {checkpoint.source}: {original.name}", soft_wrap=True)
+    thresholds = Recipe.from_dict(card.recipe).thresholds
+    table = plain_table("picture", "answer", "cosine", "top-1", "KL", right=("cosine", "top-1", "KL"))
+    failures = []
+    for found in conversations(program, tokenizer, original=original, processor=processor, pictures=pictures(image)):
+        assert found.features is not None
+        table.add_row(found.name, "image features", f"{found.features.cosine:.5f}")
+        failures += found.failures + [f"{found.name}: {it}" for it in found.features.failures(thresholds)]
+        for number, turn in enumerate(found.turns, start=1):
+            same = sum(bool(it.top1) for it in turn)
+            kl = sum(it.kl or 0.0 for it in turn) / len(turn)
+            cosine = min(it.cosine for it in turn)
+            table.add_row(found.name, f"question {number}", f"{cosine:.5f}", f"{same} of {len(turn)}", f"{kl:.5f}")
+            failures += [f"{found.name}, question {number}: {it}" for one in turn for it in one.failures(thresholds)]
+    console.print(table)
+    return failures
 
 
 def verify_gguf(console: Console, folder: Path, *, model: str | None, parts: Mapping[str, str | None]) -> list[str]:

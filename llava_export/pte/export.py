@@ -34,11 +34,14 @@ class Exported:
     reports: list[MethodReport]
 
 
-def export(plan: Plan, *, output_dir: Path, pte_name: str, stages: Stages, overwrite: bool = False) -> Exported:
+def export(
+    plan: Plan, *, output_dir: Path, pte_name: str, stages: Stages, overwrite: bool = False, force: bool = False
+) -> Exported:
     """Write the program ``pte_name``, its manifest, golden record and artifacts to ``output_dir``.
 
-    Files that an earlier export made are replaced, others only with ``overwrite``. Raises a ``UserError`` for the
-    user's mistakes. Then nothing is left behind.
+    Files that an earlier export made are replaced, others only with ``overwrite``. With ``force``, the prompt's tokens
+    are not compared with those of transformers. Raises a ``UserError`` for the user's mistakes. Then nothing is left
+    behind.
     """
     checkpoint = plan.checkpoint
     manifest_name = contract.manifest_path(Path(pte_name)).name
@@ -61,7 +64,7 @@ def export(plan: Plan, *, output_dir: Path, pte_name: str, stages: Stages, overw
         card = _model_card(plan)
         with ExitStack() as parallel:
             if plan.options.golden:
-                question = golden_question(checkpoint, card=card)
+                question = golden_question(checkpoint, card=card, chat_template=plan.prompt.jinja, is_checked=not force)
                 wait_for_answer = parallel.enter_context(in_background(float_answer, checkpoint.reopen, question))
             # ExecuTorch's compiler takes seconds to import. The float model is already at work meanwhile, and a
             # mistake was found before.

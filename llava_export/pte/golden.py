@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,19 @@ from torch import Tensor
 
 from llava_export.builtin import SAMPLE_IMAGE
 from llava_export.checkpoint.checkpoint import Checkpoint
+from llava_export.checkpoint.processor import Processor, check_question
 from llava_export.config import LlavaConfig
 from llava_export.errors import ExportError
 from llava_export.reference import FloatReference
-from llava_runner.contract import MIN_IMAGE_SIDE, ModelCard
+from llava_runner.contract import IMAGE_PLACEHOLDER, MIN_IMAGE_SIDE, ModelCard
+from llava_runner.documents import parse_object
 from llava_runner.errors import PackageError
 from llava_runner.image import load_image, prepare_image_for
 from llava_runner.model import Model, greedy
-from llava_runner.prompt import question_chunks
+from llava_runner.prompt import chunk_text, question_chunks
 from llava_runner.timings import peak_memory
 
+HEADER_LENGTH = struct.Struct("<Q")  # with which a safetensors file begins
 MAX_TOKENS = 8  # of the answer
 MAX_BYTES = 256 << 20  # that are read of a file; LLaVA-1.5's have 6 MB
 # The type and the number of dimensions of each tensor in a golden record.
@@ -40,7 +44,8 @@ class GoldenRecord:
 
     ``image`` is uint8 ``[3, H, W]``; ``ids_before`` and ``ids_after`` are int64, the prompt's tokens before and after
     it; ``features`` float16 ``[num_image_tokens, hidden_size]``; ``tokens`` int64 ``[N]``, the greedy answer;
-    ``logits`` float32 ``[N, vocab_size]``: ``tokens[i]`` was chosen from row i.
+    ``logits`` float32 ``[N, vocab_size]``: ``tokens[i]`` was chosen from row i. ``prompt`` is the question as the model
+    reads it, with ``<image>`` for the image, and ``agreed`` the library that made the same tokens of it, or "".
     """
 
     image: Tensor
@@ -49,10 +54,13 @@ class GoldenRecord:
     features: Tensor
     tokens: Tensor
     logits: Tensor
+    prompt: str
+    agreed: str
 
     def to_bytes(self) -> bytes:
         """Return the content of the file, in the safetensors format."""
-        return save({field.name: getattr(self, field.name).contiguous() for field in fields(self)})
+        tensors = {name: getattr(self, name).contiguous() for name in TENSORS}
+        return save(tensors, metadata={"prompt": self.prompt, "agreed": self.agreed})
 
     @classmethod
     def load(cls, path: Path) -> GoldenRecord:
@@ -62,8 +70,12 @@ class GoldenRecord:
         if path.stat().st_size > MAX_BYTES:
             raise PackageError(f"{path} is not a golden record: it is larger than {MAX_BYTES:,} bytes")
         try:
-            tensors = load(path.read_bytes())  # of bytes, since the library takes no path that is not Unicode
-            return cls(**tensors)
+            content = path.read_bytes()  # since the library takes no path that is not Unicode
+            tensors = load(content)
+            (length,) = HEADER_LENGTH.unpack_from(content)
+            header = parse_object(content[HEADER_LENGTH.size :][:length], what=str(path), error=PackageError)
+            metadata = header.section("__metadata__")
+            return cls(**tensors, prompt=metadata.text("prompt"), agreed=metadata.text("agreed"))
         except (SafetensorError, TypeError, ValueError, KeyError) as error:
             raise PackageError(f"{path} is not a golden record, or damaged: {error}") from error
 
@@ -100,26 +112,32 @@ class GoldenRecord:
 class Question:
     """A question for the float model: ``image`` uint8 ``[3, H, W]``, and the prompt's tokens before and after it.
 
-    A token of ``eos_ids`` ends the answer.
+    A token of ``eos_ids`` ends the answer. ``texts`` are those that the tokens were made of, and ``chat_template`` the
+    Jinja template that they are from, or None. With ``is_checked``, transformers must make the same tokens of them.
     """
 
     image: np.ndarray
     ids_before: list[int]
     ids_after: list[int]
     eos_ids: tuple[int, ...]
+    texts: list[str]
+    chat_template: str | None
+    is_checked: bool
 
     def num_positions(self, config: LlavaConfig) -> int:
         """Return the positions that the question and the longest answer take."""
         return len(self.ids_before) + config.num_image_tokens + len(self.ids_after) + MAX_TOKENS
 
 
-def golden_question(checkpoint: Checkpoint, *, card: ModelCard) -> Question:
+def golden_question(
+    checkpoint: Checkpoint, *, card: ModelCard, chat_template: str | None = None, is_checked: bool = True
+) -> Question:
     """Return the family's question about the sample image. Raises ``ExportError`` if the context cannot hold it."""
     pixels = prepare_image_for(card, load_image(SAMPLE_IMAGE))
     tokenizer = checkpoint.tokenizer.chat_tokenizer(bos_id=card.bos_id)
     chunks = question_chunks(checkpoint.family.question, template=card.prompt, has_image=True, first_turn=True)
     before, after = tokenizer.encode_turn(chunks)
-    question = Question(pixels, before, after, card.eos_ids)
+    question = Question(pixels, before, after, card.eos_ids, list(map(chunk_text, chunks)), chat_template, is_checked)
     length = question.num_positions(checkpoint.config)
     if length > card.max_context_len:
         raise ExportError(
@@ -129,7 +147,7 @@ def golden_question(checkpoint: Checkpoint, *, card: ModelCard) -> Question:
     return question
 
 
-def record(model: Model, question: Question, *, max_tokens: int = MAX_TOKENS) -> GoldenRecord:
+def record(model: Model, question: Question, *, agreed: str = "", max_tokens: int = MAX_TOKENS) -> GoldenRecord:
     """Ask the model. Return the question with its greedy answer: up to ``max_tokens``, or until it ends."""
     features = model.encode_image(question.image)
     before, after = model.embed(question.ids_before), model.embed(question.ids_after)
@@ -142,6 +160,8 @@ def record(model: Model, question: Question, *, max_tokens: int = MAX_TOKENS) ->
         features=features[0].to(torch.float16),
         tokens=torch.tensor(tokens),
         logits=torch.stack(logits),
+        prompt=IMAGE_PLACEHOLDER.join(question.texts),
+        agreed=agreed,
     )
 
 
@@ -162,14 +182,26 @@ def float_answer(
 ) -> FloatAnswer:
     """Ask the float model of a checkpoint. Return its answer, with the time and memory that it took.
 
+    Raises ``CheckpointError`` if transformers is installed and reads the question otherwise.
+
     To be run in a process of its own, because lowering keeps one processor busy. ``on_step`` is called ``num_steps``
     times, if the answer is not shorter than ``MAX_TOKENS``.
     """
     start = time.perf_counter()
     checkpoint = open_checkpoint()
+    agreed = ""
+    if question.is_checked:
+        agreed = check_question(
+            Processor.open(checkpoint),
+            texts=question.texts,
+            ids=(question.ids_before, question.ids_after),
+            question=checkpoint.family.question,
+            chat_template=question.chat_template,
+            adds_bos=checkpoint.tokenizer.rules.adds_bos,
+        )
     model = checkpoint.build_model(max_context_len=question.num_positions(checkpoint.config))
     reference = FloatReference(model, weights=checkpoint.weights, on_block=on_step)
-    golden = record(reference, question)
+    golden = record(reference, question, agreed=agreed)
     return FloatAnswer(golden.to_bytes(), time.perf_counter() - start, peak_memory() or 0)
 
 

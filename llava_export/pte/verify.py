@@ -107,6 +107,13 @@ def compare(program_path: Path, manifest: Manifest) -> list[Comparison]:
     return list(_compare(program, golden))
 
 
+def agreement(program_path: Path) -> str:
+    """Return for people which library read the golden record's question as the export did. Raises ``PackageError``."""
+    golden = GoldenRecord.load(contract.golden_path(program_path))
+    by = f"read as by {golden.agreed}" if golden.agreed else "which no other library has read"
+    return f"question {golden.prompt!r}, {by}"
+
+
 def judge(comparisons: list[Comparison], manifest: Manifest) -> list[str]:
     """Return everything that fails the thresholds of the manifest's recipe, in words."""
     thresholds = Recipe.from_dict(manifest.card.recipe).thresholds

@@ -254,6 +254,8 @@ def golden_record() -> bytes:
         features=torch.ones(4, 8).half(),
         tokens=torch.tensor([5, 6]),
         logits=torch.ones(2, 20),
+        prompt="USER: <image>\n?",
+        agreed="",
     ).to_bytes()
 
 

@@ -121,6 +121,8 @@ def test_golden_record_survives_its_file(tmp_path):
         features=torch.randn(4, 8).half(),
         tokens=torch.tensor([5, 6]),
         logits=torch.randn(2, 9),
+        prompt="USER: <image>\n?",
+        agreed="",
     )
     (tmp_path / "golden").write_bytes(golden.to_bytes())
     loaded = GoldenRecord.load(tmp_path / "golden")
