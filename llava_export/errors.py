@@ -5,7 +5,12 @@ The mistakes of a user of the runner are in ``llava_runner.errors``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from llava_runner.errors import UserError
+
+Result = TypeVar("Result")
 
 
 class ConfigError(UserError):
@@ -14,6 +19,65 @@ class ConfigError(UserError):
 
 class CheckpointError(UserError):
     """Weights or tokenizer files that are missing, damaged, or do not fit ``config.json``."""
+
+
+class SeveralReasons(CheckpointError, ConfigError):
+    """A checkpoint with several mistakes, each of which is a line of the message."""
+
+    def __init__(self, reasons: tuple[str, ...]) -> None:
+        super().__init__(reasons)  # what a copy in another process is made of
+        self.reasons = reasons
+
+    def __str__(self) -> str:
+        """Return the lines of the message."""
+        return "\n".join(self.lines)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The number of reasons, and each reason."""
+        return (f"the checkpoint is refused for {len(self.reasons)} reasons:", *(f"- {it}" for it in self.reasons))
+
+
+class Reasons:
+    """Collects mistakes that do not depend on each other, so that the user learns of all at once."""
+
+    def __init__(self) -> None:
+        self._errors: list[UserError] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._errors)
+
+    def add(self, *errors: UserError) -> None:
+        """Add mistakes."""
+        self._errors.extend(errors)
+
+    def result(self, function: Callable[[], Result]) -> Result | None:
+        """Return what a function returns, or None if it raises a ``UserError``, which is added."""
+        try:
+            return function()
+        except UserError as error:
+            self.add(error)
+            return None
+
+    def raise_any(self) -> None:
+        """Raise the mistake if there is one, and ``SeveralReasons`` if there are more."""
+        texts = dict.fromkeys(
+            text
+            for error in self._errors
+            for text in (error.reasons if isinstance(error, SeveralReasons) else (str(error),))
+        )
+        if len(texts) > 1:
+            raise SeveralReasons(tuple(texts))
+        if self._errors:
+            raise self._errors[0]
+
+
+def check_all(*checks: Callable[[], object]) -> None:
+    """Call all functions. Raise the mistake that one raises, and ``SeveralReasons`` if there are more."""
+    reasons = Reasons()
+    for check in checks:
+        reasons.result(check)
+    reasons.raise_any()
 
 
 class RecipeError(UserError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_export.checkpoint.tokenizer import CheckpointTokenizer, object_in
-from llava_export.config import check_token_ids
+from llava_export.config import LlavaConfig, check_token_ids
 from llava_export.errors import CheckpointError
 from llava_runner.contract import MAX_CONTEXT, MAX_TEMPERATURE, GenerationDefaults
 
@@ -23,20 +23,17 @@ class SpecialIds:
     notes: tuple[str, ...]
 
 
-def special_ids(
-    path: Path | None, *, bos_id: int, eos_ids: Sequence[int], tokenizer: CheckpointTokenizer, vocab_size: int
-) -> SpecialIds:
-    """Return the special ids of a checkpoint. ``bos_id`` and ``eos_ids`` are those of its ``config.json``.
-
-    ``path`` is its ``generation_config.json``, if it has one.
+def special_ids(path: Path | None, *, config: LlavaConfig, tokenizer: CheckpointTokenizer) -> SpecialIds:
+    """Return the special ids of a checkpoint. ``path`` is its ``generation_config.json``, if it has one.
 
     Any id that ``config.json``, ``generation_config.json`` or the tokenizer ends an answer with does. But where
     ``config.json`` has another beginning than the tokenizer, as configs from before 2023 do, its ids are those of
     another tokenizer. Raises ``CheckpointError`` for ids that are not in the vocabulary.
     """
+    bos_id, eos_ids = config.bos_id, config.eos_ids
     generation = object_in(path)
     own = generation.integers("eos_token_id", ()) if generation.get("eos_token_id") is not None else ()
-    check_token_ids(f"{GENERATION_CONFIG}: eos_token_id", *(own or eos_ids), vocab_size=vocab_size)
+    check_token_ids(f"{GENERATION_CONFIG}: eos_token_id", *(own or eos_ids), vocab_size=config.text.vocab_size)
     of_tokenizer = [tokenizer.eos_id] if tokenizer.eos_id >= 0 else []
     notes = []
     if tokenizer.bos_id not in (-1, bos_id) and (own or of_tokenizer):

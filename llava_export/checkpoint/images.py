@@ -65,8 +65,12 @@ def check_pinpoints(config: JsonObject) -> None:
         raise ConfigError("image_grid_pinpoints are not supported: an image is seen whole here, not in several crops")
 
 
-def find_images(config: JsonObject, folders: Iterable[Path], *, default: str | None, image_size: int) -> Images:
+def find_images(
+    config: JsonObject, folders: Iterable[Path], *, default: str | None, image_size: int | None
+) -> Images | None:
     """Return how images are prepared for a vision tower that takes squares of ``image_size`` pixels.
+
+    Where that is not known, it is None, and so is what is returned: everything else is checked.
 
     The image processor's file is in the first of ``folders`` that has one. Where none has, images are made square as
     ``default`` says, and the rest is CLIP's. ``default`` is None in the layout whose ``config.json`` says whether
@@ -76,11 +80,13 @@ def find_images(config: JsonObject, folders: Iterable[Path], *, default: str | N
     pads = ASPECT_RATIOS[config.text("image_aspect_ratio", "square")] if default is None else None
     settings = next((found for found in map(_settings_in, folders) if found is not None), None)
     if settings is None:
+        if image_size is None:
+            return None
         how = default or ("pad" if pads else "crop")
         source = "config.json" if default is None else "its family"
         return Images(CLIP_MEAN, CLIP_STD, how, image_size, image_size, "bicubic", source)
     images = _images(settings.raising(ConfigError), pads=pads)
-    if images.size != image_size:
+    if image_size is not None and images.size != image_size:
         raise ConfigError(
             f"{settings.where()} makes images of {images.size}x{images.size} pixels, and the vision tower takes "
             f"{image_size}x{image_size}"

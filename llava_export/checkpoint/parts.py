@@ -8,7 +8,8 @@ from pathlib import Path
 
 from llava_export.checkpoint.adapter import ADAPTER_CONFIG
 from llava_export.checkpoint.locate import local_folder, locate
-from llava_export.checkpoint.reader import has_weights
+from llava_export.checkpoint.refusals import read_settings
+from llava_export.checkpoint.weight_files import has_weights
 from llava_export.errors import CheckpointError, ConfigError
 from llava_export.families import FAMILIES, Family
 from llava_runner.documents import JsonObject, read_object
@@ -48,11 +49,11 @@ class Parts:
         The one beside an adapter or projector is taken, if it is in the layout of the base's weights. Raises
         ``CheckpointError`` if the base has none, and ``ConfigError`` if it does not say which vision tower there is.
         """
-        base = read_object(self.base / CONFIG, error=CheckpointError).raising(ConfigError)
+        base = read_settings(self.base)
         family = _family(base)
         for folder in self.folders[:-1]:
             if (folder / CONFIG).is_file():
-                settings = read_object(folder / CONFIG, error=CheckpointError).raising(ConfigError)
+                settings = read_settings(folder)
                 if (found := _family(settings)) is not None and family in (None, found):
                     return settings, folder
         if family is None and self.projector is not None and base.get("model_type") == "llama":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -13,23 +14,17 @@ from torch import Tensor
 
 from llava_export.checkpoint.shards import Entry, LoadedShard, Shard
 from llava_export.checkpoint.torch_files import open_bin
+from llava_export.checkpoint.weight_files import find_weight_files
 from llava_export.errors import CheckpointError
 from llava_export.system import available_memory
-from llava_runner.documents import MAX_BYTES, parse_object, read_object, shown
+from llava_runner.documents import MAX_BYTES, parse_object
 
-# The files that weights can be in: of each format the index of several shards, and a single file. The first one found
-# is read.
-LAYOUTS = (
-    ("model.safetensors.index.json", "model.safetensors"),
-    ("pytorch_model.bin.index.json", "pytorch_model.bin"),
-)
 # Checkpoints smaller than this fraction of the free memory stay in the system's file cache as a whole.
 FITTING_FRACTION = 0.8
 # Of a larger checkpoint, shards of up to this fraction of the free memory stay there.
 KEPT_FRACTION = 0.6
-# The types that can be read, by safetensors' names.
-MAX_NAME_LENGTH = 60  # of a file; published ones have 32 characters
 HEADER_LENGTH = struct.Struct("<Q")
+# The types that can be read, by safetensors' names.
 FLOAT_DTYPES: dict[str, torch.dtype] = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
@@ -65,19 +60,45 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class CheckpointReader:
-    """All tensors of a checkpoint by key. ``shapes`` are known without reading any tensor."""
+    """All tensors of a checkpoint by key.
+
+    ``shapes`` are known without reading any tensor. ``lacking`` are tensors that an index names and the file that it
+    names for them lacks: the file's name by key. ``notes`` are sentences for the user about files that are not read.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Open the shards in ``folder``. Raises ``CheckpointError`` if there are none, or some are damaged."""
         self.folder = folder
+        self.notes: tuple[str, ...] = ()
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.lacking: dict[str, str] = {}
         self._shards: dict[Path, Shard | LoadedShard] = {}
+        self._shard_of: dict[str, Shard | LoadedShard] = {}
         self.add(folder)
 
-    def add(self, folder: Path) -> None:
-        """Add the tensors of another checkpoint, for example of the vision tower. Raises ``CheckpointError``."""
-        self._shards |= {path: open_shard(path) for path in _shard_paths(folder)}
-        self._shard_of = {key: shard for shard in self._shards.values() for key in shard.shapes}
-        self.shapes = {key: shape for shard in self._shards.values() for key, shape in shard.shapes.items()}
+    def add(self, folder: Path, *, in_place_of: Collection[str] = ()) -> None:
+        """Add the tensors of another checkpoint, for example of the vision tower.
+
+        Those ``in_place_of`` which they come are no longer there. Raises ``CheckpointError``.
+        """
+        for key in in_place_of:
+            del self.shapes[key], self._shard_of[key]
+        found = find_weight_files(folder)
+        file_of = {key: path for path, shard in self._shards.items() for key in shard.shapes if key in self.shapes}
+        for path in found.paths:
+            if path in self._shards:  # a checkpoint may be named as its own vision tower
+                continue
+            self._shards[path] = shard = open_shard(path)
+            if both := file_of.keys() & shard.shapes.keys():
+                key = min(both)
+                raise CheckpointError(f"{key} is both in {file_of[key]} and in {path}; a tensor can have one value")
+            file_of |= dict.fromkeys(shard.shapes, path)
+            self._shard_of |= dict.fromkeys(shard.shapes, shard)
+            self.shapes |= shard.shapes
+        self.lacking |= {
+            key: name for key, name in found.file_of.items() if key not in self._shards[folder / name].shapes
+        }
+        self.notes += found.notes
         if not self.shapes:
             raise CheckpointError(f"the weights in {self.folder} hold no tensors")
         self._keep_what_fits()
@@ -114,9 +135,13 @@ class CheckpointReader:
         """Ask the system to read a tensor from disk, without waiting. A later ``read`` finds it ready."""
         self._shard_of[key].prefetch(key)
 
+    def stored_dtype(self, key: str) -> torch.dtype | str:
+        """Return the checkpoint's type of a tensor: the format's own name where torch has none."""
+        return self._shard_of[key].dtypes[key]
+
     def dtype(self, key: str) -> torch.dtype:
         """Return the checkpoint's type of a tensor. Raises ``CheckpointError`` if it is not a float type."""
-        found = self._shard_of[key].dtypes[key]
+        found = self.stored_dtype(key)
         if not isinstance(found, torch.dtype) or found not in FLOAT_DTYPES.values():
             raise CheckpointError(
                 f"{key} in {self.file_of(key).parent} is {found}; only float16, bfloat16 and float32 weights can be "
@@ -129,29 +154,14 @@ class CheckpointReader:
         self.dtype(key)
         return self._shard_of[key].read(key)
 
+    def is_same(self, key: str, other: str) -> bool:
+        """Return whether two tensors have the same type, shape and values. It takes no memory to speak of."""
+        if self.shapes[key] != self.shapes[other] or self.dtype(key) != self.dtype(other):
+            return False
+        chunks = zip_longest(self._shard_of[key].chunks(key), self._shard_of[other].chunks(other))
+        return all(one == two for one, two in chunks)
+
 
 def open_shard(path: Path) -> Shard | LoadedShard:
-    """Open a file of weights. Raises ``CheckpointError`` if it is missing or damaged."""
-    if not path.is_file():
-        raise CheckpointError(f"shard {path.name} is named by the index but missing in {path.parent}")
+    """Open a file of weights. Raises ``CheckpointError`` if it is damaged."""
     return open_safetensors(path) if path.suffix == ".safetensors" else open_bin(path)
-
-
-def has_weights(folder: Path) -> bool:
-    """Return whether a folder has files of a whole model's weights."""
-    return any((folder / name).is_file() for names in LAYOUTS for name in names)
-
-
-def _shard_paths(folder: Path) -> list[Path]:
-    """Return the files of weights in a folder. Raises ``CheckpointError`` if there are none."""
-    for index_name, single_name in LAYOUTS:
-        if (folder / index_name).is_file():
-            index = read_object(folder / index_name, error=CheckpointError).section("weight_map")
-            files = sorted({index.text(key) for key in index})
-            if bad := [file for file in files if Path(file).name != file or len(file) > MAX_NAME_LENGTH]:
-                raise CheckpointError(f"{folder / index_name} names {shown(bad[0])}, which is no file in its folder")
-            return [folder / file for file in files]
-        if (folder / single_name).is_file():
-            return [folder / single_name]
-    names = ", ".join(single for _, single in LAYOUTS)
-    raise CheckpointError(f"no weights in {folder}: looked for {names} and their sharded forms")

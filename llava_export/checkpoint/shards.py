@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from llava_export.errors import CheckpointError
+
+CHUNK_BYTES = 1 << 20  # of what is read to be compared
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,15 @@ class Shard:
             self._advise(key, "POSIX_FADV_DONTNEED")
         return elements.as_strided(entry.shape, entry.stride)
 
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """Yield the bytes of a tensor's values in parts, after those of its strides."""
+        entry = self._entries[key]
+        yield repr(entry.stride).encode()
+        size = entry.num_elements * entry.dtype.itemsize  # type: ignore[union-attr]  # checked by the reader
+        for begin in range(0, size, CHUNK_BYTES):
+            self._file.seek(entry.start + begin)
+            yield self._file.read(min(CHUNK_BYTES, size - begin))
+
     def _advise(self, key: str, advice: str) -> None:
         """Advise the system how a tensor's bytes will be used. Systems other than Linux take no advice."""
         if hasattr(os, "posix_fadvise"):
@@ -105,3 +116,7 @@ class LoadedShard:
     def read(self, key: str) -> Tensor:
         """Return a tensor in its own type."""
         return self._tensors[key]
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """Yield the bytes of a tensor's values, as one part."""
+        yield self._tensors[key].contiguous().flatten().view(torch.uint8).numpy().tobytes()

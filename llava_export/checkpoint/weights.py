@@ -64,6 +64,8 @@ class Weights:
         self._largest: dict[tuple[str, bool], float] = {}  # by key, and whether updates are merged
         self._row_factors: dict[str, Tensor | None] = {}  # they take as long as merging, so they are kept
         self._key_of = {fqn: key for key in reader.shapes if (fqn := family.rename(key)) is not None}
+        if self._tied and EMBEDDING_WEIGHT not in self._key_of and HEAD_WEIGHT in self._key_of:
+            self._key_of[EMBEDDING_WEIGHT] = self._key_of[HEAD_WEIGHT]  # either of the two may be stored
 
     def check_depth(self) -> None:
         """Raise ``CheckpointError`` if the config has many layers of which there are no weights.

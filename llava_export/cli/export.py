@@ -140,6 +140,7 @@ def run(arguments: argparse.Namespace) -> None:
         new_console,
         print_files,
         print_images,
+        print_notes,
         print_prompt,
         silence_libraries,
     )
@@ -174,6 +175,7 @@ def run(arguments: argparse.Namespace) -> None:
         print_estimate(console, planned, lacking=lacking)
         print_prompt(console, planned.prompt)
         print_images(console, planned.checkpoint.images)
+        print_notes(console, planned.checkpoint.notes)
         return
     if arguments.report:
         for report in exported.reports:
@@ -182,6 +184,7 @@ def run(arguments: argparse.Namespace) -> None:
     print_files(console, exported.files, folder=exported.program.parent)
     print_prompt(console, planned.prompt)
     print_images(console, planned.checkpoint.images)
+    print_notes(console, planned.checkpoint.notes)
     if contract.golden_path(exported.program).name in exported.files:
         console.print(f"\nverify it:  llava verify {exported.program}", soft_wrap=True)
 

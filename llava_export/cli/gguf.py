@@ -55,7 +55,14 @@ def build_parser(prog: str = "llava gguf") -> ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     """Export as the command line says. Raises a ``UserError`` for the user's mistakes."""
-    from llava_export.cli.terminal import ProgressStages, new_console, print_files, print_prompt, silence_libraries
+    from llava_export.cli.terminal import (
+        ProgressStages,
+        new_console,
+        print_files,
+        print_notes,
+        print_prompt,
+        silence_libraries,
+    )
 
     silence_libraries()
     from llava_export.checkpoint.checkpoint import open_checkpoint
@@ -83,4 +90,5 @@ def run(arguments: argparse.Namespace) -> None:
     console.print(stages.table())
     print_files(console, files, folder=arguments.output_dir)
     print_prompt(console, prompt)
+    print_notes(console, checkpoint.notes)
     console.print(f"\nverify it:  llava verify {arguments.output_dir}", soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +53,12 @@ def print_files(console: Console, files: Mapping[str, int], *, folder: Path) -> 
     for name, size in files.items():
         console.print(f"  {folder / name}", end="", soft_wrap=True)
         console.print(f"  {f'{size / 1e6:,.1f} MB' if size >= 1e5 else f'{size / 1e3:,.1f} kB'}", style="dim")
+
+
+def print_notes(console: Console, notes: Iterable[str]) -> None:
+    """Print what the user should know of a checkpoint."""
+    for note in notes:
+        console.print(f"\nnote: {note}", style="yellow", soft_wrap=True)
 
 
 @contextmanager

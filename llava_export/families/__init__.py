@@ -1,7 +1,7 @@
 """The checkpoint families that this project reads.
 
 To add a family, write a file here with one ``Family``, whose fields ``families.family`` explains. Add it to
-``FAMILIES`` below, before any family that has the same ``model_type`` and no ``marker``. Then add a random checkpoint
+``FAMILIES`` below, before any family that has the same ``model_type`` and no ``markers``. Then add a random checkpoint
 of the family to ``tests/checkpoints.py``, and compare its logits with those of the published implementation.
 """
 
@@ -16,7 +16,7 @@ from llava_export.families.llava15 import LLAVA_15, LLAVA_15_ORIGINAL
 from llava_export.families.mobilevlm import MOBILEVLM
 from llava_runner.documents import shown
 
-# The first one that matches a config.json is chosen. Both of LLaVA-1.5 match model_type "llava"; the one with a marker
+# The first one that matches a config.json is chosen. Both of LLaVA-1.5 match model_type "llava"; the one with markers
 # comes first.
 FAMILIES = (LLAVA_15_ORIGINAL, LLAVA_15, MOBILEVLM)
 

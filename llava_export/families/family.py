@@ -25,15 +25,16 @@ def renamed(key: str, names: Iterable[tuple[str, str]]) -> str | None:
 class Family:
     """A family of checkpoints that are read in the same way.
 
-    A checkpoint belongs to the family when its ``config.json`` fits ``model_types`` and ``marker``.
+    A checkpoint belongs to the family when its ``config.json`` fits ``model_types`` and ``markers``.
 
     - ``name``: what users and the model card call the family. Several layouts of one family share it.
     - ``model_types``: the values of ``model_type`` in ``config.json`` that the family has.
-    - ``marker``: a key that ``config.json`` must have, too; None if the ``model_type`` is enough.
+    - ``markers``: keys of which ``config.json`` must have one, too; empty if the ``model_type`` is enough.
     - ``tower_key``: the key under which ``config.json`` names a vision tower that may be a checkpoint of its own; None
       if the checkpoint always has the vision tower inside.
     - ``parse_config``: a function from ``config.json``, and the vision tower's own config, to the model's sizes. The
-      second argument is None if ``tower_key`` is None. It raises ``ConfigError`` for what the modules cannot compute.
+      second argument is None if ``tower_key`` is None, and where no vision tower was found: then everything else is
+      checked. It raises ``ConfigError`` for what the modules cannot compute.
     - ``check_keys``: a function of ``config.json`` and the checkpoint's keys. It raises ``ConfigError`` if the weights
       are those of another config. None if there is nothing to check.
     - ``key_map``: (pattern, replacement) pairs from the checkpoint's keys to the names of the model's parameters. The
@@ -48,7 +49,7 @@ class Family:
 
     name: str
     model_types: tuple[str, ...]
-    marker: str | None = None
+    markers: tuple[str, ...] = ()
     tower_key: str | None = None
     parse_config: Callable[[JsonObject, JsonObject | None], LlavaConfig]
     check_keys: Callable[[JsonObject, Iterable[str]], None] | None = None
@@ -61,7 +62,9 @@ class Family:
 
     def matches(self, config: Mapping[str, Any]) -> bool:
         """Return whether a checkpoint with this ``config.json`` belongs to the family."""
-        return config.get("model_type") in self.model_types and (self.marker is None or self.marker in config)
+        return config.get("model_type") in self.model_types and (
+            not self.markers or any(name in config for name in self.markers)
+        )
 
     def rename(self, key: str) -> str | None:
         """Return the model's name for a checkpoint's key, or None for a key of no known part."""

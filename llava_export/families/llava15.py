@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from llava_export.config import LlavaConfig, checked_choice
-from llava_export.errors import ConfigError
+from collections.abc import Callable
+from functools import partial
+
+from llava_export.config import LlavaConfig, VisionConfig, checked_choice
+from llava_export.errors import ConfigError, check_all
 from llava_export.families import original
 from llava_export.families.family import Family
 from llava_export.families.prompts import VICUNA_V1
@@ -13,6 +16,7 @@ from llava_export.families.sections import (
     check_padding,
     llama_section,
     llava_config,
+    text_config,
     vision_config,
 )
 from llava_export.models.names import LM_HEAD, PROJECTOR, TEXT_DECODER, TOKEN_EMBEDDING, VISION_TOWER
@@ -27,26 +31,42 @@ def parse_config(config: JsonObject, tower: JsonObject | None) -> LlavaConfig:
     ``tower`` is None: this layout's ``config.json`` also describes the vision tower.
     """
     name = "vision_feature_select_strategy"
-    strategy = checked_choice(name, config.text(name, "default"), SELECT_STRATEGIES)
-    described = config.section("vision_config", {})
-    vision = vision_config(
-        described if described else described.with_defaults(CLIP_L_336),
-        feature_layers=config.integers("vision_feature_layer", -2),
-        keep_class_token=strategy == "full",
-    )
+    strategy = partial(checked_choice, name, config.text(name, "default"), SELECT_STRATEGIES)
+    vision = partial(_vision, config, strategy)
     section = llama_section(config.section("text_config", {}))
-    if section.get("model_type", "llama") != "llama":
-        raise ConfigError(f"language model {shown(section['model_type'])} is not supported; this family has llama")
-    model = llava_config(
+    tied = config.flag("tie_word_embeddings", False) or section.flag("tie_word_embeddings", False)
+    check_all(
+        strategy,
         vision,
+        partial(_check_language_model, section),
+        partial(text_config, section, tied=tied),
+    )
+    model = llava_config(
+        vision(),
         section,
-        tied=config.flag("tie_word_embeddings", False),
+        tied=tied,
         projector_type="mlp",
         projector_act=config.text("projector_hidden_act", "gelu"),
         projector_bias=config.flag("multimodal_projector_bias", True),
     )
     check_padding(config, model.text)
     return model
+
+
+def _vision(config: JsonObject, strategy: Callable[[], str]) -> VisionConfig:
+    """Return the vision tower's sizes. ``strategy`` returns which of its features are read."""
+    described = config.section("vision_config", {})
+    return vision_config(
+        described if described else described.with_defaults(CLIP_L_336),
+        feature_layers=config.integers("vision_feature_layer", -2),
+        keep_class_token=strategy() == "full",
+    )
+
+
+def _check_language_model(section: JsonObject) -> None:
+    """Raise ``ConfigError`` unless the language model is a Llama."""
+    if section.get("model_type", "llama") != "llama":
+        raise ConfigError(f"language model {shown(section['model_type'])} is not supported; this family has llama")
 
 
 LLAVA_15 = Family(
@@ -74,7 +94,7 @@ LLAVA_15_ORIGINAL = original.family(
     name="llava-1.5",
     model_types=("llava", "llava_llama"),
     projectors=("mlp2x_gelu",),
-    marker="mm_projector_type",
+    markers=("mm_projector_type", "mm_vision_tower", "mm_hidden_size"),
     prompt=VICUNA_V1,
     question="What is in the image?",
 )

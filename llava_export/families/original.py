@@ -7,14 +7,21 @@ are under ``model.vision_tower``, or in a CLIP checkpoint of its own that ``mm_v
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
-from llava_export.config import LlavaConfig, checked_choice
-from llava_export.errors import ConfigError
+from llava_export.config import LlavaConfig, VisionConfig, checked_choice
+from llava_export.errors import ConfigError, check_all
 from llava_export.families.family import Family
 from llava_export.families.prompts import ChatPrompt
-from llava_export.families.sections import UNUSED_PARAMETERS, llama_section, llava_config, vision_config
+from llava_export.families.sections import (
+    CLIP_L_336,
+    UNUSED_PARAMETERS,
+    llama_section,
+    llava_config,
+    text_config,
+    vision_config,
+)
 from llava_export.models.names import LM_HEAD, PROJECTOR, TEXT_DECODER, TOKEN_EMBEDDING, VISION_TOWER
 from llava_runner.documents import JsonObject
 
@@ -47,7 +54,12 @@ LDPV2_KEYS = (
 SELECT_FEATURES = ("patch", "cls_patch")
 # From values of mm_projector_type to the types of ProjectorConfig, and to the projectors' keys.
 PROJECTOR_TYPES = {"mlp2x_gelu": "mlp", "ldpnet": "ldp", "ldpnetv2": "ldpv2"}
-PROJECTOR_KEYS = {"mlp2x_gelu": MLP_KEYS, "ldpnet": LDP_KEYS, "ldpnetv2": LDPV2_KEYS}
+PROJECTOR_KEYS = {
+    "mlp2x_gelu": MLP_KEYS,
+    "ldpnet": LDP_KEYS,
+    "ldpnetv2": LDPV2_KEYS,
+    "linear": ((r"^model\.mm_projector\.(?=weight|bias)", f"{PROJECTOR}."),),  # LLaVA-1's, which no family has
+}
 # The start of the vision tower's keys: inside the checkpoint, in a CLIP checkpoint with or without its text half, and
 # as transformers 5 names its modules.
 TOWER = (
@@ -71,13 +83,13 @@ def family(
     projectors: tuple[str, ...],
     prompt: ChatPrompt,
     question: str,
-    marker: str | None = None,
+    markers: tuple[str, ...] = (),
 ) -> Family:
     """Return a family in this layout. ``projectors`` are the values of ``mm_projector_type`` that it has."""
     return Family(
         name=name,
         model_types=model_types,
-        marker=marker,
+        markers=markers,
         parse_config=partial(_parse_config, projectors),
         check_keys=_check_projector,
         tower_key="mm_vision_tower",
@@ -98,7 +110,7 @@ def _check_projector(config: JsonObject, keys: Iterable[str]) -> None:
         for projector, pairs in PROJECTOR_KEYS.items()
         if any(re.match(pattern, key) for pattern, _ in pairs for key in keys)
     ]
-    if found and config["mm_projector_type"] not in found:
+    if found and config.get("mm_projector_type") not in found:
         raise ConfigError(
             f"config.json has mm_projector_type {config['mm_projector_type']}, but the weights are those of "
             f"{' and '.join(found)}: they do not belong together"
@@ -108,16 +120,39 @@ def _check_projector(config: JsonObject, keys: Iterable[str]) -> None:
 def _parse_config(projectors: tuple[str, ...], config: JsonObject, tower: JsonObject | None) -> LlavaConfig:
     """Return the sizes that ``config.json`` gives. Raises ``ConfigError`` for what cannot be computed.
 
-    ``tower`` is the vision tower's own config.
+    ``tower`` is the vision tower's own config. Where it was not found, everything else is checked.
     """
-    assert tower is not None
-    projector_type = checked_choice("mm_projector_type", config.get("mm_projector_type"), projectors)
     name = "mm_vision_select_feature"
-    select = checked_choice(name, config.text(name, "patch"), SELECT_FEATURES)
-    if config.flag("mm_use_im_start_end", False):
-        raise ConfigError("mm_use_im_start_end is not supported: no released checkpoint puts tokens around an image")
+    select = partial(checked_choice, name, config.text(name, "patch"), SELECT_FEATURES)
+    vision = partial(_vision, config, tower, select)
+    section = llama_section(config)
+    tied = config.flag("tie_word_embeddings", False)
+    check_all(
+        partial(_check_projector_type, config, projectors),
+        select,
+        partial(_check_start_end, config),
+        vision,
+        partial(text_config, section, tied=tied),
+    )
+    return llava_config(
+        vision(),
+        section,
+        tied=tied,
+        projector_type=PROJECTOR_TYPES[config["mm_projector_type"]],
+        projector_act="gelu",
+        projector_bias=True,
+    )
+
+
+def _vision(config: JsonObject, tower: JsonObject | None, select: Callable[[], str]) -> VisionConfig:
+    """Return the vision tower's sizes. ``select`` returns which features are read."""
+    if tower is None:  # nothing can be said of it: the published one stands in
+        published = JsonObject(CLIP_L_336, what="the published tower", error=ConfigError)
+        return vision_config(published, feature_layers=(-2,), keep_class_token=False)
     vision = vision_config(
-        tower, feature_layers=config.integers("mm_vision_select_layer", -2), keep_class_token=select == "cls_patch"
+        tower,
+        feature_layers=config.integers("mm_vision_select_layer", -2),
+        keep_class_token=select() == "cls_patch",
     )
     mm_hidden_size = config.integer("mm_hidden_size", vision.hidden_size)
     if mm_hidden_size != vision.hidden_size:
@@ -125,11 +160,21 @@ def _parse_config(projectors: tuple[str, ...], config: JsonObject, tower: JsonOb
             f"config.json has mm_hidden_size {mm_hidden_size}, but the vision tower's hidden_size is "
             f"{vision.hidden_size}: it is another tower than the one this model was trained with"
         )
-    return llava_config(
-        vision,
-        llama_section(config),
-        tied=config.flag("tie_word_embeddings", False),
-        projector_type=PROJECTOR_TYPES[projector_type],
-        projector_act="gelu",
-        projector_bias=True,
-    )
+    return vision
+
+
+def _check_projector_type(config: JsonObject, projectors: tuple[str, ...]) -> None:
+    """Raise ``ConfigError`` unless the projector is one of the family's ``projectors``."""
+    projector = config.get("mm_projector_type")
+    if projector in (None, "linear") and "mlp2x_gelu" in projectors:
+        raise ConfigError(
+            f"config.json has mm_projector_type {projector}: the projector is a single linear, as in LLaVA-1, which is "
+            "not supported; LLaVA-1.5 (mlp2x_gelu) is"
+        )
+    checked_choice("mm_projector_type", projector, projectors)
+
+
+def _check_start_end(config: JsonObject) -> None:
+    """Raise ``ConfigError`` if tokens of their own stand around an image."""
+    if config.flag("mm_use_im_start_end", False):
+        raise ConfigError("mm_use_im_start_end is not supported: no released checkpoint puts tokens around an image")

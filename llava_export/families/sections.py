@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from llava_export.config import LlavaConfig, ProjectorConfig, TextConfig, VisionConfig, check_token_ids
-from llava_export.errors import ConfigError
+from llava_export.errors import ConfigError, check_all
 from llava_export.models.names import VISION_TOWER
 from llava_runner.documents import JsonObject, shown
 
@@ -113,16 +114,8 @@ def check_padding(section: JsonObject, text: TextConfig) -> None:
 
 def text_config(section: JsonObject, *, tied: bool) -> TextConfig:
     """Return the decoder's sizes. ``section`` is a ``llama_section``. Raises ``ConfigError``."""
-    if section["hidden_act"] != "silu":
-        raise ConfigError(
-            f"the language model's hidden_act {shown(section['hidden_act'])} is not supported; Llama's is silu"
-        )
-    # transformers 5 writes rope_parameters in place of rope_theta and rope_scaling.
-    rope = section.section("rope_scaling", {}).with_defaults({"rope_theta": section.number("rope_theta", 10000.0)})
-    rope = section.section("rope_parameters", {}).with_defaults(rope)
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type != "default":
-        raise ConfigError(f"rotary embedding of type {shown(rope_type)} is not supported; only the default one is")
+    check_all(partial(_check_act, section), partial(_rope, section), partial(_check_window, section))
+    rope = _rope(section)
     sizes = {name: section.integer(name) for name in LLAMA_SIZES}
     heads, hidden_size = sizes["num_attention_heads"], sizes["hidden_size"]
     if section.get("head_dim") is None and (heads < 1 or hidden_size % heads):
@@ -137,6 +130,37 @@ def text_config(section: JsonObject, *, tied: bool) -> TextConfig:
         attention_bias=section.flag("attention_bias"),
         mlp_bias=section.flag("mlp_bias"),
     )
+
+
+def _check_act(section: JsonObject) -> None:
+    """Raise ``ConfigError`` unless the activation is Llama's."""
+    if section["hidden_act"] != "silu":
+        raise ConfigError(
+            f"the language model's hidden_act {shown(section['hidden_act'])} is not supported; Llama's is silu"
+        )
+
+
+def _rope(section: JsonObject) -> JsonObject:
+    """Return the settings of rotary embedding, ``rope_theta`` among them. Raises ``ConfigError``."""
+    # transformers 5 writes rope_parameters in place of rope_theta and rope_scaling.
+    older, newer = section.section("rope_scaling", {}), section.section("rope_parameters", {})
+    for part in (newer, older):
+        rope_type = part.get("rope_type", part.get("type", "default"))
+        if rope_type != "default":
+            raise ConfigError(f"rotary embedding of type {shown(rope_type)} is not supported; only the default one is")
+    rope = newer.with_defaults(older.with_defaults({"rope_theta": section.number("rope_theta", 10000.0)}))
+    return rope
+
+
+def _check_window(section: JsonObject) -> None:
+    """Raise ``ConfigError`` if attention sees a part of the context alone."""
+    context = section.integer("max_position_embeddings")
+    window = section.integer("sliding_window", context)
+    if section.flag("use_sliding_window", True) and window < context:
+        raise ConfigError(
+            f"{section.where('sliding_window')} is {window}: attention sees that many positions of {context}; only "
+            "models whose attention sees all of them are supported"
+        )
 
 
 def vision_config(section: JsonObject, *, feature_layers: tuple[int, ...], keep_class_token: bool) -> VisionConfig:

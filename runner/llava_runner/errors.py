@@ -15,6 +15,11 @@ from typing import Any, NoReturn
 class UserError(Exception):
     """The base class of all such mistakes. The message says what is wrong, where, and what to do next."""
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The message as a terminal shows it: one line, and more where there are several reasons."""
+        return (str(self),)
+
 
 class PackageError(UserError):
     """A program, tokenizer or manifest that is missing or damaged, or that does not belong to the others."""
@@ -39,7 +44,7 @@ class Terminated(BaseException):
 def exit_cleanly(main: Callable[[], int | None]) -> NoReturn:
     """Run ``main`` and exit with the code it returns.
 
-    A ``UserError`` or an ``OSError`` becomes one line on stderr and exit code 2. Where the reader of stdout has gone,
+    A ``UserError`` or an ``OSError`` becomes a message on stderr and exit code 2. Where the reader of stdout has gone,
     the exit is silent, with code 141. Ctrl-C gives code 130, and SIGTERM and SIGHUP give 143 and 129, after everything
     that was begun is cleaned up.
     """
@@ -50,7 +55,7 @@ def exit_cleanly(main: Callable[[], int | None]) -> NoReturn:
             code = main()
             sys.stdout.flush()  # a disk that is full, or a pipe that is closed, is noticed here
     except UserError as error:
-        message = str(error)
+        lines = error.lines
     except BrokenPipeError:
         _discard_stdout()
         sys.exit(128 + signal.SIGPIPE)
@@ -58,14 +63,14 @@ def exit_cleanly(main: Callable[[], int | None]) -> NoReturn:
         # The disk is full, a permission is missing, a folder does not exist: not a bug of ours.
         _discard_stdout()
         text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        message = text
+        lines = (text,)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Terminated as ended:
         sys.exit(128 + ended.number)
     else:
         sys.exit(code)
-    complain(message)
+    complain(*lines)
     sys.exit(2)
 
 
@@ -75,10 +80,10 @@ def _print_any_name() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def complain(message: str) -> None:
-    """Print a mistake as one line on stderr. Where stderr cannot be written there is nobody to tell."""
+def complain(*lines: str) -> None:
+    """Print a mistake on stderr, each of ``lines`` as one. Where stderr cannot be written there is nobody to tell."""
     with suppress(OSError):
-        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print("error:", "\n".join(" ".join(line.split()) for line in lines), file=sys.stderr, flush=True)
 
 
 def open_standard_streams() -> None:

@@ -105,8 +105,9 @@ def test_a_dry_run_finds_the_mistakes_of_a_config(field, value, message, cli, ch
 def test_a_checkpoint_without_tokenizer(cli, checkpoint_of, tmp_path):
     folder = shutil.copytree(checkpoint_of("plain"), tmp_path / "copy")
     (folder / "tokenizer.model").unlink()
-    assert_one_line(cli("--model", folder), "no tokenizer.model and no tokenizer.json")
-    assert not cli.output.exists()
+    for flags in ([], ["--dry-run"]):
+        assert_one_line(cli("--model", folder, *flags), "no tokenizer.model and no tokenizer.json")
+        assert not cli.output.exists()
 
 
 def test_a_tokenizer_of_another_vocabulary(cli, checkpoint_of, tmp_path):

@@ -30,6 +30,11 @@ def shell(script: str, tail: str = "") -> subprocess.CompletedProcess[str]:
         ("exit_cleanly(lambda: None)", 0, ""),
         ("exit_cleanly(lambda: 1)", 1, ""),
         ("def main(): raise UserError('two\\nlines')\nexit_cleanly(main)", 2, "error: two lines\n"),
+        (
+            "class Two(UserError):\n  lines = ('a\\nb', '- c')\ndef main(): raise Two\nexit_cleanly(main)",
+            2,
+            "error: a b\n- c\n",
+        ),
         ("exit_cleanly(lambda: open('/nowhere/x\\ny'))", 2, "error: /nowhere/x y: No such file or directory\n"),
         ("def main(): raise KeyboardInterrupt\nexit_cleanly(main)", 130, ""),
     ],
