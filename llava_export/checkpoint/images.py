@@ -98,7 +98,7 @@ def tower_folders(name: str, *, found: Path | None, checkpoint: Path) -> list[Pa
     """Return the folders in which a vision tower's image processor is looked for, the likeliest first.
 
     ``name`` is the tower's in ``config.json``, the name of a folder in the checkpoint or elsewhere, or none on this
-    machine. ``found`` has the weights, unless they are in the checkpoint.
+    machine. ``found`` is where it was found, or None.
     """
     named = (local_folder(str(checkpoint / name)), local_folder(name))
     return [folder for folder in (found, *named, checkpoint) if folder is not None]

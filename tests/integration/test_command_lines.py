@@ -25,7 +25,7 @@ def checkpoint(tmp_path_factory) -> Path:
     random_llava(SHAPES["plain"], seed=7).half().save_pretrained(folder, max_shard_size="1MB")
     tokenizer = LlamaTokenizer.from_pretrained(TINY_LLAVA)
     image_processor = CLIPImageProcessorPil(
-        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, image_mean=[0.5, 0.4, 0.3]
+        size={"shortest_edge": 64}, crop_size={"height": 56, "width": 56}, resample=1, image_mean=[0.5, 0.4, 0.3]
     )
     LlavaProcessor(
         image_processor=image_processor, tokenizer=tokenizer, patch_size=14, vision_feature_select_strategy="default"
@@ -66,6 +66,7 @@ def test_exported_package_is_verified_and_answers(checkpoint, tmp_path):
     assert needed.memory == pytest.approx(float(total[0]) * {"MiB": 2**20, "GiB": 2**30}[total[1]], rel=0.15)
     card = contract.Manifest.from_json((tmp_path / "llava.json").read_text()).card
     assert card.image_mean == (0.5, 0.4, 0.3)
+    assert (card.image_aspect_ratio, card.image_resize, card.image_resample) == ("crop", 64, "lanczos")
 
     done = script("test_pte", "llava.pte", "image.png", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

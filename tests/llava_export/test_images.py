@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, CLIPImageProcessorPil, LlavaImageProcessorPil
 
 from llava_export.builtin import SAMPLE_IMAGE
+from llava_export.checkpoint import tower
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.images import CLIP_MEAN, CLIP_STD, PROCESSORS, Images
 from llava_export.checkpoint.prompt import find_prompt
@@ -231,8 +232,8 @@ def test_the_original_layout_pads_only_where_its_config_says_so(original):
     for ratio, expected in (("pad", PLAIN), ("square", CROP), (None, CROP)):
         assert images_of(configured(original, image_aspect_ratio=ratio)) == expected
     # The rest is the tower's image processor. LLaVA reads it as CLIP's, whatever class it names.
-    tower = {**LLAVA, **OTHER, "size": 64, "resample": 2}
-    (original / "tower" / PREPROCESSOR).write_text(json.dumps(tower))
+    settings = {**LLAVA, **OTHER, "size": 64, "resample": 2}
+    (original / "tower" / PREPROCESSOR).write_text(json.dumps(settings))
     changed = Images((0.5, 0.4, 0.3), (0.21, 0.22, 0.23), "crop", SIDE, 64, "bilinear")
     assert images_of(original) == changed
     assert images_of(configured(original, image_aspect_ratio="pad")) == replace(changed, aspect_ratio="pad")
@@ -258,6 +259,14 @@ def test_the_image_processor_is_that_of_the_named_tower(original, tmp_path):
     elsewhere = shutil.copytree(original / "tower", tmp_path / "elsewhere")
     (elsewhere / PREPROCESSOR).write_text(json.dumps(settings))
     assert images_of(configured(original, mm_vision_tower=str(elsewhere))).mean == (0.5, 0.4, 0.3)
+
+
+def test_a_tower_of_the_hub_says_how_images_are_prepared(original, tmp_path, monkeypatch):
+    """Its weights are inside the checkpoint; the hub's folder describes it."""
+    cached = shutil.copytree(original / "tower", tmp_path / "cached")
+    (cached / PREPROCESSOR).write_text(json.dumps({**CLIP, **OTHER}))
+    monkeypatch.setattr(tower, "locate", lambda name, flag: {"someone/clip-tuned": cached}[name])
+    assert images_of(configured(original, mm_vision_tower="someone/clip-tuned")).mean == (0.5, 0.4, 0.3)
 
 
 def test_an_image_processor_that_is_no_json_is_refused(folder):

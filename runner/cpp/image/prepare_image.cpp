@@ -58,15 +58,15 @@ ImageCHW channels_first(const ImageHWC& image) {
 }  // namespace
 
 ImageCHW preprocess(const ImageHWC& image, const ModelCard& card, const std::string& image_aspect_ratio) {
-  if (image_aspect_ratio == "stretch") {
-    return channels_first(stretched_square(image, card));
-  }
   const int64_t shorter = std::min(image.width, image.height);
   const int64_t longer = std::max(image.width, image.height);
   if (shorter * card.image_size < kMinImageSide * longer) {
     throw ImageError(
         size_of(image.width, image.height) + " is too thin: scaled to " + std::to_string(card.image_size) +
         " pixels its shorter side would be less than 2 pixels");
+  }
+  if (image_aspect_ratio == "stretch") {
+    return channels_first(stretched_square(image, card));
   }
   return channels_first(image_aspect_ratio == "crop" ? center_square(image, card) : padded_square(image, card));
 }

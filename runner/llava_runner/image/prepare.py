@@ -169,20 +169,20 @@ def preprocess(
     image_resize: int | None = None,
     image_resample: str = "bicubic",
 ) -> np.ndarray:
-    """Return an RGB image as ``uint8 [3, image_size, image_size]``, exactly as it was done when the model was trained.
+    """Return an RGB image as ``uint8 [3, image_size, image_size]``, exactly as the checkpoint's image processor does.
 
     ``"pad"``: pad to a square with the mean color, then resize (original LLaVA, MobileVLM, ``LlavaImageProcessor``).
     ``"crop"``: resize the shorter side, then crop to the center square (``CLIPImageProcessor``). ``"stretch"``: resize
     both sides, whatever the aspect ratio. Each resizes to ``image_resize`` pixels, ``image_size`` if it is None, by
-    ``image_resample``, one of ``llava_runner.contract.RESAMPLES``, and keeps the center. Raises ``ImageError`` if an
-    image that is padded or cropped is so thin that its shorter side would become less than ``MIN_IMAGE_SIDE`` pixels.
+    ``image_resample``, one of ``llava_runner.contract.RESAMPLES``, and keeps the center. Raises ``ImageError`` for an
+    image so thin that, padded, its shorter side would become less than ``MIN_IMAGE_SIDE`` pixels.
     """
     square = Square(image_size, image_resize or image_size, image_resample)
     if image_aspect_ratio not in IMAGE_ASPECT_RATIOS:
         raise ImageError(f"image_aspect_ratio {image_aspect_ratio!r}: choose from {', '.join(IMAGE_ASPECT_RATIOS)}")
+    _check_aspect(image, image_size)
     if image_aspect_ratio == "stretch":
         return _to_pixels(stretched_square(image, square=square))
-    _check_aspect(image, image_size)
     if image_aspect_ratio == "crop":
         return _to_pixels(center_square(image, square=square))
     red, green, blue = (int(channel * 255) for channel in image_mean)

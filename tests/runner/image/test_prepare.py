@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from llava_runner.contract import IMAGE_ASPECT_RATIOS
 from llava_runner.errors import ImageError
 from llava_runner.image import fit, load_image, prepare_image, preprocess, to_rgb
 
@@ -36,13 +37,6 @@ def test_crop_equals_clip_image_processor(size, image_size):
     expected = clip_processor(image_size)(image, return_tensors="np")["pixel_values"][0]
     actual = preprocess(image, image_size=image_size, image_mean=MEAN, image_aspect_ratio="crop")
     np.testing.assert_array_equal(actual, expected)
-
-
-def test_thin_images_may_be_stretched():
-    pixels = preprocess(
-        Image.new("RGB", (20000, 10), RED), image_size=28, image_mean=MEAN, image_aspect_ratio="stretch"
-    )
-    assert pixels.shape == (3, 28, 28) and (pixels.reshape(3, -1).T == RED).all()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -182,7 +176,7 @@ def test_one_pixel_is_too_small(tmp_path):
         load_image(saved(Image.new("RGB", (1, 1)), tmp_path, "dot.png"))
 
 
-@pytest.mark.parametrize("image_aspect_ratio", ["pad", "crop"])
+@pytest.mark.parametrize("image_aspect_ratio", IMAGE_ASPECT_RATIOS)
 def test_thin_images_are_refused(image_aspect_ratio):
     with pytest.raises(ImageError, match="20000x10 pixels is too thin"):
         preprocess(
