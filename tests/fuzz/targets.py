@@ -23,6 +23,7 @@ from llava_export.checkpoint import locate
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.images import find_images
 from llava_export.checkpoint.pieces import sentencepiece_model
+from llava_export.checkpoint.prompt import find_prompt
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.checkpoint.tokenizer import open_tokenizer
 from llava_export.errors import CheckpointError, ConfigError
@@ -32,39 +33,19 @@ from llava_export.pte.package.tokenizer import write_tokenizer
 from llava_export.pte.read.describe import card_of, linear_names, to_dict
 from llava_export.pte.read.program import read_pte
 from llava_export.pte.verify import changed_files, read_manifest
-from llava_runner.contract import (
-    MAX_VOCAB,
-    AddedToken,
-    FileRecord,
-    GenerationDefaults,
-    Manifest,
-    ModelCard,
-    PromptTemplate,
-    TokenizerRules,
-    signatures,
-)
+from llava_runner.contract import MAX_VOCAB, FileRecord, Manifest, ModelCard, signatures
 from llava_runner.documents import JsonObject
 from llava_runner.tokenizer import TextStream, Tokenizer, schema
 from tests.fuzz import adapters
+from tests.fuzz.card import CARD
 from tests.fuzz.mutations import mutated_bytes, mutated_document, mutated_json
 
 SEEDS = Path(__file__).parent / "seeds"
 TINY, MOBILE = CHECKPOINTS["tiny-llava"], CHECKPOINTS["tiny-mobilevlm"]
-CARD = ModelCard(
-    family="llava-1.5", source="a", image_size=28, num_image_tokens=4, image_mean=(0.5, 0.4, 0.3),
-    image_std=(0.2, 0.2, 0.2), image_aspect_ratio="pad", image_resize=32, image_resample="box",
-    prompt=PromptTemplate("s", "u", "a", "\n"), prompt_source="a test", tokenizer=TokenizerRules(
-        prepend_scheme="first", image_begins_text=False, adds_bos=True,
-        added_tokens=(AddedToken(17, "[SEG]", special=False, lstrip=True, rstrip=False, normalized=True),),
-    ), generation=GenerationDefaults(temperature=0.5, top_p=0.5, max_new_tokens=5), hidden_size=8,
-    vocab_size=20, tokenizer_vocab_size=18, bos_id=1, eos_ids=(2,), max_seq_len=64, max_context_len=64,
-    recipe={
-        "name": "8da4w", "text": "8da4w", "vision": "8da8w", "embedding_bits": 8, "kv_cache": "bf16", "group_size": 128,
-        "algorithm": "minmax",
-    },
-    executorch_version="1.5.1",
-)  # fmt: skip
-
+TOKENIZER_SETTINGS = {
+    **json.loads((TINY / "tokenizer_config.json").read_text()),
+    "added_tokens_decoder": {"560": {"content": "[A]", "lstrip": True, "rstrip": False, "special": False}},
+}
 Mutate = Callable[[bytes, random.Random], bytes]
 
 
@@ -247,16 +228,10 @@ def small_tokenizer() -> dict[str, Any]:
 
 def golden_record() -> bytes:
     """Return a golden record of the model that ``CARD`` describes."""
-    return GoldenRecord(
-        image=torch.zeros(3, 5, 6, dtype=torch.uint8),
-        ids_before=torch.tensor([1, 2]),
-        ids_after=torch.tensor([3]),
-        features=torch.ones(4, 8).half(),
-        tokens=torch.tensor([5, 6]),
-        logits=torch.ones(2, 20),
-        prompt="USER: <image>\n?",
-        agreed="",
-    ).to_bytes()
+    ids = {"ids_before": torch.tensor([1, 2]), "ids_after": torch.tensor([3]), "tokens": torch.tensor([5, 6])}
+    rows = {"features": torch.ones(4, 8).half(), "logits": torch.ones(2, 20)}
+    image = torch.zeros(3, 5, 6, dtype=torch.uint8)
+    return GoldenRecord(image=image, prompt="<image>", agreed="", **ids, **rows).to_bytes()
 
 
 def manifest() -> bytes:
@@ -292,13 +267,21 @@ def targets(scratch: Path) -> dict[str, Target]:
     package_tokenizer(scratch / "tokenizer.model")
     binary = (scratch / "out" / "tokenizer.bin").read_bytes()
     index = {"metadata": {}, "weight_map": {key: "model.safetensors" for key in ("a", "b")}}
-    statistics = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    statistics = {"size": 56, "crop_size": 56, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
     legacy = torch_bytes(tensors(), _use_new_zipfile_serialization=False)
     config, mobile = (folder / "config.json" for folder in (TINY, MOBILE))
     own = {"model_type": "llava", "text_config": {}, "vision_config": {}}
 
+    documents = {
+        "tokenizer.json": (TINY / "tokenizer.json").read_bytes(),
+        "tokenizer_config.json": json.dumps(TOKENIZER_SETTINGS).encode(),
+        "added_tokens.json": json.dumps({"[A]": 560, "[B]": 561}).encode(),
+        "generation_config.json": json.dumps({"eos_token_id": [2, 3], "do_sample": True, "top_p": 0.5}).encode(),
+        "chat_template.json": json.dumps({"chat_template": (TINY / "chat_template.jinja").read_text()}).encode(),
+    }
+
     def open_model(path: Path) -> None:
-        open_checkpoint(str(path.parent))
+        find_prompt(open_checkpoint(str(path.parent)))
 
     def one_shard(folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(save({"a": torch.ones(2), "b": torch.ones(3)}))
@@ -328,6 +311,12 @@ def targets(scratch: Path) -> dict[str, Target]:
         "original config": Target(
             "config.json", [mobile.read_bytes()], open_model, prepare=links_to(MOBILE, mobile.name)
         ),
+        **{
+            f"checkpoint's {name}": Target(
+                name, [content], open_model, prepare=links_to(TINY, name, "chat_template.jinja")
+            )
+            for name, content in documents.items()
+        },
         "adapter's config": Target(
             adapters.CONFIG_NAME, [adapters.CONFIG], adapters.merge, prepare=adapters.add_weights
         ),
