@@ -123,7 +123,7 @@ def open_checkpoint(
         source=_as_unicode("; ".join((model, *parts.notes()))),
         own_folders=parts.folders,
         paths=opened.paths,
-        notes=(*(f"{model}: {note}" for note in parts.notes()), *opened.notes, *ids.notes),
+        notes=(*(f"{model}: {note}" for note in parts.notes()), *opened.notes, *tokenizer.notes, *ids.notes),
         family=opened.family,
         config=replace(opened.config, bos_id=ids.bos_id, eos_ids=ids.eos_ids),
         tokenizer=tokenizer,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.errors import CheckpointError
 from llava_export.system import available_memory
+from llava_runner.contract import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,12 +27,14 @@ MEMORY_FRACTION = 0.7  # of the free memory, that transformers' model in float32
 class Processor:
     """transformers' processor of a checkpoint in llava-hf's layout, or its tokenizer where there is no processor.
 
-    ``name`` says for people what it is. ``reads_images`` is False for a tokenizer alone.
+    ``name`` says for people what it is. ``reads_images`` is False for a tokenizer alone. ``image_token`` is how prompts
+    spell an image.
     """
 
     def __init__(self, name: str, *, tokenizer: Any, processor: Any, image_size: int) -> None:
         self.name = name
         self.reads_images = processor is not None
+        self.image_token = processor.image_token if self.reads_images else IMAGE_PLACEHOLDER
         self._tokenizer = tokenizer
         self._processor = processor
         self._image_size = image_size
@@ -84,7 +87,7 @@ class Processor:
 
     def inputs(self, texts: Sequence[str], picture: Any) -> Any:
         """Return what transformers' model reads of texts with a picture between them, as tensors by name."""
-        text = self._processor.image_token.join(texts)
+        text = self.image_token.join(texts)
         spells_bos = text.startswith(self._tokenizer.bos_token or "\0")
         images = [picture] * (len(texts) - 1) or None
         return self._processor(text=text, images=images, add_special_tokens=not spells_bos, return_tensors="pt")
@@ -103,7 +106,7 @@ class Processor:
         """Return what a chat template makes of a question about an image, or None where it cannot be asked."""
         if self._processor is None:
             return None
-        image = self._processor.image_token
+        image = self.image_token
         for content in (
             [{"type": "image"}, {"type": "text", "text": question}],
             f"{image}\n{question}",
@@ -189,7 +192,7 @@ def check_question(
     if processor is None:
         return ""
     theirs = processor.prompt_text(chat_template, question) if chat_template is not None else None
-    ours = "<image>".join(texts)
+    ours = processor.image_token.join(texts)
     if theirs is not None and theirs != ours:
         raise CheckpointError(f"{processor.name} makes another prompt of the question: {theirs!r}, not {ours!r}")
     found = processor.prompt_ids(texts, adds_bos=adds_bos)

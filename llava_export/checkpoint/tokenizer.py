@@ -29,12 +29,14 @@ class CheckpointTokenizer:
     """A checkpoint's tokenizer. ``model`` is a SentencePiece model, serialized, with the added tokens as pieces.
 
     Ids between them that no token has are unused pieces. ``bos_id`` and ``eos_id`` are -1 where there is no such token.
+    ``notes`` are sentences for the user about what was left out.
     """
 
     model: bytes
     rules: TokenizerRules
     bos_id: int
     eos_id: int
+    notes: tuple[str, ...]
 
     @cached_property
     def pieces(self) -> list[Any]:
@@ -62,7 +64,8 @@ def open_tokenizer(folder: Path, *, vocab_size: int, chunks_are_texts: bool) -> 
     # LLaVA's own code reads tokenizer.model alone.
     prepend_scheme = _prepend_scheme(settings, None if chunks_are_texts else tokenizer_json)
     model = read_model(sentencepiece_model(folder))
-    added = _added_tokens(folder, settings, tokenizer_json, model.pieces)
+    listed = _added_tokens(folder, settings, tokenizer_json, model.pieces)
+    added = tuple(token for token in listed if token.id < vocab_size or not token.special)
     if len(added) > MAX_ADDED_TOKENS:
         raise CheckpointError(f"{folder} has {len(added):,} added tokens; at most {MAX_ADDED_TOKENS:,} are taken")
     for token in added:
@@ -91,7 +94,15 @@ def open_tokenizer(folder: Path, *, vocab_size: int, chunks_are_texts: bool) -> 
         added_tokens=added,
     )
     return CheckpointTokenizer(
-        model.SerializeToString(), rules, bos_id=ids.get(bos, spec.bos_id), eos_id=ids.get(eos, spec.eos_id)
+        model.SerializeToString(),
+        rules,
+        bos_id=ids.get(bos, spec.bos_id),
+        eos_id=ids.get(eos, spec.eos_id),
+        notes=tuple(
+            f"the special token {shown(token.content)} is left out: the embedding has no row for its id, {token.id}"
+            for token in listed
+            if token not in added
+        ),
     )
 
 

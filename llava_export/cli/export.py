@@ -175,7 +175,7 @@ def run(arguments: argparse.Namespace) -> None:
         print_estimate(console, planned, lacking=lacking)
         print_prompt(console, planned.prompt)
         print_images(console, planned.checkpoint.images)
-        print_notes(console, planned.checkpoint.notes)
+        print_notes(console, (*planned.checkpoint.notes, *planned.prompt.notes))
         return
     if arguments.report:
         for report in exported.reports:
@@ -184,7 +184,7 @@ def run(arguments: argparse.Namespace) -> None:
     print_files(console, exported.files, folder=exported.program.parent)
     print_prompt(console, planned.prompt)
     print_images(console, planned.checkpoint.images)
-    print_notes(console, planned.checkpoint.notes)
+    print_notes(console, (*planned.checkpoint.notes, *planned.prompt.notes))
     if contract.golden_path(exported.program).name in exported.files:
         console.print(f"\nverify it:  llava verify {exported.program}", soft_wrap=True)
 

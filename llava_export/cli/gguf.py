@@ -90,5 +90,5 @@ def run(arguments: argparse.Namespace) -> None:
     console.print(stages.table())
     print_files(console, files, folder=arguments.output_dir)
     print_prompt(console, prompt)
-    print_notes(console, checkpoint.notes)
+    print_notes(console, (*checkpoint.notes, *prompt.notes))
     console.print(f"\nverify it:  llava verify {arguments.output_dir}", soft_wrap=True)

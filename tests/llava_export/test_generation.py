@@ -128,6 +128,14 @@ def test_added_tokens_that_cannot_be_are_refused_by_name(name, content, message,
         opened(folder)
 
 
+def test_a_special_token_without_a_row_is_left_out(folder):
+    changed(folder / "tokenizer_config.json", sep_token="[SEP]")
+    (folder / "added_tokens.json").write_text(json.dumps({"[SEP]": 576}))
+    checkpoint = opened(folder)
+    assert len(checkpoint.tokenizer.pieces) == 514
+    assert checkpoint.notes == ("the special token '[SEP]' is left out: the embedding has no row for its id, 576",)
+
+
 def test_a_token_may_take_the_place_of_a_placeholder(tmp_path):
     folder = Path(shutil.copytree(CHECKPOINTS["tiny-mobilevlm"], tmp_path / "model"))
     (folder / "added_tokens.json").write_text(json.dumps({"<start>": 1}))

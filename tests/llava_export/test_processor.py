@@ -65,6 +65,17 @@ def test_another_prompt_stops_the_export(folder, tmp_path):
         asked(folder, other, tmp_path)
 
 
+def test_an_image_may_be_spelled_otherwise(tmp_path):
+    folder = with_template(tmp_path / "model", "inst")
+    for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json", "chat_template.jinja"):
+        path = folder / name
+        path.write_text(path.read_text().replace("<image>", "<picture>"))
+    golden = asked(folder, question_of(folder), tmp_path)
+    assert (
+        golden.agreed.endswith("LlavaProcessor") and golden.prompt == "<s>[INST] <image>\nWhat is in the image? [/INST]"
+    )
+
+
 def test_where_transformers_is_not_installed_nothing_is_compared(folder, tmp_path, monkeypatch):
     question = question_of(folder)
     monkeypatch.setitem(sys.modules, "transformers", None)  # to import it raises ImportError
