@@ -15,7 +15,6 @@ from PIL import Image
 from transformers import AutoImageProcessor, CLIPImageProcessorPil, LlavaImageProcessorPil
 
 from llava_export.builtin import SAMPLE_IMAGE
-from llava_export.checkpoint import tower
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.images import CLIP_MEAN, CLIP_STD, PROCESSORS, Images
 from llava_export.checkpoint.prompt import find_prompt
@@ -259,14 +258,6 @@ def test_the_image_processor_is_that_of_the_named_tower(original, tmp_path):
     elsewhere = shutil.copytree(original / "tower", tmp_path / "elsewhere")
     (elsewhere / PREPROCESSOR).write_text(json.dumps(settings))
     assert images_of(configured(original, mm_vision_tower=str(elsewhere))).mean == (0.5, 0.4, 0.3)
-
-
-def test_a_tower_of_the_hub_says_how_images_are_prepared(original, tmp_path, monkeypatch):
-    """Its weights are inside the checkpoint; the hub's folder describes it."""
-    cached = shutil.copytree(original / "tower", tmp_path / "cached")
-    (cached / PREPROCESSOR).write_text(json.dumps({**CLIP, **OTHER}))
-    monkeypatch.setattr(tower, "locate", lambda name, flag: {"someone/clip-tuned": cached}[name])
-    assert images_of(configured(original, mm_vision_tower="someone/clip-tuned")).mean == (0.5, 0.4, 0.3)
 
 
 def test_an_image_processor_that_is_no_json_is_refused(folder):
