@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 from llava_export.errors import CheckpointError
 from llava_export.families.prompts import ChatPrompt
 from llava_runner.contract import IMAGE_PLACEHOLDER, PromptTemplate
-from llava_runner.documents import read_object
+from llava_runner.documents import read_object, shown
 
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 # The files in which transformers looks for a template, and the keys there; the first that is found counts.
 FILES = (
-    ("chat_template.jinja", None),
-    ("chat_template.json", "chat_template"),
     ("processor_config.json", "chat_template"),
+    ("chat_template.json", "chat_template"),
+    ("chat_template.jinja", None),
+    ("additional_chat_templates/default.jinja", None),
     ("tokenizer_config.json", "chat_template"),
 )
 
@@ -49,6 +50,7 @@ PROBES = (
     (Turn("Two\nlines, and 'quotes'", '{"a": [1]}'), Turn("{{ no }} {% code %}", has_image=True)),
     (Turn("Ünïcödé \N{GRINNING FACE}", "\N{CJK UNIFIED IDEOGRAPH-7334}"), Turn("last")),
     (Turn("first", "one"), Turn("  between spaces\n", "two"), Turn("\tlast ")),
+    (*(Turn(f"Q{i}", f"A{i}", has_image=i % 2 > 0) for i in range(4)), Turn("Q4")),
 )
 SPACED = (Turn(" \tQaa\n ", has_image=True),)
 SYSTEM = "Saa"
@@ -63,9 +65,10 @@ class ChatTemplate:
 
 
 def find_chat_template(folder: Path) -> ChatTemplate | None:
-    """Return the chat template in a checkpoint's folder, or None. Raises ``CheckpointError`` if it is not text.
+    """Return the chat template in a checkpoint's folder, or None.
 
-    Where a file has several templates by name, the one named ``default`` is taken.
+    Where a file has several templates by name, the one named ``default`` is taken. Raises ``CheckpointError`` if none
+    of them is, and for what is not text.
     """
     for name, key in FILES:
         path = folder / name
@@ -76,11 +79,17 @@ def find_chat_template(folder: Path) -> ChatTemplate | None:
         found = read_object(path, error=CheckpointError).get(key)
         if isinstance(found, list):
             found = {it.get("name"): it.get("template") for it in found if isinstance(it, Mapping)}
-        if isinstance(found, Mapping):
-            found = found.get("default")
+        if isinstance(found, Mapping) and found:
+            if "default" not in found:
+                names = ", ".join(map(shown, found))
+                raise CheckpointError(
+                    f"{path}: {key} has the templates {names}, and none is named default. Choose a prompt with "
+                    "--prompt-template"
+                )
+            found = found["default"]
         if isinstance(found, str):
             return ChatTemplate(found, path)
-        if found is not None:
+        if found not in (None, {}):
             raise CheckpointError(f"{path}: {key} is {type(found).__name__}, not text")
     return None
 
@@ -141,7 +150,8 @@ def chat_prompt(chat_template: ChatTemplate, *, tokens: SpecialTokens) -> ChatPr
         around_system=_around_system(render, user, tokens),
         is_dated=render.is_dated,
     )
-    for turns in (FIRST, FIRST_WITHOUT_IMAGE, THREE, *PROBES):
+    render.strips_beside_image = template.trims
+    for turns in (FIRST, FIRST_WITHOUT_IMAGE, THREE, *PROBES, SPACED):
         _compare(chat_template, render(turns), _assembled(turns, pieces, image=tokens.image, after_answer=spaces))
     return pieces
 
@@ -206,6 +216,8 @@ class _Renderer:
         self._where = chat_template.path
         self._tokens = tokens
         self.is_dated = False  # whether the template writes today's date
+        # Where a message is one text, it is made here. A template that trims it cannot reach what is behind the image.
+        self.strips_beside_image = False
         try:
             self._template = _environment(self._date).from_string(chat_template.text)
         except TemplateSyntaxError as error:
@@ -245,7 +257,9 @@ class _Renderer:
     def _content(self, text: str, *, has_image: bool) -> Any:
         if self._in_parts:
             return [*([{"type": "image"}] if has_image else []), {"type": "text", "text": text}]
-        return f"{self._tokens.image}\n{text}" if has_image else text
+        if not has_image:
+            return text
+        return f"{self._tokens.image}\n{text.strip() if self.strips_beside_image else text}"
 
 
 def _environment(strftime_now: Callable[[str], str]) -> ImmutableSandboxedEnvironment:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+from transformers import AutoProcessor
 
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.chat_template import (
@@ -130,6 +132,7 @@ def test_what_the_pieces_cannot_express_is_refused(text, message):
         ("chat_template.jinja", INST),
         ("chat_template.json", json.dumps({"chat_template": INST})),
         ("processor_config.json", json.dumps({"chat_template": INST})),
+        ("additional_chat_templates/default.jinja", INST),
         (
             "tokenizer_config.json",
             json.dumps({"chat_template": [{"name": "tools", "template": "x"}, {"name": "default", "template": INST}]}),
@@ -138,8 +141,45 @@ def test_what_the_pieces_cannot_express_is_refused(text, message):
 )
 def test_where_a_template_is_found(name, content, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": null}')
-    (tmp_path / name).write_text(content)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
     assert find_chat_template(tmp_path) == ChatTemplate(INST, tmp_path / name)
+
+
+def test_of_several_templates_transformers_one_is_taken(tmp_path):
+    order = ("tokenizer_config.json", "chat_template.jinja", "chat_template.json", "processor_config.json")
+    folder = shutil.copytree(CHECKPOINTS["tiny-llava"], tmp_path / "model")
+    (folder / "chat_template.jinja").unlink()
+    for i, name in enumerate(order):
+        text = f"{name} {INST}"
+        path = folder / name
+        settings = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(text if path.suffix == ".jinja" else json.dumps({**settings, "chat_template": text}))
+        found = find_chat_template(folder)
+        assert found is not None and found.path.name == name
+        if i:  # the processor has no template where only the tokenizer has one
+            assert found.text == AutoProcessor.from_pretrained(folder).chat_template
+
+
+def test_templates_of_which_none_is_the_default(tmp_path):
+    templates = [{"name": "rag", "template": INST}, {"name": "tool_use", "template": PHI3}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
+    with pytest.raises(CheckpointError, match=r"the templates 'rag', 'tool_use', and none is named default"):
+        find_chat_template(tmp_path)
+
+
+def test_a_template_that_trims_a_message_as_a_whole():
+    parts = "{% for c in m.content %}{{ '<image>\n' if c.type == 'image' else c.text }}{% endfor %}"
+    with pytest.raises(CheckpointError, match="a conversation would differ"):
+        derived(f"{{% for m in messages %}}{{% set it %}}{parts}{{% endset %}}{{{{ it | trim }}}}</s>{{% endfor %}}")
+    found = derived(STRINGS.replace("message.content", "message.content.strip()"))
+    assert found.template == PromptTemplate("", "### user: ", "\n### assistant:", trims=True)
+
+
+def test_a_template_that_changes_in_the_fifth_turn():
+    with pytest.raises(CheckpointError, match="a conversation would differ"):
+        derived(INST.replace("'[INST] '", "'[INST] ' + ('Once more: ' if loop.index0 == 8 else '')"))
 
 
 def test_a_template_that_is_no_text(tmp_path):
