@@ -155,8 +155,6 @@ def run(arguments: argparse.Namespace) -> None:
     with stages.running():
         with stages.stage("open checkpoint"):
             planned = plan(arguments.model, chosen, **checkpoint_parts(arguments))
-        for note in planned.checkpoint.notes:
-            stages.note(note)
         lacking = shortages(planned.estimate, output_dir=arguments.output_dir)
         if not arguments.dry_run:
             if lacking and not arguments.force:

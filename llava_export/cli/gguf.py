@@ -75,8 +75,6 @@ def run(arguments: argparse.Namespace) -> None:
         with stages.stage("open checkpoint"):
             checkpoint = open_checkpoint(arguments.model, **checkpoint_parts(arguments))
             prompt = find_prompt(checkpoint, given=arguments.prompt_template)
-        for note in checkpoint.notes:
-            stages.note(note)
         files = export_gguf(
             checkpoint,
             quantization=arguments.quantization,
