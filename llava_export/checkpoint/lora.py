@@ -6,7 +6,7 @@ row of the sum a length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,12 +23,13 @@ ROWS_AT_ONCE = 1024  # of a weight, in float32
 class LowRank:
     """A change of a weight ``[rows, columns]``, in float32.
 
-    The changed weight is ``weight + left @ right``, with ``left`` ``[rows, rank]`` and ``right`` ``[rank, columns]``.
-    With ``lengths`` ``[rows]`` its rows are then scaled to these lengths.
+    The changed weight is ``weight + scale * left @ right``, with ``left`` ``[rows, rank]`` and ``right`` ``[rank,
+    columns]``. With ``lengths`` ``[rows]`` its rows are then scaled to these lengths.
     """
 
     left: Tensor
     right: Tensor
+    scale: float
     lengths: Tensor | None = None
 
     def merged(self, weight: Tensor) -> Tensor:
@@ -41,6 +42,10 @@ class LowRank:
         """Return what the rows are multiplied with after the addition, or None if they are not."""
         return None if self.lengths is None else self._changed(weight)
 
+    def product(self, x: Tensor) -> Tensor:
+        """Return what is added to the products of rows ``x`` and the weight, ``[..., rows]``."""
+        return F.linear(F.linear(x, self.right) * self.scale, self.left)
+
     def _changed(self, weight: Tensor, *, into: Tensor | None = None) -> Tensor:
         """Return the factors of the rows, and write the changed rows."""
         factors = torch.ones(len(weight))
@@ -48,7 +53,7 @@ class LowRank:
         for start in range(0, len(weight), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             changed = buffer[: len(weight) - start]
-            changed.copy_(weight[rows].flatten(1)).addmm_(self.left[rows], self.right)
+            changed.copy_(weight[rows].flatten(1)).addmm_(self.left[rows], self.right, alpha=self.scale)
             if self.lengths is not None:
                 factors[rows] = self.lengths[rows] / changed.norm(dim=1)
                 changed *= factors[rows, None]
@@ -59,44 +64,23 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Correction:
-    """The changes of one or more weights, fused to one linear, to be applied to what the linear makes without them.
+    """The changes of the weights that one linear is made of, to be applied to what it makes without them.
 
-    ``left`` and ``right`` are as in ``LowRank``; ``factors`` ``[rows]`` scale the outputs, or are None.
+    ``changes`` has the rows of each changed weight before the weights were fused, and ``order`` which of these rows
+    each row of the linear is. ``factors`` ``[rows]`` scale the outputs, or are None.
     """
 
-    left: Tensor
-    right: Tensor
+    changes: Sequence[tuple[slice, LowRank]]
+    order: Tensor
     factors: Tensor | None
-
-    @classmethod
-    def fused(
-        cls,
-        changes: Sequence[LowRank | None],
-        factors: Sequence[Tensor | None],
-        *,
-        rows: Sequence[int],
-        fuse: Callable[[Sequence[Tensor]], Tensor],
-    ) -> Correction:
-        """Return the changes of several weights. Each has ``rows``, a change or None, and ``factors`` or None.
-
-        ``fuse`` puts the rows of the weights together.
-        """
-        ranks = [0 if change is None else len(change.right) for change in changes]
-        lefts = [torch.zeros(count, sum(ranks)) for count in rows]
-        for i, change in enumerate(changes):
-            if change is not None:
-                lefts[i][:, sum(ranks[:i]) : sum(ranks[: i + 1])] = change.left
-        scaled = [torch.ones(count) if it is None else it for it, count in zip(factors, rows, strict=True)]
-        return cls(
-            fuse(lefts),
-            torch.cat([change.right for change in changes if change is not None]),
-            None if all(it is None for it in factors) else fuse(scaled),
-        )
 
     def apply(self, y: Tensor, x: Tensor) -> Tensor:
         """Return the outputs of the changed linear, given those without the changes, ``y``, and its inputs."""
-        y = y + F.linear(F.linear(x, self.right), self.left)
-        return y if self.factors is None else y * self.factors
+        added = torch.zeros_like(y)
+        for rows, change in self.changes:
+            added[..., rows] = change.product(x)
+        y = y + added[..., self.order]
+        return y if self.factors is None else y * self.factors[self.order]
 
 
 @dataclass(frozen=True)
@@ -127,10 +111,10 @@ class LoraUpdate:
 
     def read(self) -> LowRank:
         """Return the change. Raises ``CheckpointError`` for values that are no numbers."""
-        a, b = self._read(self.a).flatten(1), self._read(self.b).flatten(1) * self.scale
+        a, b = self._read(self.a).flatten(1), self._read(self.b).flatten(1)
         if self.is_embedding:
-            return LowRank(a.T.contiguous(), b.T.contiguous())
-        return LowRank(b, a, self._read(self.magnitude) if self.magnitude is not None else None)
+            return LowRank(a.T, b.T, self.scale)
+        return LowRank(b, a, self.scale, self._read(self.magnitude) if self.magnitude is not None else None)
 
     def prefetch(self) -> None:
         """Ask the system to read the matrices from disk, without waiting."""
@@ -139,7 +123,7 @@ class LoraUpdate:
 
     def _read(self, key: str) -> Tensor:
         values = self.shard.read(key).to(torch.float32)
-        if not values.isfinite().all():
+        if not values.sum().isfinite() and not values.isfinite().all():  # the sum is a quick sign
             raise CheckpointError(f"{key} in {self.shard.path} has NaN or infinity: it is damaged, or training failed")
         return values
 

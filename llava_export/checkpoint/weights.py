@@ -189,12 +189,21 @@ class Weights:
         self, sources: list[CheckpointTensor], tensors: list[Tensor], fuse: Callable[[Sequence[Tensor]], Tensor]
     ) -> Correction:
         """Return what adapters change in a linear whose weight ``fuse`` makes of these tensors."""
-        changes = [self._updates[source.fqn].read() if source.fqn in self._updates else None for source in sources]
-        for source, tensor, change in zip(sources, tensors, changes, strict=True):
-            if change is not None and source.fqn not in self._row_factors:
-                self._row_factors[source.fqn] = change.row_factors(tensor)
-        factors = [self._row_factors.get(source.fqn) for source in sources]
-        return Correction.fused(changes, factors, rows=[len(tensor) for tensor in tensors], fuse=fuse)
+        changes, factors, indices, start = [], [], [], 0
+        for source, tensor in zip(sources, tensors, strict=True):
+            rows = slice(start, start + len(tensor))
+            factor = None
+            if source.fqn in self._updates:
+                change = self._updates[source.fqn].read()
+                if source.fqn not in self._row_factors:
+                    self._row_factors[source.fqn] = change.row_factors(tensor)
+                factor = self._row_factors[source.fqn]
+                changes.append((rows, change))
+            factors.append(torch.ones(len(tensor)) if factor is None else factor)
+            indices.append(torch.arange(rows.start, rows.stop))
+            start = rows.stop
+        scaled = any(self._row_factors.get(source.fqn) is not None for source in sources)
+        return Correction(changes, fuse(indices), torch.cat(factors) if scaled else None)
 
     def prefetch(self, block: nn.Module, *, prefix: str) -> None:
         """Ask the system to read a block's tensors from disk, without waiting. A later ``fill`` finds them ready."""
