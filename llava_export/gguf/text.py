@@ -83,7 +83,9 @@ def write_text_metadata(
     writer.add_rope_dimension_count(text.head_dim)
     writer.add_rope_freq_base(text.rope_theta)
     _write_tokenizer(writer, tokenizer, config=config, eos_ids=eos_ids)
-    writer.add_chat_template(chat_template(prompt, bos=tokenizer.text(config.bos_id)))
+    bos = tokenizer.text(config.bos_id)
+    writer.add_add_bos_token(tokenizer.rules.adds_bos or prompt.template.system.startswith(bos))
+    writer.add_chat_template(chat_template(prompt, bos=bos))
 
 
 def chat_template(prompt: ChatPrompt, *, bos: str) -> str:
@@ -141,6 +143,5 @@ def _write_tokenizer(
     ):
         add(eos_id)
     writer.add_unk_token_id(types.index(TokenType.UNKNOWN))
-    writer.add_add_bos_token(tokenizer.rules.adds_bos)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(tokenizer.rules.prepend_scheme != "never")
