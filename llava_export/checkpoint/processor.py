@@ -5,8 +5,11 @@ Nothing else in an export uses transformers. So a mistake in how a checkpoint is
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,19 @@ if TYPE_CHECKING:
 
 
 MEMORY_FRACTION = 0.7  # of the free memory, that transformers' model in float32 may take
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress what transformers and torchao say while they are imported, mostly about other machines than this one."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 class Processor:
@@ -46,7 +62,8 @@ class Processor:
         Raises ``CheckpointError`` if transformers cannot read the checkpoint's files.
         """
         try:
-            import transformers
+            with _quiet():
+                import transformers
 
             library = f"transformers {version('transformers')}"
         except (ImportError, PackageNotFoundError):
@@ -61,7 +78,8 @@ class Processor:
         size = checkpoint.config.vision.image_size
         try:
             if file is not None:
-                processor = transformers.AutoProcessor.from_pretrained(file.parent, backend="pil")
+                with _quiet():
+                    processor = transformers.AutoProcessor.from_pretrained(file.parent, backend="pil")
                 if file.parent != path.parent:  # an adapter with a tokenizer of its own
                     processor.tokenizer = tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent)
                     processor.image_token_id = tokenizer.convert_tokens_to_ids(processor.image_token)

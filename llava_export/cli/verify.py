@@ -145,7 +145,7 @@ def verify_against(
     from llava_export.checkpoint.checkpoint import open_checkpoint
     from llava_export.checkpoint.processor import Processor
     from llava_export.cli.terminal import plain_table, silence_libraries
-    from llava_export.pte.against import conversations, original_of, pictures
+    from llava_export.pte.against import check_sizes, conversations, original_of, pictures
     from llava_export.recipe import Recipe
     from llava_runner.program import Program
     from llava_runner.program_file import find_program, find_tokenizer
@@ -156,6 +156,7 @@ def verify_against(
     program = Program.open(find_program(package))
     tokenizer = Tokenizer.open(find_tokenizer(find_program(package).parent))
     card = program.card
+    check_sizes(checkpoint, card)
     processor = Processor.open(checkpoint)
     original = original_of(checkpoint, processor, max_context_len=card.max_context_len, eos_ids=card.eos_ids)
     console.print(f"\nagainst {checkpoint.source}: {original.name}", soft_wrap=True)

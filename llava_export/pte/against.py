@@ -24,7 +24,8 @@ from llava_export.checkpoint.processor import Original, Processor
 from llava_export.pte.verify import Comparison, compare_features, compare_logits
 from llava_export.reference import FloatReference
 from llava_runner.chat_tokenizer import ChatTokenizer
-from llava_runner.errors import PromptError
+from llava_runner.contract import ModelCard
+from llava_runner.errors import PackageError, PromptError
 from llava_runner.image import load_image, prepare_image_for
 from llava_runner.model import greedy
 from llava_runner.program import Program
@@ -100,6 +101,18 @@ class TransformersModel:
         """Return the answer to a conversation. Only ``texts`` and ``picture`` are read."""
         found = self._original.answer(texts, picture, max_tokens=MAX_TOKENS, eos_ids=self._eos_ids)
         return Said(*found)
+
+
+def check_sizes(checkpoint: Checkpoint, card: ModelCard) -> None:
+    """Raise ``PackageError`` if a package cannot be of this checkpoint, by the sizes of what both return."""
+    config = checkpoint.config
+    sizes = (config.num_image_tokens, config.text.hidden_size, config.text.vocab_size)
+    if sizes != (card.num_image_tokens, card.hidden_size, card.vocab_size):
+        raise PackageError(
+            f"the package is not of {checkpoint.name}, which has {sizes[0]} image tokens of width {sizes[1]} and "
+            f"{sizes[2]} tokens; the package has {card.num_image_tokens} of width {card.hidden_size} and "
+            f"{card.vocab_size}"
+        )
 
 
 def original_of(

@@ -147,7 +147,7 @@ def test_a_changed_golden_record_cannot_be_compared(copy):
 def test_golden_records_that_fit_no_program_are_refused(change, message, copy):
     """Their checksum is right: somebody made them so."""
     golden = contract.golden_path(copy)
-    golden.write_bytes(save({**load(golden.read_bytes()), **change}))
+    golden.write_bytes(save({**load(golden.read_bytes()), **change}, metadata={"prompt": "<image>?", "agreed": ""}))
     rewrite_manifest(copy)
     with pytest.raises(PackageError, match=message):
         verify(copy)

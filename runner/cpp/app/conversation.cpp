@@ -51,6 +51,7 @@ std::optional<std::string> read_line(std::FILE* lines) {
   if (byte == EOF && line.empty()) {
     return std::nullopt;
   }
+  line.erase(line.find_last_not_of('\r') + 1);
   check_line(line);
   return line;
 }
