@@ -96,7 +96,7 @@ class Processor:
         if self._processor is None:
             # LLaVA's own code tokenizes what follows an image as a text of its own.
             found = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-            begins = adds_bos and not texts[0].startswith(self._tokenizer.bos_token)
+            begins = adds_bos and not texts[0].startswith(self._tokenizer.bos_token or "\0")
             return [[*([self._tokenizer.bos_token_id] if begins else []), *found[0]], *found[1:]]
         import numpy as np
 

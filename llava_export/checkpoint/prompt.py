@@ -18,7 +18,7 @@ from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.tokenizer import object_in
 from llava_export.errors import CheckpointError
 from llava_export.families.prompts import PROMPTS, ChatPrompt
-from llava_runner.contract import IMAGE_PLACEHOLDER, PromptTemplate
+from llava_runner.contract import IMAGE_PLACEHOLDER, MAX_EOS_IDS, PromptTemplate
 from llava_runner.paths import with_home
 
 # llava-hf's published template, which leaves out the system sentence that its models were trained with.
@@ -56,9 +56,10 @@ class Prompt:
 def find_prompt(checkpoint: Checkpoint, *, given: str | None = None) -> Prompt:
     """Return the prompt of a checkpoint. ``given``, a name in ``PROMPTS`` or a file with a template, replaces it.
 
-    Raises ``CheckpointError`` for a template that the runners cannot express.
+    Raises ``CheckpointError`` for a template that the runners cannot express, and as ``stop_ids`` does.
     """
     prompt = _found(checkpoint, given)
+    stop_ids(prompt, checkpoint)
     chat = prompt.chat
     if chat.is_dated:
         prompt = replace(prompt, source=f"{prompt.source}, with the date of the export")
@@ -72,12 +73,18 @@ def find_prompt(checkpoint: Checkpoint, *, given: str | None = None) -> Prompt:
 
 
 def stop_ids(prompt: Prompt, checkpoint: Checkpoint) -> tuple[int, ...]:
-    """Return the tokens that end an answer: the checkpoint's, and the one with which its prompt ends an answer."""
+    """Return the tokens that end an answer: the checkpoint's, and the one with which its prompt ends an answer.
+
+    Raises ``CheckpointError`` if they are more than a runner takes.
+    """
     end = prompt.template.answer_end.lstrip()
     special = [token for token in checkpoint.tokenizer.rules.added_tokens if token.special]
     ends = [it for it in special if it.id != checkpoint.config.bos_id and end.startswith(it.content)]
     longest = max(ends, key=lambda token: len(token.content), default=None)
-    return tuple(dict.fromkeys((*checkpoint.config.eos_ids, *([longest.id] if longest else []))))
+    ids = tuple(dict.fromkeys((*checkpoint.config.eos_ids, *([longest.id] if longest else []))))
+    if len(ids) > MAX_EOS_IDS:
+        raise CheckpointError(f"{len(ids)} tokens end an answer; at most {MAX_EOS_IDS} are taken")
+    return ids
 
 
 def special_tokens(checkpoint: Checkpoint) -> SpecialTokens:

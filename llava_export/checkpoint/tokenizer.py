@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,10 +65,18 @@ def open_tokenizer(folder: Path, *, vocab_size: int, chunks_are_texts: bool) -> 
     prepend_scheme = _prepend_scheme(settings, None if chunks_are_texts else tokenizer_json)
     model = read_model(sentencepiece_model(folder))
     listed = _added_tokens(folder, settings, tokenizer_json, model.pieces)
+    named = _named_tokens({**object_in(folder / "special_tokens_map.json"), **settings})
+    listed = _with_named(listed, named, pieces=model.pieces, vocab_size=vocab_size)
     added = tuple(token for token in listed if token.id < vocab_size or not token.special)
     if len(added) > MAX_ADDED_TOKENS:
         raise CheckpointError(f"{folder} has {len(added):,} added tokens; at most {MAX_ADDED_TOKENS:,} are taken")
+    ids = {piece.piece: i for i, piece in enumerate(model.pieces)}
     for token in added:
+        same = ids.setdefault(token.content.replace(" ", SPACE), token.id)
+        if same != token.id:
+            raise CheckpointError(
+                f"the added token {shown(token.content)} has the id {token.id}, and the piece of the same text {same}"
+            )
         if token.id >= vocab_size:
             raise CheckpointError(
                 f"the added token {shown(token.content)} has the id {token.id}, and the model's vocabulary "
@@ -86,11 +94,11 @@ def open_tokenizer(folder: Path, *, vocab_size: int, chunks_are_texts: bool) -> 
     model.trainer_spec.vocab_size = len(model.pieces)
     ids = {piece.piece: i for i, piece in enumerate(model.pieces)}
     spec = model.trainer_spec
-    bos, eos = (content_of(settings.get(name)) for name in ("bos_token", "eos_token"))
+    bos, eos = (content_of(settings.get(name)).replace(" ", SPACE) for name in ("bos_token", "eos_token"))
     rules = TokenizerRules(
         prepend_scheme=prepend_scheme,
         image_begins_text=chunks_are_texts,
-        adds_bos=_adds_bos(settings, tokenizer_json),
+        adds_bos=_adds_bos(settings, None if chunks_are_texts else tokenizer_json),
         added_tokens=added,
     )
     return CheckpointTokenizer(
@@ -181,8 +189,45 @@ def _special_contents(*files: JsonObject) -> set[str]:
     """Return the texts of the tokens that files name as special."""
     tokens = [file.get(name) for file in files for name in NAMED_TOKENS]
     for listed in (file.get(name) for file in files for name in LISTED_TOKENS):
-        tokens += listed if isinstance(listed, list) else listed.values() if isinstance(listed, dict) else ()
+        tokens += _items(listed)
     return {content_of(token) for token in tokens} - {""}
+
+
+def _items(listed: object) -> list[object]:
+    """Return the tokens of a list, or of an object that has them by name."""
+    return listed if isinstance(listed, list) else list(listed.values()) if isinstance(listed, dict) else []
+
+
+def _named_tokens(names: Mapping[str, object]) -> list[object]:
+    """Return the special tokens that are named, in the order in which transformers adds those without an id."""
+    listed = next((names[name] for name in reversed(LISTED_TOKENS) if names.get(name) is not None), None)
+    return [*(names.get(name) for name in NAMED_TOKENS), *_items(listed)]
+
+
+def _with_named(
+    added: tuple[AddedToken, ...], named: list[object], *, pieces: Any, vocab_size: int
+) -> tuple[AddedToken, ...]:
+    """Return the added tokens with those that are named but have no id yet. As in transformers they get the next ones.
+
+    Those beyond the vocabulary are left out: no row is theirs.
+    """
+    ids = {piece.piece: i for i, piece in enumerate(pieces)}
+    next_id = max([len(pieces), *(token.id + 1 for token in added)])
+    found = {token.content: token for token in added}
+    for token in named:
+        content = content_of(token)
+        if not content or content in found:
+            continue
+        token_id = ids.get(content, next_id)
+        if token_id >= vocab_size or any(token_id == other.id for other in found.values()):
+            continue
+        next_id = max(next_id, token_id + 1)
+        flags = token if isinstance(token, dict) else {}
+        found[content] = AddedToken(
+            token_id, content, special=True, lstrip=flags.get("lstrip") is True, rstrip=flags.get("rstrip") is True,
+            normalized=flags.get("normalized") is True,
+        )  # fmt: skip
+    return tuple(sorted(found.values(), key=lambda token: token.id))
 
 
 def _add_piece(model: Any, token: AddedToken) -> None:
@@ -229,9 +274,12 @@ def _prepend_scheme(settings: JsonObject, tokenizer_json: JsonObject | None) -> 
     return "always" if settings.flag("legacy", True) else "first"
 
 
-def _adds_bos(settings: JsonObject, tokenizer_json: JsonObject) -> bool:
-    """Return whether a text begins with the token for that. The settings decide; then the post-processor."""
-    if settings.get("add_bos_token") is not None or not tokenizer_json:
+def _adds_bos(settings: JsonObject, tokenizer_json: JsonObject | None) -> bool:
+    """Return whether a text begins with the token for that.
+
+    The post-processor decides and, without a ``tokenizer.json``, the settings. transformers ignores them beside one.
+    """
+    if not tokenizer_json:
         return settings.flag("add_bos_token", True)
     processor = tokenizer_json.section("post_processor", {})
     steps = [processor, *processor.sections("processors", [])]

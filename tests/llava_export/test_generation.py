@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -15,6 +16,8 @@ from llava_export.errors import CheckpointError, ConfigError
 from llava_runner.contract import GenerationDefaults
 from tests.checkpoints import TINY_LLAVA
 from tests.conversations import with_template
+
+STRIPS = {"__type": "AddedToken", "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
 
 
 @pytest.fixture
@@ -71,6 +74,17 @@ def test_odd_ids_in_generation_config_are_refused(eos, folder):
         opened(folder)
 
 
+def test_no_more_ends_than_a_runner_takes(folder):
+    for count in (64, 65):
+        changed(folder / "generation_config.json", eos_token_id=list(range(2, count + 2)))
+        checkpoint = opened(folder)
+        if count == 64:
+            assert len(stop_ids(find_prompt(checkpoint), checkpoint)) == 64
+            continue
+        with pytest.raises(CheckpointError, match="65 tokens end an answer; at most 64"):
+            find_prompt(checkpoint)
+
+
 def test_the_token_with_which_a_prompt_ends_an_answer_ends_it(tmp_path):
     folder = with_template(tmp_path / "model", "chatml")
     checkpoint = opened(folder)
@@ -110,6 +124,8 @@ def test_odd_sampling_is_refused(settings, folder):
         ("added_tokens.json", {"[A]": 512}, "the id 512 is '<image>' in one and '\\[A\\]' in another"),
         ("added_tokens.json", {"<image>": 515}, "'<image>' has the id 512 in one and 515 in another"),
         ("added_tokens.json", {"[A]": 300}, r"added token '\[A\]' has the id 300, which is that of the piece"),
+        ("added_tokens.json", {"\u2581the": 530}, "has the id 530, and the piece of the same text 265"),
+        ("added_tokens.json", {" the": 530}, "has the id 530, and the piece of the same text 265"),
         ("added_tokens.json", {"[A]": -1}, r"\[A\] in .*added_tokens.json"),
         ("added_tokens.json", {"[A]": "x"}, r"\[A\] in .*added_tokens.json"),
         ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "[A]"}}}, "'x' for the id of a token"),
@@ -134,6 +150,33 @@ def test_a_special_token_without_a_row_is_left_out(folder):
     checkpoint = opened(folder)
     assert len(checkpoint.tokenizer.pieces) == 514
     assert checkpoint.notes == ("the special token '[SEP]' is left out: the embedding has no row for its id, 576",)
+
+
+@pytest.mark.parametrize("settings", [{"add_bos_token": False}, {"add_bos_token": True}, {}])
+@pytest.mark.parametrize("has_processor", [True, False])
+def test_tokenizer_json_decides_whether_a_text_begins_with_a_token(has_processor, settings, folder):
+    changed(folder / "tokenizer_config.json", **settings)
+    if not has_processor:
+        changed(folder / "tokenizer.json", post_processor=None)
+    expected = AutoTokenizer.from_pretrained(folder)("hi")["input_ids"][0] == 1
+    assert opened(folder).tokenizer.rules.adds_bos is expected is has_processor
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sep_token": "<sep>", "extra_special_tokens": ["<image>", "[Z]", {**STRIPS, "content": "[A]"}]},
+        {"extra_special_tokens": {"image_token": "<image>", "box_token": "[BOX]"}, "pad_token": "<other pad>"},
+        {"eos_token": "<turn end>", "additional_special_tokens": ["not read beside the other list"]},
+    ],
+)
+def test_special_tokens_without_an_id_get_the_next_ones(settings, folder):
+    changed(folder / "tokenizer_config.json", **settings)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    checkpoint = opened(folder)
+    expected = {content: token_id for content, token_id in tokenizer.get_added_vocab().items() if token_id > 511}
+    assert {it.content: it.id for it in checkpoint.tokenizer.rules.added_tokens if it.id > 511} == expected
+    assert len(expected) > 2 and tokenizer.eos_token_id in checkpoint.config.eos_ids
 
 
 def test_a_token_may_take_the_place_of_a_placeholder(tmp_path):
