@@ -26,6 +26,7 @@ SHORTENED = (
     (Turn("1", "2", has_image=True), Turn("3", "4"), Turn("5")),
     "USER: <image>\n1 ASSISTANT: 2 USER: 3 ASSISTANT: 4 USER: 5 ASSISTANT:",
 )
+GIVEN = "--prompt-template"  # with which the source of a prompt begins that was asked for
 MARKER = re.compile(r"<\|[^<>|\s]+\|>")  # how most tokenizers spell tokens that mark structure
 
 
@@ -102,7 +103,7 @@ def special_tokens(checkpoint: Checkpoint) -> SpecialTokens:
 def _found(checkpoint: Checkpoint, given: str | None) -> Prompt:
     """Return the prompt as ``find_prompt`` does, without a word about what is doubtful."""
     if given in PROMPTS:
-        return Prompt(PROMPTS[given], f"--prompt-template {given}")
+        return Prompt(PROMPTS[given], f"{GIVEN} {given}")
     tokens = special_tokens(checkpoint)
     if given is not None:
         path = with_home(given)
@@ -110,7 +111,7 @@ def _found(checkpoint: Checkpoint, given: str | None) -> Prompt:
             names = ", ".join(PROMPTS)
             raise CheckpointError(f"--prompt-template {given} is neither a file nor one of {names}")
         template = read_template(path)
-        return Prompt(chat_prompt(template, tokens=tokens), str(path), jinja=template.text)
+        return Prompt(chat_prompt(template, tokens=tokens), f"{GIVEN} {given}", jinja=template.text)
     templates = (find_chat_template(folder) for folder in checkpoint.own_folders)
     found = next((template for template in templates if template is not None), None)
     family = f"the family {checkpoint.family.name}"

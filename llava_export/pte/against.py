@@ -9,7 +9,7 @@ rest.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,8 @@ from torch import Tensor
 from llava_export.builtin import SAMPLE_IMAGE
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.processor import Original, Processor
+from llava_export.checkpoint.prompt import GIVEN, Prompt, find_prompt, stop_ids
+from llava_export.families.prompts import ChatPrompt
 from llava_export.pte.verify import Comparison, compare_features, compare_logits
 from llava_export.reference import FloatReference
 from llava_runner.chat_tokenizer import ChatTokenizer
@@ -113,6 +115,27 @@ def check_sizes(checkpoint: Checkpoint, card: ModelCard) -> None:
             f"{sizes[2]} tokens; the package has {card.num_image_tokens} of width {card.hidden_size} and "
             f"{card.vocab_size}"
         )
+
+
+def described_otherwise(card: ModelCard, checkpoint: Checkpoint) -> list[str]:
+    """Return in words what a package says otherwise than its checkpoint: prompt, added tokens, spaces, and ends.
+
+    A prompt that was asked for may be another one. A date in it is that of the export.
+    """
+    found = []
+    given = Prompt(ChatPrompt(card.prompt), card.prompt_source)
+    if not card.prompt_source.startswith(GIVEN):
+        prompt = find_prompt(checkpoint)
+        pairs = [(name, value, getattr(prompt.template, name)) for name, value in asdict(card.prompt).items()]
+        differences = [f"{name} is {own!r}, not {other!r}" for name, own, other in pairs if own != other]
+        if differences and not prompt.chat.is_dated:
+            found.append(f"the package's prompt is not that from {prompt.source}: its {', '.join(differences)}")
+    if card.tokenizer != checkpoint.tokenizer.rules:
+        found.append("the package's added tokens or rules about spaces are not the checkpoint's")
+    ends = stop_ids(given, checkpoint)
+    if set(card.eos_ids) != set(ends):
+        found.append(f"the package ends an answer with {sorted(card.eos_ids)}, the checkpoint with {sorted(ends)}")
+    return found
 
 
 def original_of(
