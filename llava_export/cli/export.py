@@ -155,8 +155,11 @@ def run(arguments: argparse.Namespace) -> None:
     with stages.running():
         with stages.stage("open checkpoint"):
             planned = plan(arguments.model, chosen, **checkpoint_parts(arguments))
+        notes = (*planned.checkpoint.notes, *planned.prompt.notes)
         lacking = shortages(planned.estimate, output_dir=arguments.output_dir)
         if not arguments.dry_run:
+            for note in notes:  # they are printed again at the end, which is far away
+                stages.note(note)
             if lacking and not arguments.force:
                 raise ExportError(f"{'; '.join(lacking)}. --force exports nevertheless")
             for shortage in lacking:
@@ -173,7 +176,7 @@ def run(arguments: argparse.Namespace) -> None:
         print_estimate(console, planned, lacking=lacking)
         print_prompt(console, planned.prompt)
         print_images(console, planned.checkpoint.images)
-        print_notes(console, (*planned.checkpoint.notes, *planned.prompt.notes))
+        print_notes(console, notes)
         return
     if arguments.report:
         for report in exported.reports:
@@ -182,7 +185,7 @@ def run(arguments: argparse.Namespace) -> None:
     print_files(console, exported.files, folder=exported.program.parent)
     print_prompt(console, planned.prompt)
     print_images(console, planned.checkpoint.images)
-    print_notes(console, (*planned.checkpoint.notes, *planned.prompt.notes))
+    print_notes(console, notes)
     if contract.golden_path(exported.program).name in exported.files:
         console.print(f"\nverify it:  llava verify {exported.program}", soft_wrap=True)
 

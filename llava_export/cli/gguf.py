@@ -75,6 +75,9 @@ def run(arguments: argparse.Namespace) -> None:
         with stages.stage("open checkpoint"):
             checkpoint = open_checkpoint(arguments.model, **checkpoint_parts(arguments))
             prompt = find_prompt(checkpoint, given=arguments.prompt_template)
+        notes = (*checkpoint.notes, *prompt.notes)
+        for note in notes:
+            stages.note(note)
         files = export_gguf(
             checkpoint,
             quantization=arguments.quantization,
@@ -88,5 +91,5 @@ def run(arguments: argparse.Namespace) -> None:
     console.print(stages.table())
     print_files(console, files, folder=arguments.output_dir)
     print_prompt(console, prompt)
-    print_notes(console, (*checkpoint.notes, *prompt.notes))
+    print_notes(console, notes)
     console.print(f"\nverify it:  llava verify {arguments.output_dir}", soft_wrap=True)

@@ -13,7 +13,7 @@ from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.prompt import Prompt, stop_ids
 from llava_export.errors import ExportError
 from llava_export.gguf.tensors import GgufFile, GgufTensor, write_file
-from llava_export.gguf.text import text_tensors, write_text_metadata
+from llava_export.gguf.text import MAX_ENDS, text_tensors, write_text_metadata
 from llava_export.gguf.vision import LLAMA_CPP_GRID, check_vision, vision_tensors, write_vision_metadata
 from llava_export.stages import Stages
 from llava_export.staging import staged
@@ -74,12 +74,16 @@ def export_gguf(
     images = checkpoint.images
     if images.aspect_ratio != "pad" or images.resize != images.size:
         stages.note(f"llama.cpp pads images to a square; those of this checkpoint are {images.text()}")
+    eos_ids = stop_ids(prompt, checkpoint)
+    if len(eos_ids) > MAX_ENDS:
+        rest = ", ".join(map(str, eos_ids[MAX_ENDS:]))
+        stages.note(f"a GGUF file names {MAX_ENDS} tokens that end an answer: llama.cpp will not stop at {rest}")
     write_text = partial(
         write_text_metadata,
         config=config,
         prompt=prompt.chat,
         tokenizer=checkpoint.tokenizer,
-        eos_ids=stop_ids(prompt, checkpoint),
+        eos_ids=eos_ids,
     )
     write_vision = partial(write_vision_metadata, config=config, image_mean=images.mean, image_std=images.std)
     files = {

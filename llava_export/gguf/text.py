@@ -16,6 +16,7 @@ from llava_export.gguf.types import text_type
 from llava_export.models import names
 from llava_runner.tokenizer import Piece
 
+MAX_ENDS = 3  # tokens that llama.cpp reads as ends of an answer: of a text, a turn and a message
 DECODER = rf"^{re.escape(names.TEXT_DECODER)}\."
 # Read each pair as (pattern of a CheckpointTensor's fqn, start of its name in GGUF): the pattern is replaced, and what
 # follows, "weight" or "bias", stays.
@@ -95,7 +96,7 @@ def chat_template(prompt: ChatPrompt, *, bos: str) -> str:
     prompt has no place for one. ``bos`` is left out at the beginning: llama.cpp puts it there.
     """
     it = prompt.template
-    before, after = prompt.around_system or ("", "\n")
+    before, after = prompt.around_system or ("", "\n" + it.system.removeprefix(bos))
     system, content = "messages[0]['content']", "message['content']" + (" | trim" if it.trims else "")
     return (
         f"{{% if messages[0]['role'] == 'system' %}}{{{{ {before.removeprefix(bos)!r} + {system} + {after!r} }}}}"
@@ -138,9 +139,9 @@ def _write_tokenizer(
     writer.add_token_scores(scores)
     writer.add_token_types(types)
     writer.add_bos_token_id(config.bos_id)
-    for add, eos_id in zip(
-        (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id), eos_ids, strict=False
-    ):
+    adders = (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
+    assert len(adders) == MAX_ENDS
+    for add, eos_id in zip(adders, eos_ids, strict=False):
         add(eos_id)
     writer.add_unk_token_id(types.index(TokenType.UNKNOWN))
     writer.add_add_eos_token(False)

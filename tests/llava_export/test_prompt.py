@@ -13,9 +13,12 @@ import pytest
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.prompt import Prompt, find_prompt
+from llava_export.cli import export, gguf
 from llava_export.errors import CheckpointError
-from llava_export.families.prompts import MISTRAL, PROMPTS, VICUNA_V1
+from llava_export.families.prompts import MISTRAL, PROMPTS, VICUNA_V1, ChatPrompt
+from llava_export.gguf.export import export_gguf
 from llava_export.gguf.text import chat_template
+from llava_export.stages import Stages
 from llava_runner.contract import PromptTemplate
 from tests.chat_templates import INST
 from tests.chat_templates import LLAVA_HF as LLAVA_HF_TEMPLATE
@@ -76,6 +79,29 @@ def test_a_prompt_may_be_chosen(folder, tmp_path):
 def test_markers_that_the_tokenizer_does_not_know_are_told(folder):
     (note,) = find_prompt(open_checkpoint(str(folder)), given="phi3").notes
     assert note == "the prompt has <|user|>, <|end|>, <|assistant|>, which the tokenizer reads as ordinary text"
+
+
+@pytest.mark.parametrize("command", [export, gguf])
+def test_what_is_doubtful_about_a_prompt_is_printed(command, tmp_path, capsys):
+    flags = ["--model=tiny-llava", "--prompt-template=phi3", f"--output-dir={tmp_path}"]
+    command.run(command.build_parser().parse_args([*flags, *(["--dry-run"] if command is export else [])]))
+    assert "note: the prompt has <|user|>, <|end|>, <|assistant|>, which" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_system_message_for_a_prompt_that_has_no_place_for_one():
+    opening = ChatPrompt(PromptTemplate("<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\n", "", " [/INST]"))
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where?"}]
+    template = jinja2.Template(chat_template(opening, bos="<s>"))
+    rendered = template.render(messages=messages, add_generation_prompt=True)
+    assert rendered == "Be brief.\n[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nWhere? [/INST]"
+
+
+def test_gguf_says_which_ends_it_cannot_name(folder, tmp_path):
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 300, 301, 302, 303]}))
+    checkpoint, stages = open_checkpoint(str(folder)), Stages()
+    prompt = find_prompt(checkpoint)
+    export_gguf(checkpoint, quantization="f16", mmproj_type="f16", prompt=prompt, output_dir=tmp_path, stages=stages)
+    assert stages.notes == ["a GGUF file names 3 tokens that end an answer: llama.cpp will not stop at 302, 303"]
 
 
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
