@@ -75,7 +75,7 @@ class Adapter:
         said = self.config.integer("r", least=1) if said is None else said
         if said != rank:
             raise CheckpointError(
-                f"{self.config.where()} gives {module} the rank {shown(said)}, and its matrices have the rank {rank}"
+                f"{self.config.where()} gives {module} the rank {said:g}, and its matrices have the rank {rank}"
             )
         alpha = _by_pattern(self.config, "alpha_pattern", module)
         alpha = self.config.number("lora_alpha", 8.0) if alpha is None else alpha
@@ -104,6 +104,8 @@ class Changes:
                     raise CheckpointError(f"{adapter.weights} has {of_module[match['part']]} twice, as {key} too")
                 of_module[match["part"]] = key
         whole = {adapter.weights: [key for key, match in matches.items() if not match]}
+        if not shard.shapes and adapter.others is None:
+            raise CheckpointError(f"{adapter.weights} has no weights")
         if adapter.others is not None:
             whole[adapter.others] = list(_open_floats(adapter.others).shapes)
         names = _Names(to, family)
@@ -205,8 +207,9 @@ def _update(shard: Shard | LoadedShard, keys: Mapping[str, str], *, adapter: Ada
     is_dora = adapter.config.flag("use_dora", False)
     wanted = {a, b} | ({"lora_magnitude_vector"} if is_dora else set())
     if keys.keys() != wanted:
-        wrong = sorted(wanted ^ keys.keys())
-        raise CheckpointError(f"{module} in {adapter.weights} has {', '.join(sorted(keys))}: {', '.join(wrong)} is odd")
+        missing, odd = sorted(wanted - keys.keys()), sorted(keys.keys() - wanted)
+        problems = [f"{', '.join(it)} {what}" for it, what in ((missing, "is missing"), (odd, "is odd")) if it]
+        raise CheckpointError(f"{module} in {adapter.weights} has {', '.join(sorted(keys))}: {'; '.join(problems)}")
     if is_embedding and is_dora:
         raise CheckpointError(
             f"{module} in {adapter.weights} has DoRA of an embedding, which is not supported: {MERGE}"

@@ -36,18 +36,25 @@ def adapter(adapted_of, tmp_path) -> Path:
         ({"kasa_config": {"beta": 1}}, "has kasa_config, which"),
         ({"use_something_new": True}, "has use_something_new, which"),
         ({"r": 5}, r"self_attn.* the rank 5, and its matrices have the rank 4"),
+        ({"rank_pattern": {"q_proj": 2}}, "q_proj the rank 2, and its matrices have the rank 4"),
         ({"r": "4"}, "r .* is '4'; it must be a whole number"),
         ({"alpha_pattern": {"[": 2}}, "is no pattern"),
         ({"alpha_pattern": {r"(\w+)+x": 2}}, "repeats a group"),
         ({"rank_pattern": {r"\w*\w*\w*\w*\w*\w*x": 2}}, "repeats too much"),
         ({"rank_pattern": {"a" * 999: 2}}, "is too long"),
-        ({"use_dora": True}, "lora_magnitude_vector is odd"),
+        ({"use_dora": True}, "lora_magnitude_vector is missing"),
         ({"base_model_name_or_path": None}, "does not name its base model: give it with --base-model"),
     ],
 )
 def test_options_that_cannot_be_merged_are_named(changes, message, adapter):
     change_json(adapter / "adapter_config.json", **changes)
     with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(str(adapter))
+
+
+def test_an_adapter_without_weights_is_refused(adapter):
+    save_file({}, adapter / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors has no weights"):
         open_checkpoint(str(adapter))
 
 
@@ -83,7 +90,7 @@ def test_all_keys_that_match_nothing_and_all_wrong_shapes_are_named_at_once(adap
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [
-        ("lora_B__weight", None, "lora_B is odd"),
+        ("lora_B__weight", None, "has lora_A: lora_B is missing"),
         ("lora_A__weight", torch.zeros(0), "not saved as a whole"),
         ("lora_A__weight", torch.zeros(4, 256, dtype=torch.int8), "is I8; only float16"),
     ],
