@@ -49,9 +49,14 @@ class Prompt:
 
     def example(self) -> str:
         """Return a turn with an image, as the model reads it."""
-        it = self.template
-        parts = (IMAGE_PLACEHOLDER, it.image_separator, "What is in the image?")
-        return it.system + it.user + "".join(reversed(parts) if it.image_last else parts) + it.assistant
+        return example_turn(self.template)
+
+
+def example_turn(template: PromptTemplate) -> str:
+    """Return a turn with an image, as a model with this template reads it."""
+    parts = (IMAGE_PLACEHOLDER, template.image_separator, "What is in the image?")
+    text = "".join(reversed(parts) if template.image_last else parts)
+    return template.system + template.user + text + template.assistant
 
 
 def find_prompt(checkpoint: Checkpoint, *, given: str | None = None) -> Prompt:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +113,10 @@ class Weights:
     def key(self, tensor: CheckpointTensor) -> str:
         """Return the checkpoint's own name of a tensor."""
         return self._key_of[tensor.fqn]
+
+    def file_of(self, tensor: CheckpointTensor) -> Path:
+        """Return the file that a tensor is read from, without what adapters change."""
+        return self._reader.file_of(self._key_of[tensor.fqn])
 
     def dtype(self, tensor: CheckpointTensor) -> torch.dtype:
         """Return the checkpoint's type of a tensor. Raises ``CheckpointError`` if it is not a float type."""

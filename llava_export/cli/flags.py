@@ -52,7 +52,7 @@ def checkpoint_parts(arguments: argparse.Namespace) -> dict[str, str | None]:
     }
 
 
-def add_prompt_template(parser: argparse.ArgumentParser) -> None:
+def add_prompt_template(parser: argparse._ActionsContainer) -> None:
     """Add ``--prompt-template``."""
     parser.add_argument(
         "--prompt-template",

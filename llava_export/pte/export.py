@@ -61,7 +61,7 @@ def export(
         with stages.stage("write tokenizer, image"):
             write_tokenizer(checkpoint.tokenizer, folder)
             write_image(SAMPLE_IMAGE, folder, images=checkpoint.images)
-        card = _model_card(plan)
+        card = model_card(plan)
         with ExitStack() as parallel:
             if plan.options.golden:
                 question = golden_question(checkpoint, card=card, chat_template=plan.prompt.jinja, is_checked=not force)
@@ -86,7 +86,7 @@ def export(
     return Exported(output_dir / pte_name, sizes, reports)
 
 
-def _model_card(plan: Plan) -> ModelCard:
+def model_card(plan: Plan) -> ModelCard:
     """Return what the runners must know of the model."""
     checkpoint, config = plan.checkpoint, plan.checkpoint.config
     return ModelCard(

@@ -32,7 +32,11 @@ def plan(model: str, options: Options, **parts: str | None) -> Plan:
 
     ``parts`` are further arguments of ``open_checkpoint``.
     """
-    checkpoint = open_checkpoint(model, **parts)
+    return plan_for(open_checkpoint(model, **parts), options)
+
+
+def plan_for(checkpoint: Checkpoint, options: Options) -> Plan:
+    """Return the plan for a checkpoint that is open. Raises a ``UserError`` for the user's mistakes."""
     prompt = find_prompt(checkpoint, given=options.prompt_template)
     max_seq_len, max_context_len = _lengths(checkpoint.config, options)
     shapes = checkpoint.build_model(max_context_len=1)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from executorch.exir import EdgeProgramManager
-from torch.fx import Node
+if TYPE_CHECKING:
+    from executorch.exir import EdgeProgramManager
+    from torch.fx import Node
 
 # Every operator that may stay outside XNNPACK, with the reason. An operator that is not listed is a regression: see
 # MethodReport.unexplained.
@@ -24,6 +27,13 @@ REASONS = {
     "aten.sym_size": "number of tokens, or of pixels a side",
     "aten._assert_scalar": "the context's bounds",
 }
+# The operators that serializing makes of others: as they are named in a program, and in ``REASONS``.
+SERIALIZED = {
+    "executorch_prim.et_view": "aten.view_copy",
+    "quantized_decomposed.embedding_byte": "aten.embedding",
+    "quantized_decomposed.embedding_4bit": "aten.embedding",
+}
+SCALARS = "executorch_prim."  # how a program names arithmetic on sizes
 SCALAR_MODULES = ("_operator", "math")  # arithmetic on sizes, done once a call
 
 
@@ -64,6 +74,17 @@ def delegation_report(lowered: EdgeProgramManager) -> list[MethodReport]:
                 outside[_name(node)] += 1
         reports.append(MethodReport(method, delegates, delegated, outside))
     return reports
+
+
+def unexplained_operators(operators: Iterable[str]) -> list[str]:
+    """Return those operators of a program, as it names them, for which ``REASONS`` has no reason."""
+    plain = {operator: operator.replace("::", ".").partition(".") for operator in operators}
+    names = {operator: f"{space}.{name.partition('.')[0]}" for operator, (space, _, name) in plain.items()}
+    return [
+        operator
+        for operator, name in names.items()
+        if SERIALIZED.get(name, name) not in REASONS and not name.startswith(SCALARS)
+    ]
 
 
 def _is_scalar(node: Node) -> bool:

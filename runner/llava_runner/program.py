@@ -124,6 +124,17 @@ class Program:
         return self._methods[method].call(inputs, clone_outputs=True)[0]
 
 
+def runtime_names() -> tuple[set[str], set[str]]:
+    """Return the names of the operators and of the backends that a program finds here.
+
+    Raises ``ImportError`` or ``OSError`` where ExecuTorch's runtime cannot be loaded.
+    """
+    runtime = _import_runtime()
+    with _loading, contextlib.redirect_stderr(io.StringIO()):  # where it says why a backend is not available
+        backends = {name for name in runtime._get_registered_backend_names() if runtime._is_available(name)}
+    return set(runtime._get_operator_names()), backends
+
+
 def _set_threads(runtime: ModuleType, cpu_threads: int | None) -> None:
     """Start ExecuTorch's threads, as many as ``cpu_threads`` says. Raises ``PromptError`` if programs use others."""
     _process_of_pool[:] = [os.getpid()]

@@ -19,7 +19,7 @@ RUNTIME_PACKAGES = {"executorch", "torch", "numpy", "PIL", "google", "sentencepi
 FLOORS = (
     ("export",),
     ("cli",),
-    ("pte/against",),
+    ("doctor", "pte/against"),
     ("benchmark", "pte/verify", "pte/export", "gguf", "split"),
     ("pte/build", "pte/golden"),
     ("pte/stamp",),

@@ -1,0 +1,1 @@
+"""What ``llava doctor`` finds in checkpoints and packages."""
