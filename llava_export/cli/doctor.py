@@ -143,7 +143,7 @@ def print_facts(console: Console, facts: Sequence[Fact]) -> None:
     table = plain_table("what", "used", *([] if is_narrow else ["from"]))
     for column in table.columns:
         column.overflow = "fold"
-    table.columns[-1].max_width = console.width if is_narrow else console.width // 4
+    table.columns[-1].max_width = console.width if is_narrow else console.width * 3 // 10
     for fact in facts:
         value, source = Text(fact.value), Text(fact.source, style="dim")
         cells = [Text("\n").join([value, source]) if fact.source else value] if is_narrow else [value, source]

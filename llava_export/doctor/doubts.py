@@ -61,9 +61,9 @@ def _prompt_doubts(checkpoint: Checkpoint, prompt: Prompt) -> Iterator[Finding]:
     ends = [checkpoint.tokenizer.text(i) for i in stop_ids(prompt, checkpoint)]
     end = template.answer_end.lstrip()
     if not any(spelled and end.startswith(spelled) for spelled in ends):
+        said = f"its prompt ends an answer with {end!r}" if end else "its prompt has nothing at the end of an answer"
         yield doubtful(
-            f"its prompt ends an answer with {template.answer_end!r}, which is none of the tokens at which answers "
-            f"stop ({', '.join(ends)}): if it was trained so, an answer may not stop",
+            f"{said}, and answers stop at {' or '.join(ends)}: one that was trained without that may not stop",
             f"Add the token that ends its answers to eos_token_id in {GENERATION_CONFIG}.",
         )
     begin = checkpoint.tokenizer.text(checkpoint.config.bos_id)

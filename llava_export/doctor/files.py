@@ -12,7 +12,6 @@ from llava_runner.contract import FileRecord, Manifest
 from llava_runner.documents import MAX_BYTES
 from llava_runner.errors import PackageError
 
-TRUNCATED = "is truncated"
 MISSING = "is missing from the package"
 COPY = "Copy it again from where it was exported, or export the model again."
 
@@ -71,7 +70,7 @@ def _problem(path: Path, recorded: FileRecord) -> str | None:
         return MISSING
     size = path.stat().st_size
     if size < recorded.bytes:
-        return f"{TRUNCATED}: it has {size:,} of {recorded.bytes:,} bytes"
+        return f"is truncated, or another file: it has {size:,} of {recorded.bytes:,} bytes"
     if file_record(path) != recorded:
         return "is not the file that was exported: its SHA-256 differs"
     return None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from llava_export.checkpoint.images import described
 from llava_export.checkpoint.prompt import example_turn
-from llava_export.doctor.files import COPY, TRUNCATED, check_files, damaged_files, left_over, open_manifest
+from llava_export.doctor.files import COPY, check_files, damaged_files, left_over, open_manifest
 from llava_export.doctor.findings import Fact, Finding, Report, Severity, broken, doubtful
 from llava_export.doctor.packed import check_packed, packed_files
 from llava_export.doctor.program import card_in, check_memory, check_operators, check_versions, needed_memory
@@ -50,9 +50,9 @@ def examine_package(path: Path) -> Report:
     card = card_in(found)
     if isinstance(card, Finding):
         return Report.of(str(path), KIND, facts=_program_facts(program, found), findings=[*findings, card])
-    is_listed = manifest is not None and golden_path(program).name in manifest.files
-    golden, problem = open_golden(program, card, is_listed=is_listed)
-    findings += [problem] if problem else []
+    golden, problem = open_golden(program, card)
+    if problem and golden_path(program).name not in damaged:  # which has been told
+        findings.append(problem)
     findings += _misfits(program, card, manifest=manifest, golden=golden, damaged=damaged)
     findings += _runtime_findings(program, found, card, is_whole=not _has_broken(findings))
     findings += check_packed(program, structure=structure)
@@ -70,7 +70,7 @@ def _misfits(
     *,
     manifest: Manifest | None,
     golden: GoldenRecord | None,
-    damaged: Mapping[str, str],
+    damaged: Collection[str],
 ) -> Iterator[Finding]:
     """Yield what does not fit the program: versions, manifest, golden record, tokenizers."""
     yield from check_versions(card, manifest.versions if manifest else {})
@@ -78,8 +78,7 @@ def _misfits(
         yield doubtful("the manifest describes another model than the program's own card does", COPY)
     if golden is not None:
         yield from check_golden(card, golden)
-    paths = [it for it in tokenizers_in(program.parent) if not damaged.get(it.name, "").startswith(TRUNCATED)]
-    yield from check_tokenizers(card, paths, golden=golden)
+    yield from check_tokenizers(program, card, golden=golden, damaged=damaged)
 
 
 def _runtime_findings(program: Path, found: PteFile, card: ModelCard, *, is_whole: bool) -> Iterator[Finding]:

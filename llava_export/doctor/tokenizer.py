@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from llava_export.doctor.findings import Finding, broken, doubtful, note
@@ -23,8 +23,14 @@ def tokenizers_in(folder: Path) -> list[Path]:
     return [folder / name for name in (TOKENIZER_MODEL, TOKENIZER_BIN) if (folder / name).exists()]
 
 
-def check_tokenizers(card: ModelCard, paths: Sequence[Path], *, golden: GoldenRecord | None) -> Iterator[Finding]:
-    """Yield what is wrong with the tokenizers at ``paths``. ``golden`` has a question with its tokens."""
+def check_tokenizers(
+    program: Path, card: ModelCard, *, golden: GoldenRecord | None, damaged: Collection[str]
+) -> Iterator[Finding]:
+    """Yield what is wrong with the tokenizers beside a program. ``golden`` has a question with its tokens.
+
+    Of those whose names are in ``damaged``, it has been told that they are not as they were.
+    """
+    paths = tokenizers_in(program.parent)
     if not paths:
         yield doubtful(
             f"there is no {TOKENIZER_MODEL} and no {TOKENIZER_BIN}",
@@ -33,6 +39,11 @@ def check_tokenizers(card: ModelCard, paths: Sequence[Path], *, golden: GoldenRe
     for path in paths:
         try:
             tokenizer = Tokenizer.open(path)
+        except PackageError as error:
+            if path.name not in damaged:
+                yield broken(str(error), REPLACE)
+            continue
+        try:
             chat = ChatTokenizer.of(card, tokenizer)
         except PackageError as error:
             yield broken(f"{path.name} does not fit the program: {error}", REPLACE)
@@ -41,17 +52,12 @@ def check_tokenizers(card: ModelCard, paths: Sequence[Path], *, golden: GoldenRe
             yield broken(f"{path.name} does not fit the program: {problem}", REPLACE)
 
 
-def open_golden(program: Path, card: ModelCard, *, is_listed: bool) -> tuple[GoldenRecord | None, Finding | None]:
-    """Return the golden record of a program, or None and why there is none that can be used.
-
-    With ``is_listed`` in the manifest, it has been told already that there is none.
-    """
+def open_golden(program: Path, card: ModelCard) -> tuple[GoldenRecord | None, Finding | None]:
+    """Return the golden record of a program, or None and why there is none that can be used."""
     path = contract.golden_path(program)
     remedy = "Copy it again, or export the model again without --no-golden."
     if not path.exists():
-        return None, None if is_listed else note(
-            f"there is no {path.name}: llava verify has nothing to compare with", remedy
-        )
+        return None, note(f"there is no {path.name}: llava verify has nothing to compare with", remedy)
     try:
         golden = GoldenRecord.load(path)
         golden.check(card)
