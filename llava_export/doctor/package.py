@@ -54,7 +54,7 @@ def examine_package(path: Path) -> Report:
     if problem and golden_path(program).name not in damaged:  # which has been told
         findings.append(problem)
     findings += _misfits(program, card, manifest=manifest, golden=golden, damaged=damaged)
-    findings += _runtime_findings(program, found, card, is_whole=not _has_broken(findings))
+    findings += _runtime_findings(program, found, is_whole=not _has_broken(findings))
     findings += check_packed(program, structure=structure)
     facts = [
         *_program_facts(program, found),
@@ -81,8 +81,8 @@ def _misfits(
     yield from check_tokenizers(program, card, golden=golden, damaged=damaged)
 
 
-def _runtime_findings(program: Path, found: PteFile, card: ModelCard, *, is_whole: bool) -> Iterator[Finding]:
-    """Yield what the runtime and the machine lack. If nothing is known to be broken, the program is loaded."""
+def _runtime_findings(program: Path, found: PteFile, *, is_whole: bool) -> Iterator[Finding]:
+    """Yield what the runtime and the machine lack. If ``is_whole``, the program is loaded."""
     try:
         operators, backends = runtime_names()
     except (ImportError, OSError) as error:

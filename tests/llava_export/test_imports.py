@@ -130,6 +130,7 @@ def test_benchmarks_and_training_are_imported_by_no_package():
         ("llava_runner.command", "export", "--help"),
         ("llava_runner.command", "gguf", "--help"),
         ("llava_runner.command", "verify", "--help"),
+        ("llava_runner.command", "doctor", "--help"),
         ("llava_runner.command", "run", "--help"),
         ("llava_runner.command", "inspect", "--help"),
         ("llava_runner.command", "benchmark", "--help"),
