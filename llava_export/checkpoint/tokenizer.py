@@ -13,7 +13,7 @@ from llava_export.errors import CheckpointError
 from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.contract import MAX_ADDED_TOKENS, AddedToken, TokenizerRules
 from llava_runner.documents import JsonObject, read_object, shown
-from llava_runner.tokenizer import SPACE, Piece, Tokenizer, read_model
+from llava_runner.tokenizer import PIECE_AT_MOST, SPACE, Piece, Tokenizer, read_model
 
 # The keys under which tokenizer_config.json and special_tokens_map.json name special tokens: one each, or lists.
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -72,6 +72,7 @@ def open_tokenizer(folder: Path, *, vocab_size: int, chunks_are_texts: bool) -> 
         raise CheckpointError(f"{folder} has {len(added):,} added tokens; at most {MAX_ADDED_TOKENS:,} are taken")
     ids = {piece.piece: i for i, piece in enumerate(model.pieces)}
     for token in added:
+        _check_content(token)
         same = ids.setdefault(token.content.replace(" ", SPACE), token.id)
         if same != token.id:
             raise CheckpointError(
@@ -228,6 +229,15 @@ def _with_named(
             normalized=flags.get("normalized") is True,
         )  # fmt: skip
     return tuple(sorted(found.values(), key=lambda token: token.id))
+
+
+def _check_content(token: AddedToken) -> None:
+    """Raise ``CheckpointError`` for a text that cannot be a piece. JSON can hold half a character."""
+    content = token.content.encode("utf-8", "surrogatepass")
+    if len(content) > PIECE_AT_MOST or b"\0" in content or content.decode("utf-8", "replace") != token.content:
+        raise CheckpointError(
+            f"the added token {shown(token.content)} is no text of at most {PIECE_AT_MOST} bytes without zero bytes"
+        )
 
 
 def _add_piece(model: Any, token: AddedToken) -> None:
