@@ -90,7 +90,7 @@ def examine(arguments: argparse.Namespace, console: Console) -> Report:
     from llava_export.cli.terminal import progress
     from llava_export.doctor.checkpoint import examine_checkpoint
 
-    with progress(console, steps=0) as on_tensor:
+    with progress(console, steps=None) as on_tensor:
         return examine_checkpoint(
             arguments.path,
             parts=parts,

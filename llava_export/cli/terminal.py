@@ -62,10 +62,10 @@ def print_notes(console: Console, notes: Iterable[str]) -> None:
 
 
 @contextmanager
-def progress(console: Console, *, steps: int) -> Iterator[Callable[[str], None]]:
+def progress(console: Console, *, steps: int | None) -> Iterator[Callable[[str], None]]:
     """Show a bar while the ``with`` block runs. Yields a function to call with the name of each step that begins.
 
-    On a file or pipe nothing is shown.
+    ``steps`` is None where their number is not known. On a file or pipe nothing is shown.
     """
     columns = TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -13,6 +13,7 @@ from llava_export.doctor.findings import Finding, doubtful, note
 from llava_runner.contract import IMAGE_PLACEHOLDER
 
 PADDING = 64  # rows of an embedding beyond the tokenizer: sizes are often rounded up to such a multiple
+TRAINED = "pad"  # what all families here did with images in training
 FEW_TOKENS = 16  # of an answer
 ROOM = 128  # positions for a question and an answer beside an image
 # How tokens that mark turns are spelled: <|im_start|>, <start_of_turn>, [INST], <|end|>.
@@ -105,12 +106,13 @@ def _token_doubts(checkpoint: Checkpoint, prompt: Prompt) -> Iterator[Finding]:
 
 def _image_doubts(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Yield that images are prepared otherwise than the family's were in training."""
-    trained, images = checkpoint.family.image_aspect_ratio, checkpoint.images
-    if trained is not None and images.aspect_ratio != trained:
+    images = checkpoint.images
+    if images.aspect_ratio != TRAINED:
         yield doubtful(
             f"images are {images.text()}, as {images.source} says; {checkpoint.family.name} was trained with images "
             "padded to a square",
-            "To pad them, run with --image-aspect-ratio pad, or set do_pad to true there before the export.",
+            "To pad them, run with --image-aspect-ratio pad, or change it there before the export (do_pad; "
+            "image_aspect_ratio in the layout of LLaVA's authors).",
         )
     if images.size != images.resize:
         yield note(f"of images, the center {images.size} of {images.resize} pixels are seen, as {images.source} says")

@@ -40,7 +40,8 @@ def check_versions(card: ModelCard, versions: Mapping[str, str]) -> Iterator[Fin
     if here != card.executorch_version:
         yield doubtful(
             f"it was exported for ExecuTorch {card.executorch_version}, and {here or 'none'} is installed here",
-            f"Install executorch=={card.executorch_version}, or export the model again with {here}.",
+            f"Install executorch=={card.executorch_version}"
+            + (f", or export the model again with {here}." if here else "."),
         )
     ours, theirs = installed("llava_export"), versions.get("llava_export")
     if theirs is not None and ours != theirs:

@@ -18,6 +18,7 @@ from llava_runner.errors import PackageError
 from tests.chat_templates import INST, PHI3, VICUNA
 from tests.checkpoints import TINY_LLAVA
 from tests.conversations import with_template
+from tests.llava_export.test_mobilevlm import original_llava
 
 EMBEDDING = "language_model.model.embed_tokens.weight"
 
@@ -155,6 +156,11 @@ DOUBTFUL = {
         "model.safetensors is read: model.safetensors.index.json names 1 shard that is",
         "Delete the files of weights that are out of date",
     ),
+    "two heads": (
+        lambda folder: change(folder / "config.json", tie_word_embeddings=True),
+        "config.json ties the head to the token embedding, but a head of its own is stored",
+        "delete the one that is stored; if not, correct config.json",
+    ),
     "little room": (
         lambda folder: change(folder / "config.json", max_position_embeddings=150),
         "an image takes 64 of 150 positions, which leaves 86 for text",
@@ -197,6 +203,25 @@ def test_built_in_models_are_healthy(model, capsys):
 def test_doubtful_sizes_are_named(shape, cause, remedy, checkpoint_of, capsys):
     code, printed = examine(checkpoint_of(shape), capsys=capsys)
     assert code == 1 and cause in printed and remedy in printed
+
+
+def test_the_layout_of_llavas_authors_is_examined_alike(checkpoint_of, tmp_path, capsys):
+    model, clip = original_llava(checkpoint_of("plain"), tmp_path)
+    code, printed = examine(model, capsys=capsys)
+    assert code == 1 and printed.count("doubtful: ") == 1
+    assert "images are cropped to the center square" in printed and "--image-aspect-ratio pad" in printed
+    assert f" {clip}/model.safetensors " in printed  # where the vision tower is from
+    change(model / "config.json", image_aspect_ratio="pad")
+    assert examine(model, capsys=capsys)[0] == 0
+
+
+def test_a_tower_that_is_described_nowhere_is_doubtful(checkpoint_of, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    model = Path(shutil.copytree(checkpoint_of("mobilevlm"), tmp_path / "copy"))
+    shutil.rmtree(model / "tower")
+    code, printed = examine(model, capsys=capsys)
+    assert code == 1 and "doubtful: the sizes of the vision tower are those of its weights" in printed
+    assert "Give a folder with the tower's config.json: --vision-tower FOLDER." in printed
 
 
 @pytest.mark.parametrize(
