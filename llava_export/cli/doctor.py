@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from llava_export.cli.flags import add_part_flags, add_prompt_template, checkpoint_parts, file_to_write
-from llava_runner.arguments import ArgumentParser, run_command
+from llava_runner.arguments import ArgumentParser, path, run_command
 from llava_runner.errors import PackageError
 from llava_runner.paths import with_home
 
@@ -48,7 +48,10 @@ def build_parser(prog: str = "llava doctor") -> ArgumentParser:
         epilog=EPILOG,
     )
     parser.add_argument(
-        "path", metavar="PATH", help="a .pte, the folder of a package, or a checkpoint: what llava export --model takes"
+        "path",
+        type=place,
+        metavar="PATH",
+        help="a .pte, the folder of a package, or a checkpoint: what llava export --model takes",
     )
     parser.add_argument("--json", type=file_to_write, metavar="FILE", help="also write all of it to FILE")
     checkpoint = parser.add_argument_group("of a checkpoint")
@@ -58,6 +61,12 @@ def build_parser(prog: str = "llava doctor") -> ArgumentParser:
     add_prompt_template(checkpoint)
     add_part_flags(checkpoint)
     return parser
+
+
+def place(text: str) -> str:
+    """Return a path or a hub id as it was given. Raises ``ArgumentTypeError`` if it is empty."""
+    path(text)
+    return text
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -77,16 +86,16 @@ def examine(arguments: argparse.Namespace, console: Console) -> Report:
     """Return what is found at a path. Raises ``PackageError`` for GGUF files, and for flags that do not fit."""
     from llava_export.doctor.package import examine_package, is_package
 
-    place = with_home(arguments.path)
+    where = with_home(arguments.path)
     parts = checkpoint_parts(arguments)
-    if is_package(place):
+    if is_package(where):
         flags = {"prompt_template": arguments.prompt_template, "weights": arguments.weights or None, **parts}
         for name, value in flags.items():
             if value is not None:
-                raise PackageError(f"--{name.replace('_', '-')} is for checkpoints, and {place} is a package")
-        return examine_package(place)
-    if has_gguf_alone(place):
-        raise PackageError(f"{place} has GGUF files: llava verify {place} compares them with their checkpoint")
+                raise PackageError(f"--{name.replace('_', '-')} is for checkpoints, and {where} is a package")
+        return examine_package(where)
+    if has_gguf_alone(where):
+        raise PackageError(f"{where} has GGUF files: llava verify {where} compares them with their checkpoint")
     from llava_export.cli.terminal import progress
     from llava_export.doctor.checkpoint import examine_checkpoint
 
@@ -100,11 +109,11 @@ def examine(arguments: argparse.Namespace, console: Console) -> Report:
         )
 
 
-def has_gguf_alone(place: Path) -> bool:
+def has_gguf_alone(where: Path) -> bool:
     """Return whether a path is a GGUF file, or a folder with some and without a checkpoint."""
-    if not place.is_dir():
-        return place.suffix == ".gguf"
-    return any(place.glob("*.gguf")) and not (place / "config.json").exists()
+    if not where.is_dir():
+        return where.suffix == ".gguf"
+    return any(where.glob("*.gguf")) and not (where / "config.json").exists()
 
 
 def print_report(console: Console, report: Report) -> None:

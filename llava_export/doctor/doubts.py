@@ -9,8 +9,7 @@ from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.generation import GENERATION_CONFIG
 from llava_export.checkpoint.prompt import Prompt, stop_ids
 from llava_export.checkpoint.tokenizer import object_in
-from llava_export.doctor.findings import Finding, doubtful, note
-from llava_runner.contract import IMAGE_PLACEHOLDER
+from llava_export.doctor.findings import Finding, doubtful
 
 PADDING = 64  # rows of an embedding beyond the tokenizer: sizes are often rounded up to such a multiple
 TRAINED = "pad"  # what all families here did with images in training
@@ -36,7 +35,7 @@ def doubts(checkpoint: Checkpoint, prompt: Prompt) -> Iterator[Finding]:
         if not said.startswith(f"{checkpoint.name}: "):  # which parts it is made of
             yield doubtful(said, next((remedy for words, remedy in REMEDIES if words in said), OTHER_REMEDY))
     yield from _prompt_doubts(checkpoint, prompt)
-    yield from _token_doubts(checkpoint, prompt)
+    yield from _token_doubts(checkpoint)
     yield from _image_doubts(checkpoint)
     yield from _sampling_doubts(checkpoint)
 
@@ -75,7 +74,7 @@ def _prompt_doubts(checkpoint: Checkpoint, prompt: Prompt) -> Iterator[Finding]:
         )
 
 
-def _token_doubts(checkpoint: Checkpoint, prompt: Prompt) -> Iterator[Finding]:
+def _token_doubts(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Yield what is doubtful about the numbers and the ids of tokens."""
     tokenizer, text = checkpoint.tokenizer, checkpoint.config.text
     unused = text.vocab_size - len(tokenizer.pieces)
@@ -100,8 +99,6 @@ def _token_doubts(checkpoint: Checkpoint, prompt: Prompt) -> Iterator[Finding]:
             f"leaves {room} for text",
             "Check max_position_embeddings in config.json: that of Llama and Vicuna is 2048 or more.",
         )
-    if IMAGE_PLACEHOLDER in prompt.template.system:
-        yield doubtful("its system message has <image> in it", "Choose another --prompt-template.")
 
 
 def _image_doubts(checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -114,8 +111,6 @@ def _image_doubts(checkpoint: Checkpoint) -> Iterator[Finding]:
             "To pad them, run with --image-aspect-ratio pad, or change it there before the export (do_pad; "
             "image_aspect_ratio in the layout of LLaVA's authors).",
         )
-    if images.size != images.resize:
-        yield note(f"of images, the center {images.size} of {images.resize} pixels are seen, as {images.source} says")
 
 
 def _sampling_doubts(checkpoint: Checkpoint) -> Iterator[Finding]:

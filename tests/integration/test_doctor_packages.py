@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -76,6 +77,12 @@ def with_card(**changes: Any) -> Break:
         rewrite_manifest(package / "llava.pte", card=dataclasses.replace(card, **changes))
 
     return apply
+
+
+def edit_manifest(package: Path, **changes: Any) -> None:
+    """Change values in a package's manifest, whether it can be read then or not."""
+    path = package / "llava.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def with_golden(change: Callable[[GoldenRecord], GoldenRecord]) -> Break:
@@ -172,6 +179,11 @@ BROKEN: dict[str, tuple[Break, str, str]] = {
         "tokenizer.bin is truncated, or another file: it has 99 of",
         COPY,
     ),
+    "a manifest of another version": (
+        lambda package: edit_manifest(package, schema=1),
+        "llava.json cannot be read: the manifest has schema 1; this version reads schema 2",
+        "Export the model again",
+    ),
     "a manifest that is no JSON": (cut("llava.json", at=500), "llava.json cannot be read: the manifest", COPY),
 }
 DOUBTFUL: dict[str, tuple[Break, str, str]] = {
@@ -257,6 +269,23 @@ def test_the_packed_weights_of_the_runner_are_known(llava_main, package, capsys)
     path.write_bytes(content[: len(content) // 2])
     code, printed = examine(package, capsys)
     assert code == 1 and f"{path.name} is torn: its end is missing" in printed
+
+
+def test_packed_weights_of_another_user_are_named(package, capsys, monkeypatch):
+    packed(OWN, WHOLE)(package)
+    (path,) = package.glob("*.packed")
+    if os.geteuid() == 0:
+        os.chown(path, 1234, -1)
+    else:
+        monkeypatch.setattr("llava_export.doctor.packed.os.geteuid", lambda: 1234)
+    code, printed = examine(package, capsys)
+    assert code == 1 and f"{path.name} belongs to another user" in printed
+
+
+def test_another_version_of_this_project_is_a_note(package, capsys):
+    edit_manifest(package, versions={"llava_export": "0.1.7"})
+    code, printed = examine(package, capsys)
+    assert code == 0 and "note: it was exported by llava_export 0.1.7, and " in printed
 
 
 @pytest.mark.parametrize(("free", "code"), [(200 << 20, 2), (262 << 20, 1)])

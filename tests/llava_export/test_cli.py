@@ -85,6 +85,8 @@ def test_the_same_thing_has_the_same_flag():
         (["gguf", "--quantization", "q3_k"], "--quantization: 'q3_k' is unknown; choose from"),
         (["inspect", "x.pte", "--json", "/nowhere/x.json"], "--json: the folder of /nowhere/x.json does not exist"),
         (["benchmark", "x", "--gguf", "nothing.gguf"], "--gguf: nothing.gguf does not exist"),
+        (["doctor", ""], "PATH: the path is empty"),
+        (["doctor", "nowhere.gguf"], "nowhere.gguf has GGUF files: llava verify"),
         (["verify", "nowhere.pte"], "nowhere.pte does not exist"),
         (["verify", "nowhere.pte", "--model", "tiny-llava"], "--model is for GGUF files, and nowhere.pte has none"),
         (["verify", "nowhere.pte", "--prompt", "Why?"], "--prompt is the question about --image, which is missing"),
