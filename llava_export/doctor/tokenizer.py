@@ -36,6 +36,7 @@ def check_tokenizers(
             f"there is no {TOKENIZER_MODEL} and no {TOKENIZER_BIN}",
             "Name one with --tokenizer-path of llava run, or export again with --with-artifacts.",
         )
+    readings = []
     for path in paths:
         try:
             tokenizer = Tokenizer.open(path)
@@ -50,6 +51,10 @@ def check_tokenizers(
             continue
         if problem := _misfit(tokenizer, chat, card, golden):
             yield broken(f"{path.name} does not fit the program: {problem}", REPLACE)
+        if chunks := _golden_chunks(card):
+            readings.append(chat.encode_turn(chunks))
+    if golden is None and any(reading != readings[0] for reading in readings):
+        yield broken(f"{TOKENIZER_MODEL} and {TOKENIZER_BIN} make different tokens of a question", REPLACE)
 
 
 def open_golden(program: Path, card: ModelCard) -> tuple[GoldenRecord | None, Finding | None]:

@@ -116,6 +116,12 @@ def without(*names: str) -> Break:
     return apply
 
 
+def mix_tokenizers(package: Path) -> None:
+    """Leave two tokenizers that differ, and nothing that says which of them is right."""
+    swap_pieces(package)
+    without("llava.golden", "llava.json")(package)
+
+
 def packed(name: str, content: bytes = b"", *, mode: int = 0o444) -> Break:
     """Return a function that writes a file of packed weights. PROGRAM in its name is the program's digest."""
 
@@ -172,6 +178,11 @@ BROKEN: dict[str, tuple[Break, str, str]] = {
     "a tokenizer of another order": (
         swap_pieces,
         "tokenizer.model does not fit the program: it makes other tokens of the golden question",
+        TOKENIZER,
+    ),
+    "tokenizers of two models": (
+        mix_tokenizers,
+        "tokenizer.model and tokenizer.bin make different tokens of a question",
         TOKENIZER,
     ),
     "a tokenizer cut short": (
