@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,27 +19,14 @@ from llava_runner.contract import MODEL_CARD, TEXT_DECODER, ModelCard
 from llava_runner.errors import PackageError
 from llava_runner.tokenizer import schema
 from tests.checkpoints import TINY_LLAVA
-from tests.integration.llava_main import ask, packed_files
+from tests.doctor import examine
 from tests.integration.test_verify import rewrite_manifest
 from tests.runner.fake_program import make_card
 from tests.runner.tiny_program import build_pte
 
 COPY = "Copy it again from where it was exported, or export the model again."
 TOKENIZER = "Copy the tokenizer that was exported with the program"
-PACKED = "0123456789abcdef-" * 2 + "0123456789abcdef" * 2
 Break = Callable[[Path], Any]
-
-
-def examine(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Return the exit code of ``llava doctor``, and what it prints with single spaces."""
-    code = doctor.run(doctor.build_parser().parse_args([str(path)]))
-    return code, " ".join(capsys.readouterr().out.split())
-
-
-@pytest.fixture(autouse=True)
-def _wide_terminal(monkeypatch) -> None:
-    """Give tables room, so that no cell is folded."""
-    monkeypatch.setenv("COLUMNS", "500")
 
 
 def replaced(name: str, old: bytes, new: bytes) -> Break:
@@ -122,21 +107,6 @@ def mix_tokenizers(package: Path) -> None:
     without("llava.golden", "llava.json")(package)
 
 
-def packed(name: str, content: bytes = b"", *, mode: int = 0o444) -> Break:
-    """Return a function that writes a file of packed weights. PROGRAM in its name is the program's digest."""
-
-    def apply(package: Path) -> None:
-        structure = read_manifest(package / "llava.pte").structure_sha256
-        path = package / name.replace("PROGRAM", structure[:16])
-        path.write_bytes(content)
-        path.chmod(mode)
-
-    return apply
-
-
-# As ExecuTorch ends such a file.
-WHOLE = b"\0" * 64 + struct.pack("<QI4sI", 0, 0, b"CWPX", 2)
-OWN = "llava.PROGRAM-" + PACKED[17:] + ".packed"
 BROKEN: dict[str, tuple[Break, str, str]] = {
     "a program cut short": (
         cut("llava.pte", at=700_000),
@@ -230,15 +200,6 @@ DOUBTFUL: dict[str, tuple[Break, str, str]] = {
         "there is no tokenizer.model and no tokenizer.bin",
         "--tokenizer-path",
     ),
-    "packed weights cut short": (packed(OWN, WHOLE[:-7]), "is torn: its end is missing", "llava_main makes it anew"),
-    "packed weights of nothing": (packed(OWN), "is torn: its end is missing", "llava_main makes it anew"),
-    "packed weights of another program": (
-        packed(f"llava.{PACKED}.packed", WHOLE),
-        "was packed of another program that had this name",
-        "Remove it",
-    ),
-    "packing that was ended": (packed("llava.0123456789abcdef.packing"), "is torn: llava_main was ended", "Remove it"),
-    "packed weights that others can write": (packed(OWN, WHOLE, mode=0o664), "can be written by others", "Remove it"),
     "an export that was killed": (
         lambda package: (package / ".llava.partial").mkdir(),
         ".llava.partial was left by an export that was killed",
@@ -251,7 +212,7 @@ DOUBTFUL: dict[str, tuple[Break, str, str]] = {
 def test_what_is_wrong_is_named_with_its_remedy(name, code, package, capsys):
     spoil, cause, remedy = {**BROKEN, **DOUBTFUL}[name]
     spoil(package)
-    found, printed = examine(package, capsys)
+    found, printed = examine(package, capsys=capsys)
     assert found == code and printed.startswith(
         f"{package} package for ExecuTorch: {('doubtful', 'cannot be used')[code - 1]}"
     )
@@ -262,68 +223,37 @@ def test_what_is_wrong_is_named_with_its_remedy(name, code, package, capsys):
 
 
 def test_a_package_as_it_was_exported_is_healthy(package, capsys):
-    packed(OWN, WHOLE)(package)
-    code, printed = examine(package, capsys)
+    code, printed = examine(package, capsys=capsys)
     assert code == 0 and printed.startswith(f"{package} package for ExecuTorch: healthy what used from")
     assert "doubtful: " not in printed and "broken: " not in printed and "note: " not in printed
     for fact in ("8 tokens of answer; read alike by transformers", "514 tokens, 5 of them added", "USER: <image>"):
         assert fact in printed
-    assert examine(package / "llava.pte", capsys)[0] == 0
-
-
-def test_the_packed_weights_of_the_runner_are_known(llava_main, package, capsys):
-    ask(llava_main, package)
-    assert examine(package, capsys)[0] == 0
-    (path,) = packed_files(package)
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content[: len(content) // 2])
-    code, printed = examine(package, capsys)
-    assert code == 1 and f"{path.name} is torn: its end is missing" in printed
-
-
-def test_packed_weights_of_another_user_are_named(package, capsys, monkeypatch):
-    packed(OWN, WHOLE)(package)
-    (path,) = package.glob("*.packed")
-    if os.geteuid() == 0:
-        os.chown(path, 1234, -1)
-    else:
-        monkeypatch.setattr("llava_export.doctor.packed.os.geteuid", lambda: 1234)
-    code, printed = examine(package, capsys)
-    assert code == 1 and f"{path.name} belongs to another user" in printed
+    assert examine(package / "llava.pte", capsys=capsys)[0] == 0
 
 
 def test_another_version_of_this_project_is_a_note(package, capsys):
     edit_manifest(package, versions={"llava_export": "0.1.7"})
-    code, printed = examine(package, capsys)
+    code, printed = examine(package, capsys=capsys)
     assert code == 0 and "note: it was exported by llava_export 0.1.7, and " in printed
 
 
 @pytest.mark.parametrize(("free", "code"), [(200 << 20, 2), (262 << 20, 1)])
 def test_a_device_with_too_little_memory_is_named(free, code, package, capsys, monkeypatch):
     monkeypatch.setattr("llava_export.doctor.program.available_memory", lambda: free)
-    found, printed = examine(package, capsys)
+    found, printed = examine(package, capsys=capsys)
     assert found == code and f"of memory, and {free >> 20}.0 MiB are free" in printed
     assert "export with a smaller --max-context-len or recipe" in printed
 
 
-def test_a_disk_that_is_too_small_for_packed_weights_is_named(package, capsys, monkeypatch):
-    monkeypatch.setattr("llava_export.doctor.packed.free_disk", lambda folder: 1 << 20)
-    code, printed = examine(package, capsys)
-    assert (
-        code == 1 and "they need 3.4 MiB of disk, and 1.0 MiB are free" in printed and "--packed-cache-path" in printed
-    )
-
-
 def test_what_nothing_else_has_read_is_a_note(package, capsys):
     with_golden(lambda golden: dataclasses.replace(golden, agreed=""))(package)
-    code, printed = examine(package, capsys)
+    code, printed = examine(package, capsys=capsys)
     assert code == 0 and "note: no other library has read the golden question" in printed and "--against" in printed
 
 
 def test_methods_that_delegate_nothing_are_named(tmp_path, capsys):
     (tmp_path / "plain.pte").write_bytes(build_pte(card_of_family()))
-    code, printed = examine(tmp_path, capsys)
+    code, printed = examine(tmp_path, capsys=capsys)
     assert code == 1 and "there is no plain.golden" in printed
     for method in ("vision_encoder", "text_decoder"):
         assert f"doubtful: {method} delegates nothing: plain operators compute all of it" in printed
@@ -333,7 +263,7 @@ def test_methods_that_delegate_nothing_are_named(tmp_path, capsys):
 @pytest.mark.parametrize("leave_out", [TEXT_DECODER, MODEL_CARD])
 def test_a_program_of_another_kind_is_named(leave_out, tmp_path, capsys):
     (tmp_path / "other.pte").write_bytes(build_pte(make_card(vocab_size=40), leave_out=leave_out))
-    code, printed = examine(tmp_path, capsys)
+    code, printed = examine(tmp_path, capsys=capsys)
     assert code == 2 and f"it is a program of another kind: it has no method {leave_out}" in printed
     assert "llava inspect" in printed
 
@@ -350,14 +280,14 @@ def test_what_cannot_be_loaded_is_named(package, capsys, monkeypatch):
         raise PackageError(f"{path} cannot be loaded: Error 18")
 
     monkeypatch.setattr("llava_export.doctor.package.Program.open", refuse)
-    code, printed = examine(package, capsys)
+    code, printed = examine(package, capsys=capsys)
     assert code == 2 and "llava.pte cannot be loaded: Error 18" in printed and "that is installed here" in printed
 
 
 def test_a_damaged_golden_record_leaves_the_rest_to_be_told(package, capsys):
     path = package / "llava.golden"
     path.write_bytes(save(load(path.read_bytes())))  # without its texts
-    code, printed = examine(package, capsys)
+    code, printed = examine(package, capsys=capsys)
     assert code == 1 and printed.count("llava.golden") == 1 and "llava.golden is truncated, or another" in printed
     assert "514 tokens" in printed
 

@@ -18,21 +18,10 @@ from llava_runner.errors import PackageError
 from tests.chat_templates import INST, PHI3, VICUNA
 from tests.checkpoints import TINY_LLAVA
 from tests.conversations import with_template
+from tests.doctor import examine
 from tests.llava_export.test_mobilevlm import original_llava
 
 EMBEDDING = "language_model.model.embed_tokens.weight"
-
-
-def examine(path: object, *flags: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Return the exit code of ``llava doctor``, and what it prints with single spaces."""
-    code = doctor.run(doctor.build_parser().parse_args([str(path), *flags]))
-    return code, " ".join(capsys.readouterr().out.split())
-
-
-@pytest.fixture(autouse=True)
-def _wide_terminal(monkeypatch) -> None:
-    """Give tables room, so that no cell is folded."""
-    monkeypatch.setenv("COLUMNS", "500")
 
 
 @pytest.fixture
