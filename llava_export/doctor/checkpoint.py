@@ -25,9 +25,10 @@ from llava_export.pte.plan import Plan, plan_for
 from llava_export.pte.preflight import shortages
 from llava_export.system import readable_size
 from llava_runner.errors import UserError
+from llava_runner.tokenizer import UNKNOWN_PIECE
 
 KIND = "checkpoint"
-MAX_NAMED = 6  # added tokens in a row of facts, before it counts the rest
+MAX_NAMED = 8  # added tokens in a row of facts, before it counts the rest
 
 
 def examine_checkpoint(
@@ -144,10 +145,15 @@ def _text_facts(checkpoint: Checkpoint, prompt: Prompt) -> Iterator[Fact]:
     """Yield how text is read and where answers end."""
     yield Fact("prompt", repr(prompt.example()), prompt.source)
     tokenizer = checkpoint.tokenizer
-    added = [token.content for token in tokenizer.rules.added_tokens]
+    basic = {tokenizer.text(i) for i in (tokenizer.bos_id, tokenizer.eos_id)} | {UNKNOWN_PIECE}
+    added = [token.content for token in tokenizer.rules.added_tokens if token.content not in basic]
     named = ", ".join(added[:MAX_NAMED]) + (f" and {len(added) - MAX_NAMED} more" if len(added) > MAX_NAMED else "")
     files = next((name for name in TOKENIZERS if checkpoint.file(name)), "")
-    yield Fact("tokens", f"{len(tokenizer.pieces)} in {checkpoint.config.text.vocab_size} rows; added: {named}", files)
+    yield Fact(
+        "tokens",
+        f"{len(tokenizer.pieces)} in {checkpoint.config.text.vocab_size} rows; added: {named or 'none'}",
+        files,
+    )
     ends = ends_text(checkpoint.config.bos_id, stop_ids(prompt, checkpoint), spelled=tokenizer.text)
     yield Fact("begin and ends", ends, "config, tokenizer, prompt")
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from llava_export.builtin import CHECKPOINTS
 from llava_export.cli import doctor
 from llava_runner.errors import PackageError
-from tests.chat_templates import INST, PHI3, VICUNA
+from tests.chat_templates import INST, PHI3, TEMPLATES, VICUNA
 from tests.checkpoints import TINY_LLAVA
 from tests.conversations import with_template
 from tests.doctor import examine
@@ -176,6 +176,12 @@ def test_built_in_models_are_healthy(model, capsys):
         assert f" {fact} " in printed
     assert "begins with <s> (1), ends with </s> (2)" in printed and "ASSISTANT:" in printed
     assert "the same prompt and tokens" in printed
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_fine_tunes_with_a_prompt_of_their_own_are_healthy(name, tmp_path, capsys):
+    code, printed = examine(with_template(tmp_path / "model", name), capsys=capsys)
+    assert code == 0 and "the same prompt and tokens" in printed and "[SEG]" in printed
 
 
 @pytest.mark.parametrize(
