@@ -82,6 +82,7 @@ def export_gguf(
         write_text_metadata,
         config=config,
         prompt=prompt.chat,
+        prompt_source=prompt.source,
         tokenizer=checkpoint.tokenizer,
         eos_ids=eos_ids,
     )

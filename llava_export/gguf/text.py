@@ -16,6 +16,7 @@ from llava_export.gguf.types import text_type
 from llava_export.models import names
 from llava_runner.tokenizer import Piece
 
+PROMPT_SOURCE = "llava_export.prompt_source"
 MAX_ENDS = 3  # tokens that llama.cpp reads as ends of an answer: of a text, a turn and a message
 DECODER = rf"^{re.escape(names.TEXT_DECODER)}\."
 # Read each pair as (pattern of a CheckpointTensor's fqn, start of its name in GGUF): the pattern is replaced, and what
@@ -66,10 +67,14 @@ def write_text_metadata(
     *,
     config: LlavaConfig,
     prompt: ChatPrompt,
+    prompt_source: str,
     tokenizer: CheckpointTokenizer,
     eos_ids: Sequence[int],
 ) -> None:
-    """Add the keys that llama.cpp needs to run the model. Any of ``eos_ids`` ends an answer."""
+    """Add the keys that llama.cpp needs to run the model. Any of ``eos_ids`` ends an answer.
+
+    ``prompt_source`` says where the prompt is from, for ``llava verify``.
+    """
     text = config.text
     writer.add_vocab_size(text.vocab_size)
     writer.add_context_length(text.max_position_embeddings)
@@ -86,6 +91,7 @@ def write_text_metadata(
     _write_tokenizer(writer, tokenizer, config=config, eos_ids=eos_ids)
     bos = tokenizer.text(config.bos_id)
     writer.add_add_bos_token(tokenizer.rules.adds_bos or prompt.template.system.startswith(bos))
+    writer.add_string(PROMPT_SOURCE, prompt_source)
     writer.add_chat_template(chat_template(prompt, bos=bos))
 
 

@@ -1,12 +1,14 @@
 """Verifies GGUF files: do they hold what their checkpoint holds?
 
-Both files are read back. Every key that llama.cpp needs, every name, shape and type is checked. Every tensor's values
-are compared with the checkpoint's, after the order of the rows of q and k is restored. Where llama-cpp-python is
-installed (extra ``llama``), llama.cpp loads the language model, and its next tokens are compared, too.
+Both files are read back. Every key that llama.cpp needs, every name, shape and type is checked. What the keys say of
+the model, and every tensor's values, are compared with the checkpoint, after the order of the rows of q and k is
+restored. Where llama-cpp-python is installed (extra ``llama``), llama.cpp loads the language model, and its next tokens
+are compared, too.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -14,17 +16,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from gguf import GGUFReader, TokenType
+from gguf import GGUFReader, GGUFWriter, TokenType
 from gguf.quants import dequantize
 from torch.nn.functional import kl_div, log_softmax
 
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llava_export.checkpoint.prompt import GIVEN, find_prompt
 from llava_export.errors import ExportError
 from llava_export.gguf.bounds import check_head
 from llava_export.gguf.export import planned_tensors
 from llava_export.gguf.tensors import PART_KEYS, SOURCE, GgufTensor
-from llava_export.gguf.text import token_types
+from llava_export.gguf.text import PROMPT_SOURCE, chat_template, token_types, write_text_metadata
 from llava_export.gguf.types import FILE_TYPES
+from llava_export.gguf.vision import write_vision_metadata
 from llava_export.reference import FloatReference
 from llava_runner.documents import shown
 
@@ -53,6 +57,11 @@ MMPROJ_KEYS = (
     "clip.vision.attention.layer_norm_epsilon", "clip.vision.projection_dim", "clip.vision.feature_layer",
     "clip.vision.image_mean", "clip.vision.image_std",
 )  # fmt: skip
+ADD_BOS = "tokenizer.ggml.add_bos_token"
+COMPARED_APART = {
+    "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.chat_template", PROMPT_SOURCE, ADD_BOS,
+    *(f"tokenizer.ggml.{name}_token_id" for name in ("bos", "eos", "eot", "eom")),
+}  # fmt: skip
 END_KEYS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
 ROWS_AT_ONCE = 1024
 PROMPTS = (  # few: for each one the float model is read once from disk
@@ -131,6 +140,8 @@ def check(
         )
         if is_text:
             compare_tokens(comparison, reader, checkpoint=checkpoint)
+            compare_prompt(comparison, reader, checkpoint=checkpoint)
+        compare_metadata(comparison, reader, expected_metadata(checkpoint, is_text=is_text))
         compare_values(comparison, reader, text if is_text else vision, checkpoint=checkpoint)
         if is_text:
             compare_next_tokens(comparison, path, checkpoint=checkpoint, quantization=quantization)
@@ -192,6 +203,63 @@ def compare_tokens(comparison: FileComparison, reader: GGUFReader, *, checkpoint
         comparison.fail(f"does not end an answer at {', '.join(map(str, sorted(missing)))}, as the checkpoint does")
     if value(reader, "tokenizer.ggml.bos_token_id", int) != checkpoint.config.bos_id:
         comparison.fail(f"begins a text with another token than the checkpoint, {checkpoint.config.bos_id}")
+
+
+def compare_prompt(comparison: FileComparison, reader: GGUFReader, *, checkpoint: Checkpoint) -> None:
+    """Compare a file's chat template, and whether a text begins with a token, with the checkpoint's.
+
+    Both may be others where another prompt was asked for, and the template where it has a date.
+    """
+    source = reader.fields[PROMPT_SOURCE].contents() if PROMPT_SOURCE in reader.fields else ""
+    if isinstance(source, str) and source.startswith(GIVEN):
+        return
+    prompt = find_prompt(checkpoint)
+    bos = checkpoint.tokenizer.text(checkpoint.config.bos_id)
+    expected = chat_template(prompt.chat, bos=bos)
+    adds_bos = checkpoint.tokenizer.rules.adds_bos or prompt.template.system.startswith(bos)
+    if value(reader, ADD_BOS, bool) != adds_bos:
+        comparison.fail(f"{ADD_BOS} is {not adds_bos}, and {adds_bos} in the checkpoint")
+    if not prompt.chat.is_dated and value(reader, "tokenizer.chat_template", str) != expected:
+        comparison.fail(f"its chat template makes other prompts than the checkpoint's, which are from {prompt.source}")
+
+
+def expected_metadata(checkpoint: Checkpoint, *, is_text: bool) -> dict[str, Any]:
+    """Return what a file must say of its model, by key. Tokens, ends and prompt are compared on their own."""
+    config, images = checkpoint.config, checkpoint.images
+    writer = GGUFWriter(None, "llama" if is_text else "clip")
+    if is_text:
+        write_text_metadata(
+            writer,
+            config=config,
+            prompt=checkpoint.family.prompt,
+            prompt_source="",
+            tokenizer=checkpoint.tokenizer,
+            eos_ids=config.eos_ids,
+        )
+    else:
+        write_vision_metadata(writer, config=config, image_mean=images.mean, image_std=images.std)
+    return {key: it.value for key, it in writer.kv_data[0].items() if key not in COMPARED_APART}
+
+
+def compare_metadata(comparison: FileComparison, reader: GGUFReader, expected: Mapping[str, Any]) -> None:
+    """Compare what a file says of its model with what it must say. Numbers are float32 in it."""
+    for key, wanted in expected.items():
+        if key not in reader.fields:
+            comparison.fail(f"lacks {key}")
+            continue
+        found = value(reader, key, object)
+        pairs = list(zip(found, wanted, strict=False)) if isinstance(found, list) else [(found, wanted)]
+        length = len(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else 1
+        wrong = [(one, other) for one, other in pairs if one != other and not _are_close(one, other)]
+        if len(pairs) != length:
+            comparison.fail(f"{key} has {len(pairs)} values, and {length} in the checkpoint")
+        elif wrong:
+            comparison.fail(f"{key} is {shown(wrong[0][0])}, and {shown(wrong[0][1])} in the checkpoint")
+
+
+def _are_close(one: object, other: object) -> bool:
+    """Return True for numbers that are the same in float32."""
+    return isinstance(one, float) and isinstance(other, float) and math.isclose(one, other, rel_tol=1e-6)
 
 
 def _kind(kind: int) -> str:

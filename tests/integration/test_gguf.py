@@ -200,6 +200,33 @@ def test_a_disk_that_is_too_small_is_noticed_before(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "index", "changed", "message"),
+    [
+        ("ggml-model-f16", "llama.rope.freq_base", 0, 5000.0, "llama.rope.freq_base is 5000.0, and 10000.0 in"),
+        ("ggml-model-f16", "tokenizer.ggml.scores", 300, 5.0, "tokenizer.ggml.scores is 5.0, and "),
+        ("ggml-model-f16", "tokenizer.ggml.add_bos_token", 0, 0, "tokenizer.ggml.add_bos_token is False, and True in"),
+        ("ggml-model-f16", "tokenizer.chat_template", 0, ord("#"), "its chat template makes other prompts"),
+        ("mmproj-model-f16", "clip.vision.image_std", 1, 0.5, "clip.vision.image_std is 0.5, and 0.26"),
+        ("mmproj-model-f16", "clip.vision.feature_layer", 0, 3, "clip.vision.feature_layer is 3, and "),
+    ],
+)
+def test_what_a_file_says_is_compared(file, key, index, changed, message, exported, tmp_path):
+    folder = Path(shutil.copytree(exported("tiny-llava"), tmp_path / "copy"))
+    field = GGUFReader(folder / f"{file}.gguf", "r+").fields[key]
+    field.parts[field.data[index]][0] = changed
+    del field  # which writes the file
+    (failure,) = failures(folder)
+    assert message in failure
+
+
+def test_another_prompt_may_be_asked_for(tmp_path):
+    checkpoint = open_checkpoint("tiny-llava")
+    prompt = find_prompt(checkpoint, given="mistral")
+    export_gguf(checkpoint, quantization="f16", mmproj_type="f16", prompt=prompt, output_dir=tmp_path, stages=Stages())
+    assert failures(tmp_path) == []
+
+
 def test_damaged_files_are_noticed(exported, tmp_path):
     folder = shutil.copytree(exported("tiny-llava"), tmp_path / "copy")
     text = folder / "ggml-model-f16.gguf"
