@@ -180,7 +180,8 @@ def _size(settings: JsonObject, name: str, default: dict[str, int]) -> JsonObjec
     if isinstance(value, list) and len(value) == 2:
         value = dict(zip(("height", "width"), value, strict=True))
     elif is_integer(value):
-        value = dict.fromkeys(default, value)
+        is_square = _flag(settings, "default_to_square", False)
+        value = dict.fromkeys(("height", "width") if is_square else default, value)
     newer = JsonObject({**settings, name: value}, what=settings.where(), error=ConfigError)
     size = newer.section(name, _default(settings, name, default))
     return JsonObject({k: v for k, v in size.items() if v is not None}, what=size.where(), error=ConfigError)

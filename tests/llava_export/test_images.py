@@ -95,6 +95,7 @@ def pixel_values(folder: Path, image: Image.Image) -> np.ndarray:
         {"size": {"shortest_edge": 71}, "resample": 1},
         {"size": {"height": 64, "width": 64}},
         {"size": 56, "crop_size": 56},
+        {"size": 56, "default_to_square": True, "do_pad": False},
         {"size": [64, 64], "crop_size": [56, 56], "resample": 2},
         {"size": {"shortest_edge": 64, "longest_edge": None}, "do_rescale": True, "rescale_factor": 1 / 255},
     ],
