@@ -31,6 +31,9 @@ FILES = (
     ("tokenizer_config.json", "chat_template"),
 )
 
+MAX_BYTES = 1 << 20  # of a template; published ones have a few thousand
+MAX_SHOWN = 1000  # characters of a conversation in an error
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -95,7 +98,9 @@ def find_chat_template(folder: Path) -> ChatTemplate | None:
 
 
 def read_template(path: Path) -> ChatTemplate:
-    """Return the template that is a file. Raises ``CheckpointError`` if it is not text."""
+    """Return the template that is a file. Raises ``CheckpointError`` if it is not text, or too long."""
+    if path.stat().st_size > MAX_BYTES:
+        raise CheckpointError(f"{path} is no chat template: it is larger than {MAX_BYTES:,} bytes")
     try:
         return ChatTemplate(path.read_text(encoding="utf-8"), path)
     except UnicodeDecodeError as error:
@@ -133,7 +138,7 @@ def chat_prompt(chat_template: ChatTemplate, *, tokens: SpecialTokens) -> ChatPr
     before_answer = gaps[3].removeprefix(assistant)
     spaces, end, next_user = _split_at_token(gaps[2], {tokens.eos, *tokens.others} - {"", tokens.bos})
     if not gaps[3].startswith(assistant) or (before_answer + spaces).strip():
-        raise _inexpressible(chat_template, f"an answer stands between {gaps[3]!r} and {gaps[2]!r}")
+        raise _inexpressible(chat_template, f"an answer stands between {_cut(gaps[3])!r} and {_cut(gaps[2])!r}")
     user = _common_suffix(before, next_user)
     template = PromptTemplate(
         system=before.removesuffix(user),
@@ -292,7 +297,7 @@ def _environment(strftime_now: Callable[[str], str]) -> ImmutableSandboxedEnviro
 def _split(text: str, at: str, *, where: Path) -> tuple[str, str]:
     """Return what stands before and after ``at``. Raises ``CheckpointError`` if it is not there just once."""
     if text.count(at) != 1:
-        raise CheckpointError(f"{where} makes {text!r} of a conversation, which has {at} {text.count(at)} times")
+        raise CheckpointError(f"{where} makes {_cut(text)!r} of a conversation, which has {at} {text.count(at)} times")
     before, _, after = text.partition(at)
     return before, after
 
@@ -302,7 +307,12 @@ def _compare(chat_template: ChatTemplate, expected: str, found: str) -> None:
     if expected != found:
         before, after = expected.splitlines(), found.splitlines()
         diff = "\n".join(difflib.unified_diff(before, after, "the template", "the runners", lineterm="", n=1))
-        raise _inexpressible(chat_template, f"a conversation would differ:\n{diff}")
+        raise _inexpressible(chat_template, f"a conversation would differ:\n{_cut(diff)}")
+
+
+def _cut(text: str) -> str:
+    """Return a text for an error, short, however long it is."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} [and {len(text) - MAX_SHOWN:,} more characters]"
 
 
 def _inexpressible(chat_template: ChatTemplate, why: str) -> CheckpointError:

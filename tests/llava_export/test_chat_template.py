@@ -182,6 +182,16 @@ def test_a_template_that_changes_in_the_fifth_turn():
         derived(INST.replace("'[INST] '", "'[INST] ' + ('Once more: ' if loop.index0 == 8 else '')"))
 
 
+def test_errors_are_short_however_long_a_template_is(tmp_path):
+    for text in ("x" * 99_000, INST.replace("'[INST] '", f"'{'x' * 99_000}' ~ loop.index0")):
+        with pytest.raises(CheckpointError, match=r"and \d+,\d+ more characters") as caught:
+            derived(text)
+        assert len(str(caught.value)) < 2500
+    (tmp_path / "chat_template.jinja").write_text("x" * ((1 << 20) + 1))
+    with pytest.raises(CheckpointError, match="larger than 1,048,576 bytes"):
+        find_chat_template(tmp_path)
+
+
 def test_a_template_that_is_no_text(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": 5}')
     with pytest.raises(CheckpointError, match="chat_template is int, not text"):
