@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from llava_export.checkpoint.checkpoint import Checkpoint
+from llava_export.checkpoint.tokenizer import object_in
 from llava_export.errors import CheckpointError
 from llava_export.system import available_memory
 from llava_runner.contract import IMAGE_PLACEHOLDER
@@ -83,9 +84,16 @@ class Processor:
                 if file.parent != path.parent:  # an adapter with a tokenizer of its own
                     processor.tokenizer = tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent)
                     processor.image_token_id = tokenizer.convert_tokens_to_ids(processor.image_token)
+                if getattr(processor, "patch_size", 0) is None:  # older files do not say how many tokens an image takes
+                    vision = checkpoint.config.vision
+                    processor.patch_size, processor.num_additional_image_tokens = vision.patch_size, 1
+                    processor.vision_feature_select_strategy = "full" if vision.keep_class_token else "default"
                 name = f"{library}, {type(processor).__name__}"
                 return cls(name, tokenizer=processor.tokenizer, processor=processor, image_size=size)
-            tokenizer = transformers.LlamaTokenizer.from_pretrained(path.parent)
+            # Where nothing is said, tokenizers from before transformers 5 are meant, which took "legacy" for true.
+            says = object_in(path.parent / "tokenizer_config.json").get("legacy") is not None
+            unsaid: dict[str, Any] = {} if says else {"legacy": True}
+            tokenizer = transformers.LlamaTokenizer.from_pretrained(path.parent, **unsaid)
             name = f"{library}, {type(tokenizer).__name__}"
             return cls(name, tokenizer=tokenizer, processor=None, image_size=size)
         except Exception as error:  # the library's errors about files have no common class
@@ -96,7 +104,8 @@ class Processor:
         if self._processor is None:
             # LLaVA's own code tokenizes what follows an image as a text of its own.
             found = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-            begins = adds_bos and not texts[0].startswith(self._tokenizer.bos_token or "\0")
+            bos = self._tokenizer.bos_token
+            begins = adds_bos and bos is not None and not texts[0].startswith(bos)
             return [[*([self._tokenizer.bos_token_id] if begins else []), *found[0]], *found[1:]]
         import numpy as np
 

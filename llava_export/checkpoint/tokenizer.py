@@ -290,7 +290,8 @@ def _adds_bos(settings: JsonObject, tokenizer_json: JsonObject | None) -> bool:
     The post-processor decides and, without a ``tokenizer.json``, the settings. transformers ignores them beside one.
     """
     if not tokenizer_json:
-        return settings.flag("add_bos_token", True)
+        has_none = "bos_token" in settings and settings["bos_token"] is None
+        return not has_none and settings.flag("add_bos_token", True)
     processor = tokenizer_json.section("post_processor", {})
     steps = [processor, *processor.sections("processors", [])]
     begins = [step.sections("single")[0] for step in steps if step.get("single")]

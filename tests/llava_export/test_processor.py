@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llava_export.builtin import CHECKPOINTS
@@ -17,6 +18,7 @@ from llava_export.checkpoint.prompt import find_prompt
 from llava_export.errors import CheckpointError
 from llava_export.pte.golden import GoldenRecord, Question, float_answer, golden_question
 from llava_runner.errors import PackageError
+from llava_runner.prompt import Span
 from tests.checkpoints import TINY_LLAVA
 from tests.conversations import card_of, with_template
 
@@ -101,6 +103,32 @@ def test_the_original_layout_is_read_by_the_tokenizer_alone():
     (before, after) = processor.prompt_ids(["A chat. USER: ", "\nhi ASSISTANT:"], adds_bos=True)
     assert before[0] == 1 and after[:2] == [438, 13]
     assert processor.prompt_text("{{ messages }}", "hi") is None
+
+
+@pytest.mark.parametrize("settings", [{"legacy": True}, {"legacy": False}, {"legacy": None}, {"bos_token": None}])
+def test_the_tokenizer_of_the_original_layout_is_read_with_its_settings(settings, tmp_path):
+    folder = Path(shutil.copytree(CHECKPOINTS["tiny-mobilevlm"], tmp_path / "model"))
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    checkpoint = open_checkpoint(str(folder))
+    processor, rules = Processor.open(checkpoint), checkpoint.tokenizer.rules
+    assert processor is not None and rules.adds_bos == ("bos_token" not in settings)
+    before = (Span("A</s>\nb", is_template=True),)
+    ids = checkpoint.tokenizer.chat_tokenizer(bos_id=1).encode_turn([before])
+    assert processor.prompt_ids(["A</s>\nb"], adds_bos=rules.adds_bos) == ids
+    assert (438 in ids[0]) == (settings.get("legacy", True) is not False)  # a space after </s>
+
+
+def test_a_processor_may_not_say_how_many_tokens_an_image_takes(folder, tmp_path):
+    path = folder / "processor_config.json"
+    settings = json.loads(path.read_text())
+    for name in ("patch_size", "num_additional_image_tokens", "vision_feature_select_strategy"):
+        del settings[name]
+    path.write_text(json.dumps(settings))
+    processor = Processor.open(open_checkpoint(str(folder)))
+    assert processor is not None
+    ids = processor.inputs(["USER: ", "\nhi"], np.zeros((112, 112, 3), np.uint8))["input_ids"][0].tolist()
+    assert ids.count(512) == 64
 
 
 def test_a_template_may_take_its_content_as_text(tmp_path):
