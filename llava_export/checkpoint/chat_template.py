@@ -7,7 +7,10 @@ answers stand. Further conversations, put together from the pieces, must be what
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import takewhile
@@ -57,6 +60,7 @@ PROBES = (
 )
 SPACED = (Turn(" \tQaa\n ", has_image=True),)
 SYSTEM = "Saa"
+MAX_SECONDS = 5  # for a conversation, which takes a millisecond
 
 
 @dataclass(frozen=True)
@@ -244,14 +248,15 @@ class _Renderer:
             if turn.answer is not None:
                 messages.append({"role": "assistant", "content": self._content(turn.answer, has_image=False)})
         try:
-            return self._template.render(
-                messages=messages,
-                add_generation_prompt=True,
-                bos_token=self._tokens.bos,
-                eos_token=self._tokens.eos,
-                tools=None,
-                documents=None,
-            )
+            with _time_limit():
+                return self._template.render(
+                    messages=messages,
+                    add_generation_prompt=True,
+                    bos_token=self._tokens.bos,
+                    eos_token=self._tokens.eos,
+                    tools=None,
+                    documents=None,
+                )
         except Exception as error:  # of any kind: the template is a program
             raise CheckpointError(f"{self._where} fails: {type(error).__name__}: {error}") from error
 
@@ -265,6 +270,25 @@ class _Renderer:
         if not has_image:
             return text
         return f"{self._tokens.image}\n{text.strip() if self.strips_beside_image else text}"
+
+
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    """Raise ``TimeoutError`` if the block takes more than ``MAX_SECONDS``. Only a main thread can be interrupted so."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"a conversation takes more than {MAX_SECONDS} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _environment(strftime_now: Callable[[str], str]) -> ImmutableSandboxedEnvironment:

@@ -70,8 +70,8 @@ class Processor:
         except (ImportError, PackageNotFoundError):
             return None
         file = None if checkpoint.family.chunks_are_texts else checkpoint.file("processor_config.json")
-        if file is None and not checkpoint.family.chunks_are_texts:
-            return None
+        if not checkpoint.family.chunks_are_texts and (file is None or checkpoint.file("tokenizer.json") is None):
+            return None  # of a tokenizer.model alone, transformers 5 makes one that begins no text with BOS
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         path = checkpoint.file("tokenizer_config.json") or checkpoint.file("tokenizer.model")

@@ -18,6 +18,7 @@ from llava_runner.contract import ModelCard
 from llava_runner.exclusive import ExclusiveModel
 from llava_runner.image import prepare_image_for
 from llava_runner.model import ModelWithCard
+from llava_runner.paths import with_home
 from llava_runner.program import Program
 from llava_runner.program_file import check_whole, find_program, find_tokenizer
 from llava_runner.prompt import prompt_chunks, question_chunks
@@ -77,9 +78,11 @@ class Session:
         """
         load = Stage()
         with load.measure():
-            program_path = find_program(Path(package))
+            program_path = find_program(with_home(str(package)))
             # The tokenizer comes first, so that a missing one is found before gigabytes are loaded.
-            opened_tokenizer = Tokenizer.open(tokenizer or find_tokenizer(program_path.parent))
+            opened_tokenizer = Tokenizer.open(
+                with_home(str(tokenizer)) if tokenizer else find_tokenizer(program_path.parent)
+            )
             if check:
                 check_whole(program_path)
             program = Program.open(program_path, cpu_threads=cpu_threads)

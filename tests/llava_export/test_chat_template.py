@@ -12,6 +12,7 @@ import pytest
 from transformers import AutoProcessor
 
 from llava_export.builtin import CHECKPOINTS
+from llava_export.checkpoint import chat_template
 from llava_export.checkpoint.chat_template import (
     ChatTemplate,
     SpecialTokens,
@@ -33,6 +34,9 @@ GENERATION = (
     "{%- for m in messages -%}{%- if m.role == 'user' -%}Q: {{ m.content }} A:{%- else -%}"
     "{% generation %} {{ m.content }}</s>{% endgeneration %}{%- endif -%}{%- endfor -%}"
 )
+
+
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}" + INST
 
 
 def derived(text: str, tokens: SpecialTokens = TOKENS) -> ChatPrompt:
@@ -108,6 +112,7 @@ def test_the_date_of_a_template_is_that_of_the_export():
         ("{{ raise_exception('no images here') }}", "fails: TemplateError: no images here"),
         ("{{ messages[0].content[0].nothing.at_all }}", "fails: UndefinedError"),
         ("{{ ''.__class__.__mro__ }}", "fails: SecurityError"),
+        (ENDLESS, "fails: TimeoutError: a conversation takes more than 0.2 seconds"),
         ("<image> {{ messages | length }}", "which has Qaa 0 times"),
         (INST.replace("' ' + m", "'It is ' + m"), r"an answer stands between ' \[/INST\]It is ' and '</s>\[INST\] '"),
         (INST.replace("+ eos", "+ '.' + eos"), r"an answer stands between ' \[/INST\] ' and '\.</s>\[INST\] '"),
@@ -120,7 +125,8 @@ def test_the_date_of_a_template_is_that_of_the_export():
         ),
     ],
 )
-def test_what_the_pieces_cannot_express_is_refused(text, message):
+def test_what_the_pieces_cannot_express_is_refused(text, message, monkeypatch):
+    monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.2)
     with pytest.raises(CheckpointError, match=message.replace("|", r"\|")) as caught:
         derived(text)
     assert "chat_template.jinja" in str(caught.value)

@@ -93,6 +93,9 @@ def test_files_that_transformers_cannot_read_are_told(folder):
 
 
 def test_a_checkpoint_without_a_processor_has_no_other_reader(folder):
+    (folder / "tokenizer.json").rename(folder / "kept")
+    assert Processor.open(open_checkpoint(str(folder))) is None
+    (folder / "kept").rename(folder / "tokenizer.json")
     (folder / "processor_config.json").unlink()
     assert Processor.open(open_checkpoint(str(folder))) is None
 
