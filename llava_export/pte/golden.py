@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from llava_export.builtin import SAMPLE_IMAGE
 from llava_export.checkpoint.checkpoint import Checkpoint
-from llava_export.checkpoint.processor import Processor, check_question
 from llava_export.config import LlavaConfig
 from llava_export.errors import ExportError
+from llava_export.pte.agreement import Question, agreement
 from llava_export.reference import FloatReference
 from llava_runner.contract import IMAGE_PLACEHOLDER, MIN_IMAGE_SIDE, ModelCard
 from llava_runner.documents import parse_object
@@ -108,25 +107,9 @@ class GoldenRecord:
             raise PackageError("the golden record's tokens do not fit the program")
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question for the float model: ``image`` uint8 ``[3, H, W]``, and the prompt's tokens before and after it.
-
-    A token of ``eos_ids`` ends the answer. ``texts`` are those that the tokens were made of, and ``chat_template`` the
-    Jinja template that they are from, or None. With ``is_checked``, transformers must make the same tokens of them.
-    """
-
-    image: np.ndarray
-    ids_before: list[int]
-    ids_after: list[int]
-    eos_ids: tuple[int, ...]
-    texts: list[str]
-    chat_template: str | None
-    is_checked: bool
-
-    def num_positions(self, config: LlavaConfig) -> int:
-        """Return the positions that the question and the longest answer take."""
-        return len(self.ids_before) + config.num_image_tokens + len(self.ids_after) + MAX_TOKENS
+def num_positions(question: Question, config: LlavaConfig) -> int:
+    """Return the positions that a question and the longest answer take."""
+    return len(question.ids_before) + config.num_image_tokens + len(question.ids_after) + MAX_TOKENS
 
 
 def golden_question(
@@ -138,7 +121,7 @@ def golden_question(
     chunks = question_chunks(checkpoint.family.question, template=card.prompt, has_image=True, first_turn=True)
     before, after = tokenizer.encode_turn(chunks)
     question = Question(pixels, before, after, card.eos_ids, list(map(chunk_text, chunks)), chat_template, is_checked)
-    length = question.num_positions(checkpoint.config)
+    length = num_positions(question, checkpoint.config)
     if length > card.max_context_len:
         raise ExportError(
             f"a context of {card.max_context_len} positions is too short: one image, a question and a short answer "
@@ -189,17 +172,8 @@ def float_answer(
     """
     start = time.perf_counter()
     checkpoint = open_checkpoint()
-    agreed = ""
-    if question.is_checked:
-        agreed = check_question(
-            Processor.open(checkpoint),
-            texts=question.texts,
-            ids=(question.ids_before, question.ids_after),
-            question=checkpoint.family.question,
-            chat_template=question.chat_template,
-            adds_bos=checkpoint.tokenizer.rules.adds_bos,
-        )
-    model = checkpoint.build_model(max_context_len=question.num_positions(checkpoint.config))
+    agreed = agreement(open_checkpoint, question) if question.is_checked else ""
+    model = checkpoint.build_model(max_context_len=num_positions(question, checkpoint.config))
     reference = FloatReference(model, weights=checkpoint.weights, on_block=on_step)
     golden = record(reference, question, agreed=agreed)
     return FloatAnswer(golden.to_bytes(), time.perf_counter() - start, peak_memory() or 0)

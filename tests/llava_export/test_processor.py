@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.processor import Processor
 from llava_export.checkpoint.prompt import find_prompt
 from llava_export.errors import CheckpointError
-from llava_export.pte.golden import GoldenRecord, Question, float_answer, golden_question
+from llava_export.pte import golden
+from llava_export.pte.agreement import Question, agreement, agreement_here
+from llava_export.pte.golden import GoldenRecord, float_answer, golden_question
 from llava_runner.errors import PackageError
 from llava_runner.prompt import Span
 from tests.checkpoints import TINY_LLAVA
@@ -26,6 +29,12 @@ from tests.conversations import card_of, with_template
 @pytest.fixture
 def folder(tmp_path) -> Path:
     return Path(shutil.copytree(TINY_LLAVA, tmp_path / "model"))
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Have transformers asked here: another process takes seconds to import it."""
+    monkeypatch.setattr(golden, "agreement", lambda opened, question: agreement_here(opened(), question))
 
 
 def question_of(folder: Path, **changes: bool) -> Question:
@@ -43,9 +52,9 @@ def asked(folder: Path, question: Question, tmp_path: Path) -> GoldenRecord:
 
 
 def test_the_record_says_what_was_asked_and_who_agreed(folder, tmp_path):
-    golden = asked(folder, question_of(folder), tmp_path)
-    assert golden.prompt.endswith("USER: <image>\nWhat is in the image? ASSISTANT:")
-    assert golden.agreed.startswith("transformers ") and golden.agreed.endswith(", LlavaProcessor")
+    record = asked(folder, question_of(folder), tmp_path)
+    assert record.prompt.endswith("USER: <image>\nWhat is in the image? ASSISTANT:")
+    assert record.agreed.startswith("transformers ") and record.agreed.endswith(", LlavaProcessor")
 
 
 def test_other_tokens_stop_the_export_unless_it_is_forced(folder, tmp_path):
@@ -60,6 +69,18 @@ def test_other_tokens_stop_the_export_unless_it_is_forced(folder, tmp_path):
     assert asked(folder, question_of(folder, is_checked=False), tmp_path).agreed == ""
 
 
+def test_transformers_is_asked_in_a_process_of_its_own(folder):
+    question = question_of(folder)
+    opened = partial(open_checkpoint, str(folder))
+    assert agreement(opened, question).endswith("LlavaProcessor")
+    other = replace(question, ids_after=[*question.ids_after, 5])
+    with pytest.raises(CheckpointError, match="LlavaProcessor makes other tokens of the question: after the image"):
+        agreement(opened, other)
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        agreement(opened, question)
+
+
 def test_another_prompt_stops_the_export(folder, tmp_path):
     question = question_of(folder)
     other = replace(question, chat_template=f"{{{{ 'Hello. ' }}}}{question.chat_template}")
@@ -72,9 +93,9 @@ def test_an_image_may_be_spelled_otherwise(tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json", "chat_template.jinja"):
         path = folder / name
         path.write_text(path.read_text().replace("<image>", "<picture>"))
-    golden = asked(folder, question_of(folder), tmp_path)
+    record = asked(folder, question_of(folder), tmp_path)
     assert (
-        golden.agreed.endswith("LlavaProcessor") and golden.prompt == "<s>[INST] <image>\nWhat is in the image? [/INST]"
+        record.agreed.endswith("LlavaProcessor") and record.prompt == "<s>[INST] <image>\nWhat is in the image? [/INST]"
     )
 
 
