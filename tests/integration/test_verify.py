@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def test_one_changed_byte_fails(where, copy, capsys):
 
 def test_program_of_another_checkpoint_fails(package_of, tmp_path, capsys):
     """It fails by its checksum. With a forged checksum, it fails by its answers."""
-    one, other = (package_of(name) for name in ("tiny-mobilevlm", "tiny-mobilevlm-v2"))
+    one, other = (package_of(name) for name in ("tiny-mobilevlm-v2", "tiny-mobilevlm"))
     copy = shutil.copytree(one.folder, tmp_path / "copy") / "llava.pte"
     assert verify(copy) == 0
     shutil.copy(other.program, copy)
@@ -86,7 +87,7 @@ def test_program_of_another_checkpoint_fails(package_of, tmp_path, capsys):
     rewrite_manifest(copy)
     assert verify(copy) == 1
     printed = capsys.readouterr().out
-    assert "image features: cosine" in printed and "prefill: cosine" in printed and "FAIL" in printed
+    assert "image features: cosine" in printed and re.search(r"token \d: cosine", printed) and "FAIL" in printed
 
 
 def test_golden_record_of_other_sizes_is_refused(copy, package_of):
