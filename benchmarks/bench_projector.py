@@ -132,7 +132,7 @@ def run(arguments: argparse.Namespace) -> None:
     if checkpoint.config.projector.type not in PUBLISHED:
         raise UserError(f"{arguments.model} is no MobileVLM: its projector is {checkpoint.config.projector.type}")
     card = Program.open(arguments.package).card
-    recipe = RECIPES["8da4w"].with_changes(vision=card.recipe["vision"])
+    recipe = RECIPES["8da4w"].with_changes(vision=card.recipe["vision"], group_size=card.recipe["group_size"])
     side = card.image_size
     torch.manual_seed(0)
     image = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)

@@ -130,7 +130,7 @@ def export(module: nn.Module, path: Path, *, vision: str) -> None:
 
     from llava_export.pte.lower import serialize, write, xnnpack_partitioners
 
-    RECIPES["8da4w"].with_changes(vision=vision).quantize(module, fqn="vision_encoder.vision_tower")
+    RECIPES["8da4w"].with_changes(vision=vision, group_size=128).quantize(module, fqn="vision_encoder.vision_tower")
     with torch.no_grad():
         program = torch.export.export(module, (torch.zeros(1, 3, 336, 336),), strict=False)
     lowered = to_edge_transform_and_lower(

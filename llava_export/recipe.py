@@ -1,4 +1,4 @@
-"""Recipes: what is quantized, and how. torchao does the arithmetic.
+"""Recipes: what is quantized, and how. ``quantize`` does the arithmetic.
 
 A linear is quantized by one of three schemes. With ``8da4w``, activations become int8 with a scale per token, chosen at
 run time, and weights int4 with a scale per ``group_size`` input features. With ``8da8w``, weights are int8 with a scale
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from dataclasses import fields as dataclass_fields
 from typing import TYPE_CHECKING, Any
 
 from llava_export.errors import RecipeError
-from llava_export.models.names import TOKEN_EMBEDDING, VISION_ENCODER, is_in
+from llava_export.models.names import LM_HEAD, TEXT_DECODER, TOKEN_EMBEDDING, VISION_ENCODER, is_in
 from llava_runner.documents import JsonObject
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from llava_export.config import TextConfig
 
@@ -25,14 +26,15 @@ LINEAR_SCHEMES = ("8da4w", "8da8w", "fp32")  # coarsest first
 SCHEME_BITS = {"8da4w": 4, "8da8w": 8, "fp32": 32}
 SCHEME_OF_BITS = {bits: scheme for scheme, bits in SCHEME_BITS.items()}
 EMBEDDING_BITS = (4, 8, 32)
-ALGORITHMS = ("minmax", "hqq")
+ALGORITHMS = ("mse", "minmax", "hqq")
 # torch's names for the types of cached keys and values.
 KV_CACHES = {"fp32": "float32", "bf16": "bfloat16"}
 # XNNPACK's int4 kernels read a scale for each multiple of 32 input features.
 GROUP_SIZE_STEP = 32
-# How many rows of a weight are quantized at a time. Intermediate results then stay in the processor's cache, which is
-# several times faster.
-ROWS_AT_ONCE = 128
+# Larger groups are read faster. A decoder of fewer parameters has no redundancy to make up for what they lose.
+GROUP_SIZES, SMALL_DECODER = (128, 64, 32), 1_000_000_000
+# A head of 8 bits may cost this share of a program's bytes.
+HEAD_SHARE = 0.025
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,14 @@ THRESHOLDS = {
 class Recipe:
     """A recipe: how each part of a model is quantized.
 
-    ``text`` and ``vision`` are schemes out of ``LINEAR_SCHEMES``: of the decoder's linears, and of those in the vision
-    tower and projector. ``embedding_bits`` is the size of a value of the token embedding, ``kv_cache`` the type of
-    cached keys and values, and ``group_size`` the number of input features that share a scale. ``algorithm`` chooses
-    the scales: ``minmax`` from the largest magnitude, or ``hqq``, which minimizes the error (Badri and Shaji, 2023).
+    ``text``, ``head`` and ``vision`` are schemes out of ``LINEAR_SCHEMES``: of the decoder's linears, of its last one,
+    which gives the logits, and of those in the vision tower and projector. ``embedding_bits`` is the size of a value of
+    the token embedding, ``kv_cache`` the type of cached keys and values, and ``group_size`` the number of input
+    features that share a scale. ``algorithm`` chooses the scales of 4-bit weights: ``mse`` searches for the least
+    squared error, ``minmax`` takes the largest magnitude, and ``hqq`` is Half-Quadratic Quantization (Badri and Shaji,
+    2023).
+
+    ``head`` and ``group_size`` may be None until ``fitted`` chooses them for a model.
     """
 
     name: str
@@ -71,27 +77,33 @@ class Recipe:
     vision: str
     embedding_bits: int
     kv_cache: str = "bf16"
-    group_size: int = 128
-    algorithm: str = "minmax"
+    head: str | None = None
+    group_size: int | None = None
+    algorithm: str = "mse"
 
     def __post_init__(self) -> None:
         """Raise ``RecipeError`` for values that no recipe can have."""
         for what, value, allowed in (
             ("text scheme", self.text, LINEAR_SCHEMES),
             ("vision scheme", self.vision, LINEAR_SCHEMES),
+            ("head scheme", self.head, (None, *LINEAR_SCHEMES)),
             ("embedding bits", self.embedding_bits, EMBEDDING_BITS),
             ("KV cache", self.kv_cache, KV_CACHES),
             ("algorithm", self.algorithm, ALGORITHMS),
         ):
             if value not in allowed:
                 raise RecipeError(f"{what} {value!r} is not one of {', '.join(map(str, allowed))}")
-        if self.group_size < GROUP_SIZE_STEP or self.group_size % GROUP_SIZE_STEP:
+        size = self.group_size
+        if size is not None and (size < GROUP_SIZE_STEP or size % GROUP_SIZE_STEP):
             raise RecipeError(f"group size {self.group_size} is not a multiple of {GROUP_SIZE_STEP}, as XNNPACK needs")
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Recipe:
-        """Return the recipe that ``to_dict`` wrote. Raises ``RecipeError`` for fields that no recipe has."""
-        return JsonObject(fields, what="the recipe", error=RecipeError).record(cls)
+        """Return the recipe that ``to_dict`` wrote. Raises ``RecipeError`` for fields that no recipe of a model has."""
+        recipe = JsonObject(fields, what="the recipe", error=RecipeError).record(cls)
+        if open_choices := [field.name for field in dataclass_fields(cls) if getattr(recipe, field.name) is None]:
+            raise RecipeError(f"the recipe does not say its {' and '.join(open_choices)}")
+        return recipe
 
     def with_changes(self, **changes: Any) -> Recipe:
         """Return the recipe with the given fields replaced. A field that is None stays as it is."""
@@ -101,22 +113,37 @@ class Recipe:
     def thresholds(self) -> Thresholds:
         """The thresholds for a program of this recipe."""
         embedding = SCHEME_OF_BITS[self.embedding_bits]
-        return THRESHOLDS[min(self.text, self.vision, embedding, key=LINEAR_SCHEMES.index)]
+        schemes = (self.text, self.head or self.text, self.vision, embedding)
+        return THRESHOLDS[min(schemes, key=LINEAR_SCHEMES.index)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name."""
         return asdict(self)
 
+    def fitted(self, model: nn.Module) -> Recipe:
+        """Return the recipe with the group size and the head's scheme chosen for ``model``, where they are None.
+
+        Groups are as large as the layers allow, and small in a small decoder. The head gets 8 bits if they cost little:
+        its rounding reaches the logits directly.
+        """
+        recipe = self
+        if recipe.group_size is None:
+            decoder = sum(parameter.numel() for parameter in model.get_submodule(TEXT_DECODER).parameters())
+            sizes = GROUP_SIZES if decoder >= SMALL_DECODER else GROUP_SIZES[-1:]
+            recipe = replace(recipe, group_size=next((s for s in sizes if not recipe._undivided(model, s)), sizes[-1]))
+        if recipe.head is None:
+            coarse, fine = replace(recipe, head=recipe.text), replace(recipe, head="8da8w")
+            before, after = (sum(choice.stored_bytes(model).values()) for choice in (coarse, fine))
+            recipe = fine if before < after <= (1 + HEAD_SHARE) * before else coarse
+        return recipe
+
     def check(self, model: nn.Module) -> None:
         """Raise ``RecipeError`` if the group size does not divide the input features of a layer that has groups."""
-        grouped = {
-            fqn: module.weight.shape[1] for fqn, module in model.named_modules() if self._is_grouped(fqn, module)
-        }
-        bad = {fqn: size for fqn, size in grouped.items() if size % self.group_size}
+        bad = self._undivided(model, self._fitted_group_size)
         if not bad:
             return
         fqn, size = next(iter(bad.items()))
-        fitting = [step for step in (32, 64, 128, 256) if all(features % step == 0 for features in grouped.values())]
+        fitting = [step for step in (32, 64, 128, 256) if not self._undivided(model, step)]
         advice = (
             f"--group-size {' or '.join(map(str, fitting))} fits" if fitting else "no group size of 32 or more fits"
         )
@@ -141,7 +168,7 @@ class Recipe:
                 bits = self._bits(fqn, module) if name == "weight" else 32
                 scales = 0
                 if bits < 32:
-                    per_scale = self.group_size if self._is_grouped(fqn, module) else parameter.shape[1]
+                    per_scale = self._fitted_group_size if bits == 4 else parameter.shape[1]
                     # XNNPACK reads scales of int4 as bfloat16, and all others as float32.
                     scales = parameter.numel() // per_scale * (2 if bits == 4 and fqn != TOKEN_EMBEDDING else 4)
                 sizes[f"{fqn}.{name}"] = parameter.numel() * bits // 8 + scales
@@ -155,76 +182,52 @@ class Recipe:
         import torch
         from torch import nn
 
+        from llava_export.quantize.weights import quantized
+
         for path, module in list(block.named_modules()):
             name = ".".join(part for part in (fqn, path) if part)
-            config = self._torchao_config(name, module)
-            if config is not None:
-                # HQQ stops when the error of all rows together no longer falls, so it has to see all of them.
-                rows = ROWS_AT_ONCE if self.algorithm == "minmax" else module.weight.shape[0]
-                module.weight = _quantized(module.weight, config, rows=rows)
+            bits = self._bits(name, module)
+            if bits < 32:
+                module.weight = quantized(
+                    module.weight,
+                    bits=bits,
+                    group_size=self._fitted_group_size if bits == 4 else None,
+                    algorithm=self.algorithm,
+                    rounds_inputs=isinstance(module, nn.Linear),
+                )
             elif isinstance(module, (nn.Linear, nn.Embedding)):
                 module.to(torch.float32)
 
+    @property
+    def _fitted_group_size(self) -> int:
+        """The group size of a recipe that is fitted to a model."""
+        assert self.group_size is not None, "the recipe was not fitted to a model"
+        return self.group_size
+
+    def _undivided(self, model: nn.Module, group_size: int) -> dict[str, int]:
+        """Return the input features of the layers with groups that a group size does not divide, by name."""
+        return {
+            fqn: module.weight.shape[1]
+            for fqn, module in model.named_modules()
+            if self._bits(fqn, module) == 4 and module.weight.shape[1] % group_size
+        }
+
     def _scheme(self, fqn: str) -> str:
         """Return the scheme of a linear."""
+        if fqn == LM_HEAD:
+            return self.head or self.text
         return self.vision if is_in(fqn, VISION_ENCODER) else self.text
 
     def _bits(self, fqn: str, module: nn.Module) -> int:
-        """Return the bits of a value of a module's weight."""
+        """Return the bits of a value of a module's weight: 32 where it is not quantized.
+
+        4-bit weights have a scale per group, and 8-bit ones a scale per row.
+        """
         from torch import nn
 
         if isinstance(module, nn.Linear):
             return SCHEME_BITS[self._scheme(fqn)]
         return self.embedding_bits if fqn == TOKEN_EMBEDDING else 32
-
-    def _is_grouped(self, fqn: str, module: nn.Module) -> bool:
-        """Return whether a weight has a scale per ``group_size`` input features, and not one per row."""
-        bits = self._bits(fqn, module)
-        return bits == 4 or (bits == 8 and fqn == TOKEN_EMBEDDING)
-
-    def _torchao_config(self, fqn: str, module: nn.Module) -> Any:
-        """Return what torchao has to do with a module's weight, or None if it is not quantized."""
-        import torch
-        from torchao.quantization.granularity import PerAxis, PerGroup
-        from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig
-        from torchao.quantization.quantize_.workflows import IntxChooseQParamsAlgorithm
-
-        bits = self._bits(fqn, module)
-        if bits == 32:
-            return None
-        dtype = {4: torch.int4, 8: torch.int8}[bits]  # type: ignore[attr-defined]  # torch's stubs lack int4
-        granularity = PerGroup(self.group_size) if self._is_grouped(fqn, module) else PerAxis(0)
-        algorithm = {
-            "minmax": IntxChooseQParamsAlgorithm.AFFINE,
-            "hqq": IntxChooseQParamsAlgorithm.HQQ_SCALE_ONLY,
-        }[self.algorithm]
-        if fqn == TOKEN_EMBEDDING:
-            return IntxWeightOnlyConfig(
-                weight_dtype=dtype, granularity=granularity, intx_choose_qparams_algorithm=algorithm
-            )
-        return Int8DynamicActivationIntxWeightConfig(
-            weight_dtype=dtype, weight_granularity=granularity, intx_choose_qparams_algorithm=algorithm
-        )
-
-
-def _quantized(weight: Tensor, config: Any, *, rows: int) -> nn.Parameter:
-    """Return a weight quantized ``rows`` rows at a time. No scale spans two rows, so this changes only the time."""
-    import torch
-    from torch import nn
-    from torchao.quantization import quantize_
-
-    slices: list[Any] = []
-    for part in weight.split(rows):
-        holder = nn.Linear(part.shape[1], part.shape[0], bias=False, device="meta")
-        holder.weight = nn.Parameter(part.to(torch.float32), requires_grad=False)
-        quantize_(holder, config)
-        slices.append(holder.weight)
-        # torchao gave the holder a method that refers to it, so it is freed late. Its weight must not wait for that.
-        del holder.weight
-    first = slices[0]
-    tensors = [torch.cat([getattr(part, name) for part in slices]) for name in first.tensor_data_names]
-    attributes = [getattr(first, name) for name in first.tensor_attribute_names]
-    return nn.Parameter(type(first)(*tensors, *attributes), requires_grad=False)
 
 
 # Recipes by the names that --recipe accepts.

@@ -70,14 +70,20 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
         help="8da4w has 8-bit dynamic activations and 4-bit weights (default: %(default)s)",
     )
     recipe.add_argument(
-        "--group-size", type=int, metavar="N", help="input features that share a 4-bit scale (default: 128)"
+        "--group-size",
+        type=int,
+        metavar="N",
+        help="input features that share a 4-bit scale (default: 128 if it fits; 32 below a billion parameters)",
     )
     recipe.add_argument(
         "--embedding-bits", type=int, choices=EMBEDDING_BITS, help="of the token embedding (default: the recipe's)"
     )
+    recipe.add_argument(
+        "--head", choices=LINEAR_SCHEMES, help="the linear that gives the logits (default: 8da8w if that costs little)"
+    )
     recipe.add_argument("--vision", choices=LINEAR_SCHEMES, help="tower and projector linears (default: the recipe's)")
     recipe.add_argument("--kv-cache", choices=KV_CACHES, help="type of cached keys and values (default: the recipe's)")
-    recipe.add_argument("--algorithm", choices=ALGORITHMS, help="how scales are chosen (default: minmax)")
+    recipe.add_argument("--algorithm", choices=ALGORITHMS, help="how 4-bit scales are chosen (default: mse)")
 
     program = parser.add_argument_group("the program")
     program.add_argument(
@@ -115,6 +121,7 @@ def options(arguments: argparse.Namespace) -> Options:
     recipe = RECIPES[arguments.recipe].with_changes(
         group_size=arguments.group_size,
         embedding_bits=arguments.embedding_bits,
+        head=arguments.head,
         vision=arguments.vision,
         kv_cache=arguments.kv_cache,
         algorithm=arguments.algorithm,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.checkpoint.prompt import Prompt, find_prompt
@@ -40,6 +40,7 @@ def plan_for(checkpoint: Checkpoint, options: Options) -> Plan:
     prompt = find_prompt(checkpoint, given=options.prompt_template)
     max_seq_len, max_context_len = _lengths(checkpoint.config, options)
     shapes = checkpoint.build_model(max_context_len=1)
+    options = replace(options, recipe=options.recipe.fitted(shapes))
     options.recipe.check(shapes)
     needed = estimate(
         shapes,

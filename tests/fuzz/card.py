@@ -13,8 +13,8 @@ CARD = ModelCard(
     ), generation=GenerationDefaults(temperature=0.5, top_p=0.5, max_new_tokens=5), hidden_size=8,
     vocab_size=20, tokenizer_vocab_size=18, bos_id=1, eos_ids=(2,), max_seq_len=64, max_context_len=64,
     recipe={
-        "name": "8da4w", "text": "8da4w", "vision": "8da8w", "embedding_bits": 8, "kv_cache": "bf16", "group_size": 128,
-        "algorithm": "minmax",
+        "name": "8da4w", "text": "8da4w", "vision": "8da8w", "embedding_bits": 8, "kv_cache": "bf16", "head": "8da8w",
+        "group_size": 128, "algorithm": "mse",
     },
     executorch_version="1.5.1",
 )  # fmt: skip

@@ -70,7 +70,7 @@ def test_projectors_stay_within_xnnpack_and_copy_nothing(kind, scheme, monkeypat
     torch.manual_seed(0)
     config = ProjectorConfig(type=kind, in_features=64, out_features=128, hidden_act="gelu", bias=True, grid_side=8)
     projector = build_projector(config).eval().requires_grad_(False)
-    RECIPES[scheme].quantize(projector, fqn="vision_encoder.projector")
+    RECIPES[scheme].with_changes(group_size=64).quantize(projector, fqn="vision_encoder.projector")
     serialize = xnnpack_preprocess.serialize_xnnpack_binary
     operations: list[type] = []
 

@@ -24,13 +24,14 @@ def delegated(module: nn.Module, example: torch.Tensor) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "algorithm"), [("8da4w", "minmax"), ("8da4w", "hqq"), ("8da8w", "minmax"), ("fp32", "minmax")]
+    ("scheme", "algorithm"),
+    [("8da4w", "mse"), ("8da4w", "minmax"), ("8da4w", "hqq"), ("8da8w", "mse"), ("fp32", "mse")],
 )
 @torch.no_grad()
 def test_linears_are_packed_as_executorch_does(scheme, algorithm):
     torch.manual_seed(0)
     module = nn.Linear(128, 24).eval().requires_grad_(False)
-    RECIPES[scheme].with_changes(group_size=32, algorithm=algorithm).quantize(module, fqn="text_decoder.lm_head")
+    RECIPES[scheme].with_changes(group_size=32, algorithm=algorithm).quantize(module, fqn="text_decoder.o_proj")
     blobs = [*pack(module.weight), *pack(module.bias)]
     assert delegated(module, torch.randn(1, 3, 128)) == {blob.key: blob.data for blob in blobs}
 

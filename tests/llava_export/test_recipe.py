@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from llava_export import recipe as recipe_module
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.errors import RecipeError
 from llava_export.models.llava import LlavaModel
 from llava_export.pte.stamp.packing import pack
+from llava_export.quantize import weights as quantize_weights
 from llava_export.recipe import RECIPES, Recipe
 
 
@@ -28,7 +29,7 @@ def model(checkpoint_of) -> LlavaModel:
 
 def quantized(model: LlavaModel, recipe: Recipe) -> LlavaModel:
     """Return a quantized copy of the model."""
-    model = copy.deepcopy(model)
+    model, recipe = copy.deepcopy(model), recipe.fitted(model)
     for fqn, block in model.blocks():
         recipe.quantize(block, fqn=fqn)
     return model
@@ -53,29 +54,33 @@ def bits_of(weight: Any) -> tuple[int, int] | None:
     return {"torch.int4": 4, "torch.int8": 8}[str(weight.target_dtype)], weight.shape[1] // weight.scale.shape[1]
 
 
-def expected_bits(name: str, weight: torch.Tensor, recipe: Recipe) -> tuple[int, int] | None:
+def expected_bits(name: str, weight: torch.Tensor, recipe: Recipe) -> Any:
     """Return what ``bits_of`` should return for the weight of this module."""
     if name == "token_embedding":
-        return (recipe.embedding_bits, recipe.group_size) if recipe.embedding_bits < 32 else None
+        return {4: (4, recipe.group_size), 8: (8, weight.shape[1]), 32: None}[recipe.embedding_bits]
     scheme = recipe.vision if name.startswith("vision_encoder") else recipe.text
+    if name == "text_decoder.lm_head" and recipe.head:
+        scheme = recipe.head
     return {"8da4w": (4, recipe.group_size), "8da8w": (8, weight.shape[1]), "fp32": None}[scheme]
 
 
 VARIED_RECIPES = [
     *RECIPES.values(),
-    RECIPES["8da4w"].with_changes(group_size=32, embedding_bits=4, vision="8da4w"),
-    RECIPES["8da4w"].with_changes(embedding_bits=32, vision="fp32", algorithm="hqq"),
+    RECIPES["8da4w"].with_changes(group_size=64, embedding_bits=4, vision="8da4w", head="8da8w"),
+    RECIPES["8da4w"].with_changes(embedding_bits=32, vision="fp32", algorithm="hqq", head="fp32"),
 ]
 
 
 @pytest.mark.parametrize("recipe", VARIED_RECIPES, ids=str)
 def test_every_linear_and_the_embedding_get_their_bits(recipe, model):
+    recipe = recipe.fitted(model)
     found = {name: bits_of(weight) for name, weight in weights(quantized(model, recipe)).items()}
     assert found == {name: expected_bits(name, weight, recipe) for name, weight in weights(model).items()}
 
 
 @pytest.mark.parametrize("recipe", VARIED_RECIPES, ids=str)
 def test_stored_bytes_are_what_is_packed(recipe, model):
+    recipe = recipe.fitted(model)
     stored = recipe.stored_bytes(model)
     packed = {
         name: sum(len(blob.data) for blob in pack(parameter))
@@ -85,8 +90,8 @@ def test_stored_bytes_are_what_is_packed(recipe, model):
     assert stored.keys() == {*packed, "token_embedding.weight"}
     assert {name: stored[name] for name in packed} == packed
     entries = model.token_embedding.weight.numel()
-    scales = 4 * entries // recipe.group_size if recipe.embedding_bits < 32 else 0
-    assert stored["token_embedding.weight"] == entries * recipe.embedding_bits // 8 + scales
+    scales = {4: 4 * entries // recipe.group_size, 8: 4 * len(model.token_embedding.weight), 32: 0}
+    assert stored["token_embedding.weight"] == entries * recipe.embedding_bits // 8 + scales[recipe.embedding_bits]
 
 
 def weight_error(model: LlavaModel, recipe: Recipe) -> float:
@@ -98,7 +103,7 @@ def weight_error(model: LlavaModel, recipe: Recipe) -> float:
 
 
 def test_more_bits_and_smaller_groups_are_nearer(model):
-    recipe = RECIPES["8da4w"]
+    recipe = RECIPES["8da4w"].with_changes(group_size=128)
     errors = [weight_error(model, r) for r in (recipe, recipe.with_changes(group_size=32), RECIPES["8da8w"])]
     assert errors == sorted(errors, reverse=True)
     assert errors[0] < 0.15 and errors[2] < 0.015
@@ -106,17 +111,20 @@ def test_more_bits_and_smaller_groups_are_nearer(model):
 
 @pytest.mark.parametrize("name", ["8da4w", "8da8w"])
 def test_quantizing_some_rows_at_a_time_changes_nothing(name, model, monkeypatch):
-    monkeypatch.setattr(recipe_module, "ROWS_AT_ONCE", 50)  # divides no layer
+    monkeypatch.setattr(quantize_weights, "ROWS_AT_ONCE", 50)  # divides no layer
     in_slices = weights(quantized(model, RECIPES[name]))
-    monkeypatch.setattr(recipe_module, "ROWS_AT_ONCE", 10**6)
+    monkeypatch.setattr(quantize_weights, "ROWS_AT_ONCE", 10**6)
     for fqn, weight in weights(quantized(model, RECIPES[name])).items():
         for part in weight.tensor_data_names:
             assert torch.equal(getattr(in_slices[fqn], part), getattr(weight, part)), (fqn, part)
 
 
-def test_hqq_is_nearer_than_minmax(model):
-    recipe = RECIPES["8da4w"]
-    assert weight_error(model, recipe.with_changes(algorithm="hqq")) < weight_error(model, recipe)
+def test_searched_scales_are_nearer_than_those_of_the_largest_magnitude(model):
+    mse, minmax, hqq = (
+        weight_error(model, RECIPES["8da4w"].with_changes(algorithm=algorithm))
+        for algorithm in ("mse", "minmax", "hqq")
+    )
+    assert mse < 0.95 * minmax and hqq < minmax
 
 
 def test_a_group_size_that_does_not_divide_names_the_layer_and_what_fits(model):
@@ -137,7 +145,14 @@ def test_the_group_size_matters_only_where_groups_are_used(model):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"group_size": 48}, {"group_size": 0}, {"embedding_bits": 5}, {"vision": "int8"}, {"algorithm": "gptq"}],
+    [
+        {"group_size": 48},
+        {"group_size": 0},
+        {"embedding_bits": 5},
+        {"vision": "int8"},
+        {"algorithm": "kmeans"},
+        {"head": "int4"},
+    ],
     ids=str,
 )
 def test_impossible_recipes_are_refused(changes):
@@ -150,3 +165,31 @@ def test_thresholds_follow_the_coarsest_part():
     assert fp32.cosine > eight.cosine > four.cosine
     assert RECIPES["fp32"].with_changes(vision="8da4w").thresholds == four
     assert RECIPES["8da8w"].with_changes(embedding_bits=4).thresholds == four
+
+
+@pytest.mark.parametrize(
+    ("sizes", "group_size", "head"),
+    [
+        ({"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}, 128, "8da8w"),  # 7B
+        ({"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24}, 128, "8da4w"),  # 1.4B: 5 % more
+        ({"hidden_size": 2112, "intermediate_size": 5632, "num_hidden_layers": 24}, 64, "8da4w"),
+        ({"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24}, 32, "8da4w"),  # 0.4B
+    ],
+    ids=str,
+)
+def test_group_size_and_head_follow_from_the_model(sizes, group_size, head, checkpoint_of):
+    checkpoint = open_checkpoint(str(checkpoint_of("plain")))
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": sizes["hidden_size"] // 16}
+    text = replace(checkpoint.config.text, vocab_size=32000, **sizes, **heads)
+    projector = replace(checkpoint.config.projector, out_features=text.hidden_size)
+    shapes = checkpoint.build_model(replace(checkpoint.config, text=text, projector=projector), max_context_len=1)
+    fitted = RECIPES["8da4w"].fitted(shapes)
+    assert (fitted.group_size, fitted.head) == (group_size, head)
+    fitted.check(shapes)
+    chosen = RECIPES["8da4w"].with_changes(group_size=96, head="fp32").fitted(shapes)
+    assert (chosen.group_size, chosen.head) == (96, "fp32")
+
+
+def test_a_recipe_of_a_program_says_everything():
+    with pytest.raises(RecipeError, match="does not say its head and group_size"):
+        Recipe.from_dict(RECIPES["8da4w"].to_dict())
