@@ -86,3 +86,7 @@ class RecipeError(UserError):
 
 class ExportError(UserError):
     """An export that cannot be done as asked: its lengths, output folder or file name, or a file that is no export."""
+
+
+class CorpusError(UserError):
+    """A text that no model can be measured on: a file that is none, too short, or of another vocabulary."""

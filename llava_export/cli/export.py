@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from llava_export.cli.flags import add_checkpoint_flags, add_output_dir, add_prompt_template, checkpoint_parts
+from llava_export.cli.flags import (
+    add_checkpoint_flags,
+    add_output_dir,
+    add_prompt_template,
+    add_recipe_flags,
+    checkpoint_parts,
+    chosen_recipe,
+)
 from llava_export.errors import ExportError
 from llava_export.pte.options import LOWERINGS, PARTITIONERS, Options
-from llava_export.recipe import ALGORITHMS, DEFAULT_RECIPE, EMBEDDING_BITS, KV_CACHES, LINEAR_SCHEMES, RECIPES
 from llava_export.system import use_huge_pages
 from llava_runner import contract
 from llava_runner.arguments import ArgumentParser, positive_int, run_command
@@ -62,28 +68,7 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
     )
     parser.add_argument("--report", action="store_true", help="print what each method delegates and what it leaves")
 
-    recipe = parser.add_argument_group("what is quantized, and how")
-    recipe.add_argument(
-        "--recipe",
-        choices=RECIPES,
-        default=DEFAULT_RECIPE,
-        help="8da4w has 8-bit dynamic activations and 4-bit weights (default: %(default)s)",
-    )
-    recipe.add_argument(
-        "--group-size",
-        type=int,
-        metavar="N",
-        help="input features that share a 4-bit scale (default: 128 if it fits; 32 below a billion parameters)",
-    )
-    recipe.add_argument(
-        "--embedding-bits", type=int, choices=EMBEDDING_BITS, help="of the token embedding (default: the recipe's)"
-    )
-    recipe.add_argument(
-        "--head", choices=LINEAR_SCHEMES, help="the linear that gives the logits (default: 8da8w if that costs little)"
-    )
-    recipe.add_argument("--vision", choices=LINEAR_SCHEMES, help="tower and projector linears (default: the recipe's)")
-    recipe.add_argument("--kv-cache", choices=KV_CACHES, help="type of cached keys and values (default: the recipe's)")
-    recipe.add_argument("--algorithm", choices=ALGORITHMS, help="how 4-bit scales are chosen (default: mse)")
+    add_recipe_flags(parser)
 
     program = parser.add_argument_group("the program")
     program.add_argument(
@@ -118,16 +103,8 @@ def pte_name(text: str) -> str:
 
 def options(arguments: argparse.Namespace) -> Options:
     """Return the choices of a command line."""
-    recipe = RECIPES[arguments.recipe].with_changes(
-        group_size=arguments.group_size,
-        embedding_bits=arguments.embedding_bits,
-        head=arguments.head,
-        vision=arguments.vision,
-        kv_cache=arguments.kv_cache,
-        algorithm=arguments.algorithm,
-    )
     return Options(
-        recipe=recipe,
+        recipe=chosen_recipe(arguments),
         max_seq_len=arguments.max_seq_len,
         max_context_len=arguments.max_context_len,
         partitioners=arguments.partitioners,

@@ -6,9 +6,19 @@ import argparse
 from pathlib import Path
 
 from llava_export.families.prompts import PROMPTS
+from llava_export.recipe import (
+    ALGORITHMS,
+    DEFAULT_RECIPE,
+    EMBEDDING_BITS,
+    KV_CACHES,
+    LINEAR_SCHEMES,
+    RECIPES,
+    Recipe,
+)
 from llava_runner.arguments import path
 
 DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
+RECIPE_CHANGES = ("group_size", "embedding_bits", "head", "vision", "kv_cache", "algorithm")  # flags and fields
 
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser, *, default: str | None = DEFAULT_MODEL) -> None:
@@ -59,6 +69,44 @@ def add_prompt_template(parser: argparse._ActionsContainer) -> None:
         metavar="PROMPT",
         help=f"{', '.join(PROMPTS)}, or a file with a chat template (default: the checkpoint's own, or its family's)",
     )
+
+
+def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--recipe``, and the flags that change one, as a group. ``chosen_recipe`` reads them."""
+    recipe = parser.add_argument_group("what is quantized, and how")
+    recipe.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        default=DEFAULT_RECIPE,
+        help="8da4w has 8-bit dynamic activations and 4-bit weights (default: %(default)s)",
+    )
+    recipe.add_argument(
+        "--group-size",
+        type=int,
+        metavar="N",
+        help="input features that share a 4-bit scale (default: 128 if it fits; 32 below a billion parameters)",
+    )
+    recipe.add_argument(
+        "--embedding-bits", type=int, choices=EMBEDDING_BITS, help="of the token embedding (default: the recipe's)"
+    )
+    recipe.add_argument(
+        "--head", choices=LINEAR_SCHEMES, help="the linear that gives the logits (default: 8da8w if that costs little)"
+    )
+    recipe.add_argument("--vision", choices=LINEAR_SCHEMES, help="tower and projector linears (default: the recipe's)")
+    recipe.add_argument("--kv-cache", choices=KV_CACHES, help="type of cached keys and values (default: the recipe's)")
+    recipe.add_argument("--algorithm", choices=ALGORITHMS, help="how 4-bit scales are chosen (default: mse)")
+
+
+def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
+    """Return the recipe of a command line. Raises ``RecipeError`` for values that no recipe can have."""
+    return RECIPES[arguments.recipe].with_changes(**{name: getattr(arguments, name) for name in RECIPE_CHANGES})
+
+
+def recipe_flags_given(arguments: argparse.Namespace) -> list[str]:
+    """Return the flags of ``add_recipe_flags`` that a command line has, other than their defaults."""
+    names = [name for name in RECIPE_CHANGES if getattr(arguments, name) is not None]
+    names += ["recipe"] if arguments.recipe != DEFAULT_RECIPE else []
+    return [f"--{name.replace('_', '-')}" for name in names]
 
 
 def add_output_dir(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,135 @@
+"""``llava evaluate --text``: perplexity, KL and the same top-1 on a text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava_export.cli.flags import checkpoint_parts, chosen_recipe, file_to_write, recipe_flags_given
+from llava_export.errors import ExportError
+from llava_runner.arguments import path, positive_int
+from llava_runner.errors import PackageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llava_export.evaluate.text import Estimate, TextFigures
+
+DEVICES = ("cpu", "cuda")
+
+
+def add_text_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a measurement on a text."""
+    text = parser.add_argument_group("on a text")
+    text.add_argument(
+        "--text",
+        type=path,
+        required=True,
+        metavar="CORPUS",
+        help="text in UTF-8, or .npy with token ids, which are read as they are",
+    )
+    text.add_argument(
+        "--windows",
+        type=positive_int,
+        default=8,
+        metavar="N",
+        help="parts of the text to read, evenly spread; fewer where it is short (default: %(default)s)",
+    )
+    text.add_argument(
+        "--window-len", type=positive_int, default=512, metavar="N", help="tokens of a part (default: %(default)s)"
+    )
+    text.add_argument(
+        "--device",
+        choices=DEVICES,
+        default=DEVICES[0],
+        help="what computes the float model and a recipe; a package's program runs on the CPU (default: %(default)s)",
+    )
+    text.add_argument("--json", type=file_to_write, metavar="FILE", help="also write the figures to a file")
+
+
+def run_text(arguments: argparse.Namespace) -> None:
+    """Measure a package or a recipe on a text, and print the figures. Raises ``UserError`` for the user's mistakes."""
+    package: Path | None = arguments.package
+    _check_choice(arguments)
+    chosen_recipe(arguments)  # a mistake is found before anything is read
+    from llava_export.cli.terminal import new_console, progress, silence_libraries
+
+    silence_libraries()
+    import torch
+
+    from llava_export.checkpoint.checkpoint import open_checkpoint
+    from llava_export.evaluate.corpus import open_corpus
+    from llava_export.evaluate.text import evaluate_program, evaluate_recipe
+    from llava_export.recipe import Recipe
+    from llava_runner.program import Program
+    from llava_runner.program_file import find_program
+
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise ExportError("--device cuda: torch finds no GPU here")
+    checkpoint = open_checkpoint(arguments.against if package else arguments.model, **checkpoint_parts(arguments))
+    corpus = open_corpus(arguments.text, checkpoint)
+    windows = corpus.windows(arguments.windows, length=arguments.window_len)
+    program = Program.open(find_program(package)) if package else None
+    console = new_console()
+    with progress(console, steps=1 + checkpoint.config.text.num_hidden_layers + len(windows)) as step:
+        if program:
+            recipe = Recipe.from_dict(program.card.recipe)
+            figures = evaluate_program(program, checkpoint, windows, device=arguments.device, on_step=step)
+        else:
+            recipe = chosen_recipe(arguments).fitted(checkpoint.build_model(max_context_len=1))
+            figures = evaluate_recipe(checkpoint, recipe, windows, device=arguments.device, on_step=step)
+    subject = str(package) if package else f"{checkpoint.name} in torch"
+    print_figures(console, figures, title=f"{subject}, recipe {_described(recipe)}", text=arguments.text)
+    if arguments.json:
+        written = {
+            "package": package and str(package),
+            "checkpoint": checkpoint.name,
+            "text": str(arguments.text),
+            "recipe": recipe.to_dict(),
+            **asdict(figures),
+        }
+        arguments.json.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+
+
+def print_figures(console: Console, figures: TextFigures, *, title: str, text: Path) -> None:
+    """Print a table of the figures with their intervals."""
+    from llava_export.cli.terminal import plain_table
+
+    console.print(title, soft_wrap=True)
+    console.print(f"{figures.windows} windows of {figures.window_len} tokens of {text}\n", style="dim", soft_wrap=True)
+    table = plain_table("", "value", "95 % interval", right=("value", "95 % interval"))
+    rows: tuple[tuple[str, Estimate, str], ...] = (
+        ("perplexity of the float model", figures.float_perplexity, ".2f"),
+        ("perplexity", figures.perplexity, ".2f"),
+        ("KL, in nats", figures.kl, ".4f"),
+        ("same top-1", figures.top1, ".1%"),
+    )
+    for name, estimate, form in rows:
+        interval = "" if estimate.low is None else f"{estimate.low:{form}} to {estimate.high:{form}}"
+        table.add_row(name, f"{estimate.value:{form}}", interval)
+    console.print(table)
+
+
+def _check_choice(arguments: argparse.Namespace) -> None:
+    """Raise ``PackageError`` unless a command line names a package with its checkpoint, or a checkpoint alone."""
+    if arguments.package is None:
+        if arguments.model is None:
+            raise PackageError("name a package and --against its checkpoint, or --model for a recipe without an export")
+        if arguments.against is not None:
+            raise PackageError("--against is for packages; --model is compared with itself in float")
+        return
+    if arguments.model is not None:
+        raise PackageError("name either a package or --model; the checkpoint of a package is --against")
+    if arguments.against is None:
+        raise PackageError("--against is missing: the checkpoint that the package was made of")
+    if given := recipe_flags_given(arguments):
+        raise PackageError(f"{', '.join(given)}: for --model alone; a package has its recipe")
+
+
+def _described(recipe: object) -> str:
+    """Return a recipe's fields in words."""
+    fields = recipe.to_dict()  # type: ignore[attr-defined]
+    return fields.pop("name") + " (" + ", ".join(f"{name} {value}" for name, value in fields.items()) + ")"

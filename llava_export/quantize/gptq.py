@@ -1,0 +1,61 @@
+"""GPTQ (Frantar et al., 2022): rounds the columns of a weight in turn, and lets those to come make up for the error.
+
+What is made small is not the error of the weight but that of the linear's output, for the inputs of a calibration set.
+Two choices are of the authors' later code: columns with the largest inputs come first ("activation order"), and each
+group's scale is chosen before that from its own columns, so that groups stay where XNNPACK wants them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llava_export.quantize.scales import GREATEST, LEAST, least_error_scales
+
+DAMPING = 0.01  # share of the mean squared input that is added to all, so that the matrix can be inverted
+COLUMNS_AT_ONCE = 128  # whose errors reach the other columns by one product
+
+
+def gptq(weight_OI: Tensor, hessian_II: Tensor, *, group_size: int) -> tuple[Tensor, Tensor]:
+    """Return the integers ``int8 [O, I]`` and scales ``float32 [O, I / group_size]`` of a linear with 4-bit weights.
+
+    ``hessian_II`` is the sum, or mean, of ``x x^T`` over inputs ``x`` of the linear. It is overwritten.
+    """
+    squares_I = hessian_II.diagonal().clone()
+    order = squares_I.argsort(descending=True)
+    groups_NG = weight_OI.reshape(-1, group_size)
+    importance_NG = squares_I.clamp_min(squares_I.mean() * 1e-6).view(1, -1, group_size)
+    importance_NG = importance_NG.expand(len(weight_OI), -1, -1).reshape(groups_NG.shape)
+    scales = least_error_scales(groups_NG, importance_NG).view(len(weight_OI), -1)
+    factor_II = inverse_factor(hessian_II[order][:, order])
+    # Rows are columns here, so that each is contiguous.
+    left_IO = weight_OI.T[order].contiguous()
+    integers_IO = torch.empty(left_IO.shape, dtype=torch.int8, device=left_IO.device)
+    scales_gO = scales.T.contiguous()
+    group_of = (order // group_size).tolist()
+    for start in range(0, len(order), COLUMNS_AT_ONCE):
+        end = min(start + COLUMNS_AT_ONCE, len(order))
+        block_BO, errors_BO = left_IO[start:end], torch.empty_like(left_IO[start:end])
+        factor_BB = factor_II[start:end, start:end]
+        for i in range(end - start):
+            scale_O = scales_gO[group_of[start + i]]
+            integer_O = (block_BO[i] / scale_O).round_().clamp_(LEAST, GREATEST)
+            integers_IO[start + i] = integer_O
+            error_O = (block_BO[i] - integer_O * scale_O).div_(factor_BB[i, i])
+            errors_BO[i] = error_O
+            block_BO[i + 1 :].addr_(factor_BB[i, i + 1 :], error_O, alpha=-1)
+        left_IO[end:].addmm_(factor_II[start:end, end:].T, errors_BO, alpha=-1)
+    integers_OI = torch.empty(weight_OI.shape, dtype=torch.int8, device=weight_OI.device)
+    integers_OI[:, order] = integers_IO.T
+    return integers_OI, scales
+
+
+def inverse_factor(hessian_II: Tensor) -> Tensor:
+    """Return the upper triangular ``U`` with ``U^T U = (H + damping)^-1``. ``hessian_II`` is overwritten.
+
+    Read backwards, H is ``L L^T`` and so ``R R^T`` with an upper triangular R, whose inverse is U.
+    """
+    hessian_II.diagonal().add_(DAMPING * hessian_II.diagonal().mean() + 1e-10)
+    backwards = torch.linalg.cholesky(hessian_II.flip(0, 1))
+    identity = torch.eye(len(hessian_II), dtype=hessian_II.dtype, device=hessian_II.device)
+    return torch.linalg.solve_triangular(backwards.flip(0, 1), identity, upper=True)
