@@ -35,7 +35,8 @@ class Corpus:
         taken = length if self.bos_id is None else length - 1
         if len(self.ids) < taken:
             raise CorpusError(
-                f"the text has {len(self.ids)} tokens, too few for a window of {length}; a shorter --window-len may fit"
+                f"the text is too short for a window of {length} tokens: it has {len(self.ids)}; "
+                "a shorter --window-len may fit"
             )
         count = min(count, len(self.ids) // taken)
         begin = [] if self.bos_id is None else [self.bos_id]
@@ -67,6 +68,8 @@ def open_corpus(path: Path, checkpoint: Checkpoint) -> Corpus:
         raise CorpusError(
             f"{path} has the token id {int(wrong[0])}; the model's vocabulary has the ids 0 to {vocab_size - 1}"
         )
+    if len(ids) == 1 and bos_id is None:
+        raise CorpusError(f"{path} has one token, and no next one to compare")
     return Corpus(ids, bos_id)
 
 
