@@ -78,8 +78,10 @@ def _read_array(path: Path) -> Tensor:
     try:
         with path.open("rb") as file:
             found = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, MemoryError) as error:
-        raise CorpusError(f"{path} is no array of numbers that numpy saved, or damaged: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # numpy reads a header by Python's tokenizer and parser, whose errors are of many types
+        raise CorpusError(f"{path} is no array of numbers that numpy saved, or damaged") from error
     if found.dtype.kind not in "iu" or found.ndim != 1:
         raise CorpusError(
             f"{path} has {found.dtype} values in {found.ndim} dimensions; token ids are whole numbers in one dimension"

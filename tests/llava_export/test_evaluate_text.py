@@ -187,7 +187,23 @@ def test_arrays_that_are_no_token_ids_are_refused(array, message, checkpoint_of,
         open_corpus(saved(tmp_path / "ids.npy", array), checkpoint)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"no array"], ids=str)
+def with_header(header: bytes) -> bytes:
+    """Return a file of numpy's of which the header is damaged."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+DAMAGED = {
+    "empty": b"",
+    "beginning": b"\x93NUMPY",
+    "other": b"no array",
+    "open brace": with_header(b"{'descr': '<i4', 'fortran_order': False, 'shape': (20,)"),
+    "indented": with_header(b"{}\n  1\n 2"),
+    "large shape": with_header(b"{'descr': '<i4', 'fortran_order': False, 'shape': (%d,)}" % 10**30),
+    "nested": with_header(b"(" * 5000),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_damaged_arrays_are_refused(content, checkpoint_of, tmp_path):
     path = tmp_path / "ids.npy"
     path.write_bytes(content)
@@ -239,7 +255,10 @@ def test_the_command_prints_and_writes_the_figures(tmp_path, capsys):
         (["--model", TINY, "--text", "."], ". is not a file"),
         (["--model", TINY, "--text", "latin1.txt"], "latin1.txt is not UTF-8 text at byte 2"),
         (["--model", TINY, "--text", "empty.txt"], "empty.txt has no tokens"),
-        (["--model", TINY, "--window-len", "100"], "too short for a window of 100 tokens: it has 4; a shorter --window-len may fit"),
+        (
+            ["--model", TINY, "--window-len", "100"],
+            "too short for a window of 100 tokens: it has 4; a shorter",
+        ),
         (["--model", TINY, "--window-len", "1"], "a window of 1 token has no next one"),
         (["--model", TINY, "--text", "long.npy", "--window-len", "5000"], "longer than the 2048 positions"),
     ],
