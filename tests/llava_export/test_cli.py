@@ -59,11 +59,11 @@ def test_the_same_thing_has_the_same_flag():
         assert not flags_of(name).keys() & synonyms.keys()
     for flag, commands in {
         "--model": ("export", "gguf", "split", "benchmark", "verify"),
-        "--vision-tower": ("export", "gguf", "split", "doctor"),
+        "--vision-tower": ("export", "gguf", "split", "doctor", "evaluate"),
         "--output-dir": ("export", "gguf", "split"),
         "--image": ("run", "verify", "benchmark"),
         "--threads": ("run", "benchmark"),
-        "--json": ("inspect", "benchmark", "doctor"),
+        "--json": ("inspect", "benchmark", "doctor", "evaluate"),
         "--force": ("export", "gguf"),
     }.items():
         for name in commands:
@@ -75,7 +75,7 @@ def test_the_same_thing_has_the_same_flag():
     [
         (
             ["exprot"],
-            "'exprot' is not a command; choose from export, gguf, verify, doctor, run, inspect, benchmark, split",
+            f"'exprot' is not a command; choose from {', '.join(NAMES)}",
         ),
         (["export", "--pte-name", "dir/x.pte"], "--pte-name: 'dir/x.pte' must be a file name that ends in .pte"),
         (["export", "--max_context_len=-3"], "--max-context-len: -3 must be at least 1"),
