@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from llava_export.config import TextConfig
+    from llava_export.models.llava import LlavaModel
 
 LINEAR_SCHEMES = ("8da4w", "8da8w", "fp32")  # coarsest first
 # Bits of a weight by its linear's scheme, and the scheme that is as coarse as an embedding of so many bits.
@@ -120,11 +121,11 @@ class Recipe:
         """Return the fields by name."""
         return asdict(self)
 
-    def fitted(self, model: nn.Module) -> Recipe:
+    def fitted(self, model: LlavaModel) -> Recipe:
         """Return the recipe with the group size and the head's scheme chosen for ``model``, where they are None.
 
-        Groups are as large as the layers allow, and small in a small decoder. The head gets 8 bits if they cost little:
-        its rounding reaches the logits directly.
+        Groups are as large as the layers allow, and small in a small decoder. A head of 4 bits gets 8 if they cost
+        little: its rounding reaches the logits directly. If it is tied to an embedding of 8 bits, they cost nothing.
         """
         recipe = self
         if recipe.group_size is None:
@@ -134,7 +135,8 @@ class Recipe:
         if recipe.head is None:
             coarse, fine = replace(recipe, head=recipe.text), replace(recipe, head="8da8w")
             before, after = (sum(choice.stored_bytes(model).values()) for choice in (coarse, fine))
-            recipe = fine if before < after <= (1 + HEAD_SHARE) * before else coarse
+            is_finer = SCHEME_BITS[recipe.text] < SCHEME_BITS["8da8w"]
+            recipe = fine if is_finer and after <= (1 + HEAD_SHARE) * before else coarse
         return recipe
 
     def check(self, model: nn.Module) -> None:
@@ -160,8 +162,11 @@ class Recipe:
         per_layer = 2 * config.num_key_value_heads * config.head_dim
         return config.num_hidden_layers * per_layer * getattr(torch, KV_CACHES[self.kv_cache]).itemsize
 
-    def stored_bytes(self, model: nn.Module) -> dict[str, int]:
-        """Return the bytes that each parameter takes in a program, by name: its values and their scales."""
+    def stored_bytes(self, model: LlavaModel) -> dict[str, int]:
+        """Return the bytes that each parameter takes in a program, by name: its values and their scales.
+
+        A tied head of as many bits as the embedding takes none: the two are stored once.
+        """
         sizes = {}
         for fqn, module in model.named_modules():
             for name, parameter in module.named_parameters(recurse=False):
@@ -172,6 +177,9 @@ class Recipe:
                     # XNNPACK reads scales of int4 as bfloat16, and all others as float32.
                     scales = parameter.numel() // per_scale * (2 if bits == 4 and fqn != TOKEN_EMBEDDING else 4)
                 sizes[f"{fqn}.{name}"] = parameter.numel() * bits // 8 + scales
+        head_bits = self._bits(LM_HEAD, model.get_submodule(LM_HEAD))
+        if model.has_tied_head and head_bits == self.embedding_bits and head_bits != 4:  # 4 bits have two layouts
+            sizes[f"{LM_HEAD}.weight"] = 0
         return sizes
 
     def quantize(self, block: nn.Module, *, fqn: str) -> None:

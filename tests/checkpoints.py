@@ -47,8 +47,9 @@ SHAPES = {
     "biases": Shape(text={"attention_bias": True, "mlp_bias": True}, whole={"multimodal_projector_bias": False}),
     "last_layer_with_class_token": Shape(whole={"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}),
     "deep": Shape(text={"num_hidden_layers": 5}, vision={"num_hidden_layers": 5}),
-    "deep_with_biases": Shape(
+    "deep_with_biases_and_tied_head": Shape(
         text={
+            "tie_word_embeddings": True,
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
@@ -56,7 +57,11 @@ SHAPES = {
             "mlp_bias": True,
         },
         vision={"num_hidden_layers": 5},
-        whole={"vision_feature_layer": -1, "vision_feature_select_strategy": "full"},
+        whole={
+            "tie_word_embeddings": True,
+            "vision_feature_layer": -1,
+            "vision_feature_select_strategy": "full",
+        },
     ),
     "several_feature_layers": Shape(vision={"hidden_act": "gelu"}, whole={"vision_feature_layer": [-3, -2]}),
 }

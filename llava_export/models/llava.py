@@ -54,7 +54,8 @@ class LlavaModel(nn.Module):
     """A LLaVA model with the children ``vision_encoder``, ``token_embedding`` and ``text_decoder``.
 
     Build it under ``torch.device("meta")`` to get the shapes without the weights. ``cached_attention`` is the class of
-    the decoder's attention.
+    the decoder's attention. ``has_tied_head`` says that the head's weights are those of the token embedding; the module
+    of each has them.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class LlavaModel(nn.Module):
         cached_attention: Callable[..., nn.Module] = CachedAttention,
     ) -> None:
         super().__init__()
+        self.has_tied_head = config.text.tie_word_embeddings
         self.vision_encoder = VisionEncoder(config, image_mean=image_mean, image_std=image_std)
         self.token_embedding = nn.Embedding(config.text.vocab_size, config.text.hidden_size)
         self.text_decoder = LlamaDecoder(

@@ -28,7 +28,7 @@ def build_program(plan: Plan, *, card: ModelCard, stages: Stages, path: Path) ->
             lowered = _lower_ordinary(source, card=card, partitioners=partitioners, stages=stages)
         reports = delegation_report(lowered)
         with stages.stage("serialize"):
-            write(serialize(lowered), path)
+            write(serialize(lowered), path, has_tied_head=plan.checkpoint.config.text.tie_word_embeddings)
     return reports
 
 

@@ -27,6 +27,7 @@ from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassResult
 
 from llava_export.models.llava import LlavaModel
+from llava_export.pte.sharing import stored_once
 from llava_export.pte.transposes import transposes_cancelled
 from llava_export.system import return_free_memory
 from llava_runner import contract
@@ -120,10 +121,13 @@ def serialize(lowered: EdgeProgramManager) -> ExecutorchProgramManager:
         return lowered.to_executorch(config)
 
 
-def write(program: ExecutorchProgramManager, path: Path) -> None:
-    """Write a serialized program to a file."""
+def write(program: ExecutorchProgramManager, path: Path, *, has_tied_head: bool = False) -> None:
+    """Write a serialized program to a file. A head that is tied to the token embedding is written once with it."""
     with open(path, "wb") as file:
-        program.write_to_file(file)
+        if has_tied_head:
+            stored_once(program._pte_data).write_to_file(file)
+        else:
+            program.write_to_file(file)
 
 
 def constant_methods(card: ModelCard) -> Mapping[str, object]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
-
 from llava_export.config import TEMPLATE_LAYERS, LlavaConfig
 from llava_export.models import names
+from llava_export.models.llava import LlavaModel
 from llava_export.recipe import Recipe
 from llava_export.system import available_memory, free_disk, readable_size
 
@@ -41,9 +40,9 @@ class Estimate:
 
 
 def estimate(
-    model: nn.Module, *, config: LlavaConfig, recipe: Recipe, max_context_len: int, stamped: bool, golden: bool
+    model: LlavaModel, *, config: LlavaConfig, recipe: Recipe, max_context_len: int, stamped: bool, golden: bool
 ) -> Estimate:
-    """Return the estimate for ``model``, a ``LlavaModel`` on the meta device.
+    """Return the estimate for ``model``, which is on the meta device.
 
     ``max_context_len`` is in positions. ``stamped`` and ``golden`` are choices of the export: see ``options.Options``.
     """

@@ -41,7 +41,7 @@ def outputs(package: Package) -> list[torch.Tensor]:
     [
         ("deep", {"recipe": "fp32"}),
         ("deep", {"recipe": "8da8w", "embedding_bits": 4, "vision": "8da4w", "group_size": 32, "partitioners": 1}),
-        ("deep_with_biases", {"recipe": "8da4w", "group_size": 64}),
+        ("deep_with_biases_and_tied_head", {"recipe": "8da4w", "group_size": 64}),
         ("tiny-mobilevlm", {"recipe": "8da4w"}),
     ],
     ids=str,

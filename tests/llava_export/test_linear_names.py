@@ -13,6 +13,7 @@ from llava_runner import contract
 from tests.runner.fake_program import make_card
 
 INT4, INT8 = "int4, groups of 128", "int8 per channel"
+TIED = (contract.TEXT_DECODER, contract.TOKEN_EMBEDDING)
 QKV, ATTENTION, GATE_UP, DOWN, HEAD = ROLES
 
 
@@ -60,6 +61,8 @@ LLAMA = {linear(64, 192, 4): QKV, linear(64, 64, 4): ATTENTION, linear(64, 352, 
                 linear(64, 500, 1): HEAD,
             },
         ),
+        # The head is the token embedding, too.
+        (64, {**LLAMA, replace(linear(64, 500, 1), methods=TIED): f"{HEAD} and token embedding"}),
         # A linear is left over, or missing, or has another shape or number.
         (64, dict.fromkeys([*LLAMA, linear(64, 500, 1), linear(64, 7, 1)])),
         (64, dict.fromkeys(LLAMA)),

@@ -15,7 +15,7 @@ from llava_export.errors import RecipeError
 from llava_export.models.llava import LlavaModel
 from llava_export.pte.stamp.packing import pack
 from llava_export.quantize import weights as quantize_weights
-from llava_export.recipe import RECIPES, Recipe
+from llava_export.recipe import ALGORITHMS, RECIPES, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +188,38 @@ def test_group_size_and_head_follow_from_the_model(sizes, group_size, head, chec
     fitted.check(shapes)
     chosen = RECIPES["8da4w"].with_changes(group_size=96, head="fp32").fitted(shapes)
     assert (chosen.group_size, chosen.head) == (96, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("changes", "head", "is_stored_once"),
+    [
+        ({}, "8da8w", True),
+        ({"embedding_bits": 4}, "8da4w", False),
+        ({"embedding_bits": 32}, "8da4w", False),
+        ({"embedding_bits": 32, "head": "8da8w"}, "8da8w", False),
+        ({"embedding_bits": 32, "head": "fp32"}, "fp32", True),
+    ],
+    ids=str,
+)
+def test_a_head_that_is_stored_with_the_embedding_costs_nothing(changes, head, is_stored_once, checkpoint_of):
+    tied, untied = (
+        open_checkpoint(str(checkpoint_of(name))).build_model(max_context_len=1) for name in ("tied_head", "plain")
+    )
+    assert RECIPES["8da4w"].fitted(untied).head == "8da4w"  # so it is the tie that makes 8 bits cheap
+    recipe = RECIPES["8da4w"].with_changes(**changes).fitted(tied)
+    assert recipe.head == head
+    apart = recipe.stored_bytes(untied)
+    assert apart["text_decoder.lm_head.weight"] > 0
+    assert recipe.stored_bytes(tied) == apart | ({"text_decoder.lm_head.weight": 0} if is_stored_once else {})
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_tied_head_of_8_bits_is_the_embedding_to_the_last_bit(algorithm, model):
+    tied = copy.deepcopy(model)
+    tied.text_decoder.lm_head.weight.data = tied.token_embedding.weight.data.clone()
+    found = weights(quantized(tied, RECIPES["8da8w"].with_changes(algorithm=algorithm)))
+    head, embedding = (found[name] for name in ("text_decoder.lm_head", "token_embedding"))
+    assert torch.equal(head.qdata, embedding.qdata) and torch.equal(head.scale, embedding.scale)
 
 
 def test_a_recipe_of_a_program_says_everything():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 from llava_export.pte.read.container import Container, Span
 from llava_export.pte.read.types import Label, Part
@@ -26,6 +27,8 @@ def account(container: Container, weights: Mapping[Span, Weight]) -> Iterator[Pa
     A byte is in the flatbuffer, in a segment, or between two segments. Within the flatbuffer and the segments it may
     belong to a weight. Raises ``ValueError`` if two pieces of the file overlap.
     """
+    if any(span.end > following.start for span, following in pairwise(sorted(weights))):
+        raise ValueError("two weights overlap")
     sizes: Counter[Row] = Counter()
     times: Counter[Row] = Counter()
     bytes_of_weights: Counter[Span] = Counter()  # by the flatbuffer or segment they are in
@@ -43,7 +46,7 @@ def account(container: Container, weights: Mapping[Span, Weight]) -> Iterator[Pa
     for region in [*regions, Span(container.size, 0)]:
         row = (), Label(kinds.get(region, ALIGNMENT))
         if region.start < end or region.size < bytes_of_weights[region]:
-            raise ValueError("two segments, or two weights, overlap")
+            raise ValueError("two segments, or two payloads, overlap")
         sizes[row] += region.size - bytes_of_weights[region]
         times[row] += row[1].kind == PAYLOADS
         sizes[(), Label(ALIGNMENT)] += region.start - end
@@ -54,13 +57,18 @@ def account(container: Container, weights: Mapping[Span, Weight]) -> Iterator[Pa
 
 
 def _regions(container: Container) -> dict[Span, str]:
-    """Return the flatbuffer and the segments, each with the kind of those of its bytes that belong to no weight."""
+    """Return the flatbuffer and the segments, each with the kind of those of its bytes that belong to no weight.
+
+    A segment within that of the constants is left out: it is a constant that XNNPACK reads, too (see ``pte.sharing``).
+    """
     program, segments = container.program, container.segments
     tables = [program.get("constant_segment"), *program.get("mutable_data_segments", ())]
     kinds = dict.fromkeys(segments, UNKNOWN)
     kinds |= dict.fromkeys(container.named.values(), UNREAD)
     kinds |= {span: PAYLOADS for (location, _), span in container.payloads.items() if location == "SEGMENT"}
     kinds |= {segments[it["segment_index"]]: ALIGNMENT for it in tables if it and it.get("offsets")}
+    for span in container.within_constants():
+        kinds.pop(span, None)
     return {Span(0, len(container.flatbuffer)): FLATBUFFER, **{span: kinds[span] for span in kinds if span.size}}
 
 

@@ -78,6 +78,16 @@ class Container:
         self._file.seek(span.start)
         return self._file.read(span.size)
 
+    def within_constants(self) -> set[Span]:
+        """Return the segments of named data that lie within the segment of the methods' constants."""
+        table = self.program.get("constant_segment")
+        if not table or not table.get("offsets"):
+            return set()
+        constants = self.segments[table["segment_index"]]
+        return {it for it in self.named.values() if constants.start <= it.start and it.end <= constants.end} - {
+            constants
+        }
+
     def xnnpack_graphs(self) -> dict[Payload, Graph]:
         """Read the payloads of XNNPACK's delegates. Return those that have the known form, decoded."""
         flatbuffers: dict[Payload, bytes] = {}

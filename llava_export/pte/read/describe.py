@@ -19,6 +19,8 @@ from llava_runner.errors import PackageError
 LAYER_LINEARS = ("q/k/v", "attention output", "gate/up", "down")  # of each layer of a decoder
 OUTPUT_HEAD = "output head"
 ROLES = (*LAYER_LINEARS, OUTPUT_HEAD)
+# The methods that read a decoder's linear. Both read a head that is stored as the token embedding.
+DECODER_METHODS = ((contract.TEXT_DECODER,), (contract.TEXT_DECODER, contract.TOKEN_EMBEDDING))
 
 
 def card_of(found: PteFile) -> ModelCard | None:
@@ -36,7 +38,7 @@ def linear_names(found: PteFile, card: ModelCard | None) -> dict[Part, str]:
     is left. If there are more, a linear is named only if all of them give it the same role.
     """
     decoder = next((method for method in found.methods if method.name == contract.TEXT_DECODER), None)
-    parts = [part for part in found.parts if part.kind == "linear" and part.methods == (contract.TEXT_DECODER,)]
+    parts = [part for part in found.parts if part.kind == "linear" and part.methods in DECODER_METHODS]
     if card is None or decoder is None or len(parts) > len(ROLES):
         return {}
     ways = [way for way in product(parts, repeat=len(ROLES)) if _is_decoder(way, parts, decoder, card)]
@@ -44,7 +46,12 @@ def linear_names(found: PteFile, card: ModelCard | None) -> dict[Part, str]:
         {part: " and ".join(role for role, it in zip(ROLES, way, strict=True) if it == part) for part in parts}
         for way in ways
     ]
-    return {part: named[0][part] for part in parts if named and len({names[part] for names in named}) == 1}
+    return {part: _with_embedding(named[0][part], part) for part in parts if len({it[part] for it in named}) == 1}
+
+
+def _with_embedding(role: str, part: Part) -> str:
+    """Return the role of a linear, and that of the token embedding where it is this, too."""
+    return f"{role} and token embedding" if contract.TOKEN_EMBEDDING in part.methods else role
 
 
 def signature(method: Method, card: ModelCard | None) -> str:

@@ -33,7 +33,8 @@ class Weight:
 def find_weights(container: Container, graphs: Mapping[Payload, Graph]) -> dict[Span, Weight]:
     """Return the weight that each range of bytes belongs to. A weight with scales and bias has several ranges.
 
-    Scales or a bias that several weights share belong to the first of them.
+    Scales or a bias that several weights share belong to the first of them. A linear may be an embedding, too: then it
+    has the label of the linear.
     """
     constants = _Constants(container)
     found: dict[Span, Weight] = {}
@@ -41,6 +42,8 @@ def find_weights(container: Container, graphs: Mapping[Payload, Graph]) -> dict[
         for spans, label in [*constants.weights(plan), *_delegated(plan, graphs, container.named)]:
             weight = found.setdefault(spans[0], Weight(spans[0], label))
             weight.methods.add(plan["name"])
+            if label.kind == "linear" and weight.label.kind == "embedding":
+                weight.label = label
             for span in spans[1:]:
                 found.setdefault(span, weight)
     return found
