@@ -84,6 +84,10 @@ class RecipeError(UserError):
     """A quantization recipe that cannot be applied to the model."""
 
 
+class CalibrationError(UserError):
+    """Samples that nothing can be calibrated with: files without any, damaged ones, or images that are missing."""
+
+
 class ExportError(UserError):
     """An export that cannot be done as asked: its lengths, output folder or file name, or a file that is no export."""
 

@@ -6,7 +6,7 @@ become float32, and these never leave the processor's cache. So a token takes li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -46,18 +46,31 @@ class FloatReference:
         names = [fqn for fqn, _ in model.blocks()]
         self._following = dict(pairwise(names)) | {names[-1]: TOKEN_EMBEDDING}
 
-    @torch.no_grad()
     def encode_image(self, pixels: np.ndarray) -> Tensor:
         """Return the features ``float32 [1, num_image_tokens, hidden_size]`` of an RGB image ``uint8 [3, H, W]``."""
+        (features,) = self.encode_images([pixels])
+        return features
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[np.ndarray]) -> list[Tensor]:
+        """Return the features of each image, as ``encode_image`` does.
+
+        Each block is read once for all images. Of an image, the states that are still needed are in memory.
+        """
+        tower = self._model.vision_encoder.vision_tower
+        normalized = [self._model.vision_encoder.pixel_values(torch.from_numpy(pixels)) for pixels in images]
         with self._filled(f"{VISION_TOWER}.embeddings") as embeddings:
-            x_BND = embeddings(self._model.vision_encoder.pixel_values(torch.from_numpy(pixels)))
+            x_BND = [embeddings(pixels_B3SS) for pixels_B3SS in normalized]
         with self._filled(f"{VISION_TOWER}.pre_layrnorm") as pre_layrnorm:
-            hidden_states = [pre_layrnorm(x_BND)]
-        for i in range(len(self._model.vision_encoder.vision_tower.layers)):
+            hidden_states = [[pre_layrnorm(x)] for x in x_BND]
+        for i in range(len(tower.layers)):
             with self._filled(tower_layer(i)) as layer:
-                hidden_states.append(layer(hidden_states[-1]))
+                for states in hidden_states:
+                    states.append(layer(states[-1]))
+                    if i not in tower.feature_layers:
+                        states[i] = torch.empty(0)
         with self._filled(PROJECTOR) as projector:
-            return projector(self._model.vision_encoder.vision_tower.features(hidden_states))
+            return [projector(tower.features(states)) for states in hidden_states]
 
     @torch.no_grad()
     def embed(self, input_ids: list[int]) -> Tensor:

@@ -61,7 +61,7 @@ def run_text(arguments: argparse.Namespace) -> None:
     import torch
 
     from llava_export.checkpoint.checkpoint import open_checkpoint
-    from llava_export.evaluate.corpus import open_corpus
+    from llava_export.corpus import open_corpus
     from llava_export.evaluate.text import evaluate_program, evaluate_recipe
     from llava_export.recipe import Recipe
     from llava_runner.program import Program

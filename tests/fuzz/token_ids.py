@@ -10,7 +10,7 @@ import numpy as np
 
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from llava_export.evaluate.corpus import open_corpus
+from llava_export.corpus import open_corpus
 
 
 def saved(array: np.ndarray) -> bytes:

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.cli import evaluate
+from llava_export.corpus import Corpus, open_corpus
 from llava_export.errors import CorpusError, RecipeError
-from llava_export.evaluate.corpus import Corpus, open_corpus
 from llava_export.evaluate.text import Estimate, evaluate_recipe, t_quantile
 from llava_export.recipe import RECIPES
 from llava_export.streams import DecoderBlocks, Stream
@@ -155,7 +155,7 @@ def test_a_text_is_tokenized_as_by_the_checkpoint(tmp_path, monkeypatch):
         return b"".join(map(tokenizer.decode_piece, corpus.ids.tolist())).decode()
 
     assert read_back(whole).strip() == text.strip()
-    monkeypatch.setattr("llava_export.evaluate.corpus.PIECE_OF_TEXT", 100)
+    monkeypatch.setattr("llava_export.corpus.PIECE_OF_TEXT", 100)
     in_pieces = read_back(open_corpus(path, checkpoint))
     assert in_pieces != read_back(whole)  # a piece may begin with a space of its own
     assert in_pieces.replace(" ", "") == text.replace(" ", "")

@@ -1,7 +1,8 @@
-"""A text to measure a model on: token ids, cut into windows."""
+"""A text to measure a model on, or to calibrate it with: token ids, read from a file or made from text."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.errors import CorpusError
+from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.prompt import Span
 
 ARRAY = ".npy"
@@ -50,31 +52,39 @@ def open_corpus(path: Path, checkpoint: Checkpoint) -> Corpus:
     Where the checkpoint's texts begin with a token for that, so does every window of a text file. Raises
     ``CorpusError`` for a file that cannot be read as one, or has ids outside the vocabulary.
     """
-    if not path.is_file():
-        raise CorpusError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
-    if path.stat().st_size > CORPUS_AT_MOST:
-        raise CorpusError(f"{path} is too large: at most {CORPUS_AT_MOST >> 30} GiB are read")
     bos_id = None
     if path.suffix == ARRAY:
-        ids = _read_array(path)
+        ids = read_ids(path)
     else:
-        ids = _encoded(_read_text(path), checkpoint)
-        bos_id = checkpoint.config.bos_id if checkpoint.tokenizer.rules.adds_bos else None
+        bos_id = begin_id(checkpoint)
+        tokenizer = checkpoint.tokenizer.chat_tokenizer(bos_id=checkpoint.config.bos_id)
+        ids = encode_text(read_text(path), tokenizer, begins=bos_id is not None)
     if not len(ids):
         raise CorpusError(f"{path} has no tokens")
-    vocab_size = checkpoint.config.text.vocab_size
-    wrong = ids[(ids < 0) | (ids >= vocab_size)]
-    if len(wrong):
-        raise CorpusError(
-            f"{path} has the token id {int(wrong[0])}; the model's vocabulary has the ids 0 to {vocab_size - 1}"
-        )
+    check_vocabulary(ids, checkpoint, name=str(path))
     if len(ids) == 1 and bos_id is None:
         raise CorpusError(f"{path} has one token, and no next one to compare")
     return Corpus(ids, bos_id)
 
 
-def _read_array(path: Path) -> Tensor:
-    """Return the ids in an ``.npy`` file."""
+def begin_id(checkpoint: Checkpoint) -> int | None:
+    """Return the token that a checkpoint's texts begin with, or None if there is none."""
+    return checkpoint.config.bos_id if checkpoint.tokenizer.rules.adds_bos else None
+
+
+def check_vocabulary(ids: Tensor, checkpoint: Checkpoint, *, name: str) -> None:
+    """Raise ``CorpusError``, which names where they are from, for ids outside a checkpoint's vocabulary."""
+    vocab_size = checkpoint.config.text.vocab_size
+    wrong = ids[(ids < 0) | (ids >= vocab_size)]
+    if len(wrong):
+        raise CorpusError(
+            f"{name} has the token id {int(wrong[0])}; the model's vocabulary has the ids 0 to {vocab_size - 1}"
+        )
+
+
+def read_ids(path: Path) -> Tensor:
+    """Return the token ids in an ``.npy`` file, int64 ``[L]``. Raises ``CorpusError`` for what is no such file."""
+    _check_file(path)
     try:
         with path.open("rb") as file:
             found = np.lib.format.read_array(file, allow_pickle=False)
@@ -91,8 +101,9 @@ def _read_array(path: Path) -> Tensor:
     return torch.from_numpy(found.astype(np.int64))
 
 
-def _read_text(path: Path) -> str:
-    """Return the text of a file in UTF-8."""
+def read_text(path: Path) -> str:
+    """Return the text of a file. Raises ``CorpusError`` for what is no such file, too large, or not UTF-8."""
+    _check_file(path)
     content = path.read_bytes()
     try:
         return content.decode("utf-8-sig")
@@ -100,17 +111,29 @@ def _read_text(path: Path) -> str:
         raise CorpusError(f"{path} is not UTF-8 text at byte {error.start}") from error
 
 
-def _encoded(text: str, checkpoint: Checkpoint) -> Tensor:
-    """Return the ids of a text. A long one is tokenized in pieces, which end with a line where they can."""
-    tokenizer = checkpoint.tokenizer.chat_tokenizer(bos_id=checkpoint.config.bos_id)
-    begins = int(checkpoint.tokenizer.rules.adds_bos)  # tokens before the text's own
+def _check_file(path: Path) -> None:
+    """Raise ``CorpusError`` for what is no file, or too large a one."""
+    if not path.is_file():
+        raise CorpusError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
+    if path.stat().st_size > CORPUS_AT_MOST:
+        raise CorpusError(f"{path} is too large: at most {CORPUS_AT_MOST >> 30} GiB are read")
+
+
+def encode_text(text: str, tokenizer: ChatTokenizer, *, begins: bool) -> Tensor:
+    """Return the ids of a text, int64 ``[L]``, without the token that texts begin with if they do (``begins``)."""
     ids: list[int] = []
+    for part in parts_of(text, length=PIECE_OF_TEXT):
+        (piece,) = tokenizer.encode_turn([(Span(part, is_template=False),)])
+        ids += piece[int(begins) :]
+    return torch.tensor(ids, dtype=torch.int64)
+
+
+def parts_of(text: str, *, length: int) -> Iterator[str]:
+    """Yield the parts of a text, of at most so many characters. They end with a line, or a word, where they can."""
     start = 0
     while start < len(text):
-        end = start + PIECE_OF_TEXT
+        end = start + length
         if end < len(text):
             end = text.rfind("\n", start, end) + 1 or text.rfind(" ", start, end) + 1 or end
-        (piece,) = tokenizer.encode_turn([(Span(text[start:end], is_template=False),)])
-        ids += piece[begins:]
+        yield text[start:end]
         start = end
-    return torch.tensor(ids, dtype=torch.int64)
