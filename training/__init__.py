@@ -2,7 +2,8 @@
 
 ``scenes`` and ``questions`` make the data, ``tokenizer`` and ``images`` turn it into tensors. ``model`` and
 ``projectors`` hold the modules, ``vision_stage`` and ``answer_stage`` train them with ``optimization``. ``checkpoints``
-writes the result and ``accuracy`` measures it. ``train`` does all of it in order.
+writes the result and ``accuracy`` measures it. ``train`` does all of it in order. ``calibration`` is a
+command of its own: it renders scenes to calibrate quantization with.
 """
 
 # The models that can be trained, with the names of their projectors.
