@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGUFWriter
 from safetensors.torch import save
 
 from llava_export.builtin import CHECKPOINTS
@@ -27,7 +26,6 @@ from llava_export.checkpoint.prompt import find_prompt
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.checkpoint.tokenizer import open_tokenizer
 from llava_export.errors import CheckpointError, ConfigError
-from llava_export.gguf.verify import open_gguf, value
 from llava_export.pte.golden import GoldenRecord
 from llava_export.pte.package.tokenizer import write_tokenizer
 from llava_export.pte.read.describe import card_of, linear_names, to_dict
@@ -36,7 +34,7 @@ from llava_export.pte.verify import changed_files, read_manifest
 from llava_runner.contract import MAX_VOCAB, FileRecord, Manifest, ModelCard, signatures
 from llava_runner.documents import JsonObject
 from llava_runner.tokenizer import TextStream, Tokenizer, schema
-from tests.fuzz import adapters, samples, token_ids
+from tests.fuzz import adapters, gguf_files, samples, token_ids
 from tests.fuzz.card import CARD
 from tests.fuzz.mutations import mutated_bytes, mutated_document, mutated_json
 
@@ -121,15 +119,6 @@ def verify_files(path: Path) -> None:
     """Read a manifest, and compare the files of its package."""
     program = path.with_suffix(".pte")
     changed_files(program, read_manifest(program))
-
-
-def gguf_keys(path: Path) -> None:
-    """Read a GGUF file, and what it says of itself."""
-    reader = open_gguf(path)
-    value(reader, "general.file_type", int)
-    value(reader, "llava_export.source", str)
-    for tensor in reader.tensors:
-        tensor.data.sum()
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -246,20 +235,6 @@ def small_package(folder: Path) -> None:
         (folder / name).write_bytes(b"abc")
 
 
-def small_gguf(folder: Path) -> bytes:
-    """Return a GGUF file with one tensor."""
-    writer = GGUFWriter(folder / "small.gguf", "llama")
-    writer.add_file_type(1)
-    writer.add_string("llava_export.source", "tiny-llava")
-    writer.add_token_list(["a", "b"])
-    writer.add_tensor("x", torch.ones(2, 4).numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return (folder / "small.gguf").read_bytes()
-
-
 def targets(scratch: Path) -> dict[str, Target]:
     """Return all targets by name. ``scratch`` is an empty folder for files that making the inputs takes."""
     model = (TINY / "tokenizer.model").read_bytes()
@@ -345,5 +320,5 @@ def targets(scratch: Path) -> dict[str, Target]:
         "program": Target(
             "llava.pte", [p.read_bytes() for p in sorted(SEEDS.glob("*.program"))], inspect, mutated_bytes
         ),
-        "GGUF": Target("x.gguf", [small_gguf(scratch)], gguf_keys, mutated_bytes),
+        "GGUF": Target("x.gguf", [gguf_files.small(scratch)], gguf_files.read, mutated_bytes),
     }
