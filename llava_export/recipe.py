@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
     from llava_export.config import TextConfig
     from llava_export.models.llava import LlavaModel
+    from llava_export.quantize.weights import QuantizedLinears
 
 LINEAR_SCHEMES = ("8da4w", "8da8w", "fp32")  # coarsest first
 # Bits of a weight by its linear's scheme, and the scheme that is as coarse as an embedding of so many bits.
 SCHEME_BITS = {"8da4w": 4, "8da8w": 8, "fp32": 32}
 SCHEME_OF_BITS = {bits: scheme for scheme, bits in SCHEME_BITS.items()}
 EMBEDDING_BITS = (4, 8, 32)
-ALGORITHMS = ("mse", "minmax", "hqq")
+GPTQ = "gptq"
+ALGORITHMS = ("mse", "minmax", "hqq", GPTQ)
 # torch's names for the types of cached keys and values.
 KV_CACHES = {"fp32": "float32", "bf16": "bfloat16"}
 # XNNPACK's int4 kernels read a scale for each multiple of 32 input features.
@@ -68,7 +70,7 @@ class Recipe:
     the token embedding, ``kv_cache`` the type of cached keys and values, and ``group_size`` the number of input
     features that share a scale. ``algorithm`` chooses the scales of 4-bit weights: ``mse`` searches for the least
     squared error, ``minmax`` takes the largest magnitude, and ``hqq`` is Half-Quadratic Quantization (Badri and Shaji,
-    2023).
+    2023). With ``gptq`` the decoder's layers are calibrated (see ``calibration``), and the rest is as with ``mse``.
 
     ``head`` and ``group_size`` may be None until ``fitted`` chooses them for a model.
     """
@@ -94,6 +96,8 @@ class Recipe:
         ):
             if value not in allowed:
                 raise RecipeError(f"{what} {value!r} is not one of {', '.join(map(str, allowed))}")
+        if self.algorithm == GPTQ and SCHEME_BITS[self.text] != 4:
+            raise RecipeError(f"{GPTQ} chooses 4-bit weights, and the text scheme {self.text} has none")
         size = self.group_size
         if size is not None and (size < GROUP_SIZE_STEP or size % GROUP_SIZE_STEP):
             raise RecipeError(f"group size {self.group_size} is not a multiple of {GROUP_SIZE_STEP}, as XNNPACK needs")
@@ -116,6 +120,11 @@ class Recipe:
         embedding = SCHEME_OF_BITS[self.embedding_bits]
         schemes = (self.text, self.head or self.text, self.vision, embedding)
         return THRESHOLDS[min(schemes, key=LINEAR_SCHEMES.index)]
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the decoder's layers are quantized for the inputs that samples give them."""
+        return self.algorithm == GPTQ
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name."""
@@ -182,25 +191,28 @@ class Recipe:
             sizes[f"{LM_HEAD}.weight"] = 0
         return sizes
 
-    def quantize(self, block: nn.Module, *, fqn: str) -> None:
+    def quantize(self, block: nn.Module, *, fqn: str, calibrated: QuantizedLinears | None = None) -> None:
         """Replace the weights of ``block`` by quantized ones. ``fqn`` is its name in the model, and decides the scheme.
 
         The weights may be of any float type. Those of linears and embeddings that are not quantized become float32.
+        ``calibrated`` has 4-bit linears of the block that were quantized before.
         """
         import torch
         from torch import nn
 
-        from llava_export.quantize.weights import quantized
+        from llava_export.quantize.weights import int4_weight, quantized
 
         for path, module in list(block.named_modules()):
             name = ".".join(part for part in (fqn, path) if part)
             bits = self._bits(name, module)
-            if bits < 32:
+            if calibrated and path in calibrated:
+                module.weight = int4_weight(*calibrated[path], rounds_inputs=True)
+            elif bits < 32:
                 module.weight = quantized(
                     module.weight,
                     bits=bits,
                     group_size=self._fitted_group_size if bits == 4 else None,
-                    algorithm=self.algorithm,
+                    algorithm="mse" if self.algorithm == GPTQ else self.algorithm,
                     rounds_inputs=isinstance(module, nn.Linear),
                 )
             elif isinstance(module, (nn.Linear, nn.Embedding)):

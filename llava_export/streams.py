@@ -8,7 +8,7 @@ Shapes: T positions of a sequence, D hidden size, V vocabulary, H query heads, K
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.models.llama import LlamaDecoder
 from llava_export.models.names import DECODER_NORM, LM_HEAD, TOKEN_EMBEDDING, decoder_layer
+from llava_export.quantize.weights import QuantizedLinears
 from llava_export.recipe import KV_CACHES, Recipe
 
 
@@ -53,11 +54,18 @@ class WholeSequenceAttention(nn.Module):
 class DecoderBlocks:
     """The token embedding and the text decoder of a checkpoint, loaded block by block, quantized by a recipe or not.
 
-    No sequence may be longer than ``max_len``. ``device`` is torch's name of what computes.
+    No sequence may be longer than ``max_len``. ``device`` is torch's name of what computes. ``calibrated`` returns the
+    linears of a layer that were quantized before, as ``Recipe.quantize`` takes them.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, max_len: int, recipe: Recipe | None = None, device: str = "cpu"
+        self,
+        checkpoint: Checkpoint,
+        *,
+        max_len: int,
+        recipe: Recipe | None = None,
+        device: str = "cpu",
+        calibrated: Callable[[str], QuantizedLinears | None] = lambda fqn: None,
     ) -> None:
         kv_cache = KV_CACHES[recipe.kv_cache] if recipe else "float32"
         attention = partial(WholeSequenceAttention, cache_dtype=getattr(torch, kv_cache))
@@ -65,6 +73,7 @@ class DecoderBlocks:
         self._weights = checkpoint.weights
         self._recipe = recipe
         self._device = device
+        self._calibrated = calibrated
 
     @property
     def decoder(self) -> LlamaDecoder:
@@ -86,7 +95,7 @@ class DecoderBlocks:
         self._weights.fill(block, prefix=fqn)
         block.to(self._device)
         if quantized and self._recipe:
-            self._recipe.quantize(block, fqn=fqn)
+            self._recipe.quantize(block, fqn=fqn, calibrated=self._calibrated(fqn))
         try:
             yield block
         finally:
@@ -131,7 +140,10 @@ class Stream:
     @torch.no_grad()
     def advance(self, layer: nn.Module) -> None:
         """Replace the rows by what a layer of the decoder, loaded, returns for them."""
-        beginning = torch.tensor([0])
         for i, x_1TD in enumerate(self.rows):
-            start, cos_T1e, sin_T1e = self._decoder.positions(beginning, x_1TD.shape[1])
-            self.rows[i] = layer(x_1TD, cos_T1e.to(x_1TD.device), sin_T1e.to(x_1TD.device), start)
+            self.rows[i] = layer(x_1TD, *self.positions(x_1TD))
+
+    def positions(self, x_1TD: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Return what a layer takes behind these rows: the rotations of their positions, and the first position."""
+        start, cos_T1e, sin_T1e = self._decoder.positions(torch.tensor([0]), x_1TD.shape[1])
+        return cos_T1e.to(x_1TD.device), sin_T1e.to(x_1TD.device), start

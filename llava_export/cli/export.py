@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from llava_export.cli.flags import (
+    add_calibration_flags,
     add_checkpoint_flags,
     add_output_dir,
     add_prompt_template,
@@ -16,7 +17,7 @@ from llava_export.cli.flags import (
     chosen_recipe,
 )
 from llava_export.errors import ExportError
-from llava_export.pte.options import LOWERINGS, PARTITIONERS, Options
+from llava_export.pte.options import DEVICES, LOWERINGS, PARTITIONERS, Options
 from llava_export.system import use_huge_pages
 from llava_runner import contract
 from llava_runner.arguments import ArgumentParser, positive_int, run_command
@@ -70,6 +71,11 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
 
     add_recipe_flags(parser)
 
+    calibration = add_calibration_flags(parser)
+    calibration.add_argument(
+        "--device", choices=DEVICES, default=Options.device, help="what computes (default: %(default)s)"
+    )
+
     program = parser.add_argument_group("the program")
     program.add_argument(
         "--max-seq-len", type=positive_int, metavar="N", help="longest prompt of one call, in tokens (default: 768)"
@@ -112,6 +118,9 @@ def options(arguments: argparse.Namespace) -> Options:
         golden=not arguments.no_golden,
         artifacts=arguments.with_artifacts,
         prompt_template=arguments.prompt_template,
+        calibration_data=arguments.calibration_data,
+        calibration_samples=arguments.calibration_samples,
+        device=arguments.device,
     )
 
 
@@ -131,11 +140,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     silence_libraries()
     from llava_export.pte.export import export
-    from llava_export.pte.plan import NUM_STAGES, plan
+    from llava_export.pte.plan import CALIBRATION_STAGES, NUM_STAGES, plan
     from llava_export.pte.preflight import shortages
 
     console = new_console()
-    stages = ProgressStages(console, total=NUM_STAGES if chosen.golden else NUM_STAGES - 1)
+    total = NUM_STAGES - (not chosen.golden) + CALIBRATION_STAGES * chosen.recipe.calibrates
+    stages = ProgressStages(console, total=total)
     with stages.running():
         with stages.stage("open checkpoint"):
             planned = plan(arguments.model, chosen, **checkpoint_parts(arguments))

@@ -10,13 +10,15 @@ from llava_export.recipe import (
     ALGORITHMS,
     DEFAULT_RECIPE,
     EMBEDDING_BITS,
+    GPTQ,
     KV_CACHES,
     LINEAR_SCHEMES,
     RECIPES,
     Recipe,
 )
-from llava_runner.arguments import path
+from llava_runner.arguments import path, positive_int
 
+DEFAULT_SAMPLES = 128  # to calibrate with
 DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
 RECIPE_CHANGES = ("group_size", "embedding_bits", "head", "vision", "kv_cache", "algorithm")  # flags and fields
 
@@ -95,6 +97,25 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--vision", choices=LINEAR_SCHEMES, help="tower and projector linears (default: the recipe's)")
     recipe.add_argument("--kv-cache", choices=KV_CACHES, help="type of cached keys and values (default: the recipe's)")
     recipe.add_argument("--algorithm", choices=ALGORITHMS, help="how 4-bit scales are chosen (default: mse)")
+
+
+def add_calibration_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the flags of a recipe that calibrates. Return their group."""
+    group = parser.add_argument_group(f"calibration, by --algorithm {GPTQ}")
+    group.add_argument(
+        "--calibration-data",
+        type=path,
+        metavar="PATH",
+        help="folder or .jsonl of image, question, answer; .txt; .npy of token ids (default: what ships with llava)",
+    )
+    group.add_argument(
+        "--calibration-samples",
+        type=positive_int,
+        default=DEFAULT_SAMPLES,
+        metavar="N",
+        help="at most so many, evenly spread (default: %(default)s)",
+    )
+    return group
 
 
 def chosen_recipe(arguments: argparse.Namespace) -> Recipe:

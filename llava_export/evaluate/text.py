@@ -18,6 +18,7 @@ from torch import Tensor
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.errors import CorpusError
 from llava_export.pte.against import check_sizes
+from llava_export.quantize.weights import QuantizedLinears
 from llava_export.recipe import Recipe
 from llava_export.streams import DecoderBlocks, Head, Stream
 from llava_runner.program import Program
@@ -75,20 +76,24 @@ def evaluate_recipe(
     recipe: Recipe,
     windows: Sequence[Tensor],
     *,
+    calibrated: Callable[[str], QuantizedLinears | None] = lambda fqn: None,
     device: str = "cpu",
     on_step: Callable[[str], None] = lambda name: None,
 ) -> TextFigures:
     """Return the figures of a checkpoint quantized by a recipe, computed in torch.
 
-    ``windows`` are token ids ``[T]``, all of one length. ``on_step`` is told what begins. Raises ``RecipeError`` for a
+    ``windows`` are token ids ``[T]``, all of one length. ``calibrated`` returns the linears of a layer that were
+    quantized before. ``on_step`` is told what begins. Raises ``RecipeError`` for a
     recipe that does not fit the model.
     """
     shapes = checkpoint.build_model(max_context_len=1)
     recipe = recipe.fitted(shapes)
     recipe.check(shapes)
     _check_length(windows, limit=checkpoint.config.text.max_position_embeddings, what="the model was trained for")
+    max_len = len(windows[0])
     both = [
-        DecoderBlocks(checkpoint, max_len=len(windows[0]), recipe=chosen, device=device) for chosen in (None, recipe)
+        DecoderBlocks(checkpoint, max_len=max_len, device=device),
+        DecoderBlocks(checkpoint, max_len=max_len, recipe=recipe, device=device, calibrated=calibrated),
     ]
     streams = _read(both, windows, on_step=on_step)
     with both[0].head() as float_head, both[1].head() as head:

@@ -108,13 +108,17 @@ class LlamaAttention(nn.Module):
 
     def forward(self, x_1TD: Tensor, cos_T1e: Tensor, sin_T1e: Tensor, start: int) -> Tensor:
         """Return rows ``[1, T, D]`` for rows ``[1, T, D]`` and the rotations ``[T, 1, e]`` of their positions."""
+        return self.o_proj(self.attended(x_1TD, cos_T1e, sin_T1e, start))
+
+    def attended(self, x_1TD: Tensor, cos_T1e: Tensor, sin_T1e: Tensor, start: int) -> Tensor:
+        """Return the values ``[1, T, H * E]`` that the heads attend to: what ``o_proj`` reads."""
         q_first, q_second, k_first, k_second, v = self.qkv_proj(x_1TD).split(self.qkv_proj.splits, dim=-1)
         q_1THE = self._rotate(q_first, q_second, cos_T1e, sin_T1e)
         k_1TKE = self._rotate(k_first, k_second, cos_T1e, sin_T1e)
         # This reshape and the last one keep a symbolic T when they are lowered. So they stay outside XNNPACK, where
         # ExecuTorch makes aliases of them. Inside, each would be a delegate of its own that only copies.
         v_1TKE = v.unflatten(-1, (-1, self.head_dim))
-        return self.o_proj(self.cached_attention(q_1THE, k_1TKE, v_1TKE, start).flatten(2))
+        return self.cached_attention(q_1THE, k_1TKE, v_1TKE, start).flatten(2)
 
     def _rotate(self, first: Tensor, second: Tensor, cos_T1e: Tensor, sin_T1e: Tensor) -> Tensor:
         """Return heads ``[1, T, heads, E]``, rotated, for the halves of all heads, ``[1, T, heads * e]`` each.
@@ -138,8 +142,12 @@ class LlamaMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return rows ``[1, T, D]`` for rows ``[1, T, D]``."""
+        return self.down_proj(self.gated(x))
+
+    def gated(self, x: Tensor) -> Tensor:
+        """Return the rows ``[1, T, intermediate_size]`` that ``down_proj`` reads."""
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+        return F.silu(gate) * up
 
 
 class LlamaLayer(nn.Module):

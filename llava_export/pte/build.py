@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from llava_export.calibration.store import LayerStore
 from llava_export.pte.lower import Lowered, export_methods, lower, serialize, write
 from llava_export.pte.options import STAMPED
 from llava_export.pte.plan import Plan
@@ -16,9 +17,14 @@ from llava_export.stages import Stages
 from llava_runner.contract import ModelCard
 
 
-def build_program(plan: Plan, *, card: ModelCard, stages: Stages, path: Path) -> list[MethodReport]:
-    """Write the program of a plan to ``path``. Return what each method delegates, and what it leaves outside."""
-    source = ModelSource(plan.checkpoint, plan.options.recipe, plan.max_context_len)
+def build_program(
+    plan: Plan, *, calibrated: LayerStore | None, card: ModelCard, stages: Stages, path: Path
+) -> list[MethodReport]:
+    """Write the program of a plan to ``path``. Return what each method delegates, and what it leaves outside.
+
+    ``calibrated`` has the decoder's layers if the plan's recipe calibrates them.
+    """
+    source = ModelSource(plan.checkpoint, plan.options.recipe, plan.max_context_len, calibrated)
     partitioners = plan.options.partitioners
     with TemporaryDirectory(dir=path.parent, prefix="packed-") as scratch:
         lowered = None

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_export.builtin import SAMPLE_IMAGE
+from llava_export.calibration.calibrate import calibrate_with
 from llava_export.checkpoint.prompt import stop_ids
-from llava_export.pte.golden import float_answer, golden_question, num_steps
+from llava_export.pte import golden
 from llava_export.pte.package.image import write_image
 from llava_export.pte.package.manifest import build_manifest, versions
 from llava_export.pte.package.tokenizer import write_tokenizer
@@ -62,17 +63,34 @@ def export(
             write_tokenizer(checkpoint.tokenizer, folder)
             write_image(SAMPLE_IMAGE, folder, images=checkpoint.images)
         card = model_card(plan)
+        calibrated = None
+        if plan.options.recipe.calibrates:
+            calibrated = calibrate_with(
+                plan.samples,
+                checkpoint,
+                plan.options.recipe,
+                prompt=plan.prompt,
+                max_len=plan.max_seq_len,
+                limit=plan.options.calibration_samples,
+                folder=output_dir / f".{Path(pte_name).stem}.calibration",
+                device=plan.options.device,
+                stages=stages,
+            )
         with ExitStack() as parallel:
             if plan.options.golden:
-                question = golden_question(checkpoint, card=card, chat_template=plan.prompt.jinja, is_checked=not force)
-                wait_for_answer = parallel.enter_context(in_background(float_answer, checkpoint.reopen, question))
+                question = golden.golden_question(
+                    checkpoint, card=card, chat_template=plan.prompt.jinja, is_checked=not force
+                )
+                wait_for_answer = parallel.enter_context(
+                    in_background(golden.float_answer, checkpoint.reopen, question)
+                )
             # ExecuTorch's compiler takes seconds to import. The float model is already at work meanwhile, and a
             # mistake was found before.
             from llava_export.pte.build import build_program
 
-            reports = build_program(plan, card=card, stages=stages, path=folder / pte_name)
+            reports = build_program(plan, calibrated=calibrated, card=card, stages=stages, path=folder / pte_name)
             if plan.options.golden:
-                with stages.stage("record float answer", steps=num_steps(checkpoint.config)) as step:
+                with stages.stage("record float answer", steps=golden.num_steps(checkpoint.config)) as step:
                     answer = wait_for_answer(step)
                 contract.golden_path(folder / pte_name).write_bytes(answer.golden)
                 stages.add_parallel("float answer, parallel", seconds=answer.seconds, peak_bytes=answer.peak_bytes)
@@ -82,6 +100,8 @@ def export(
                     (folder / name).unlink()
             manifest = build_manifest(folder, program=pte_name, card=card)
             (folder / manifest_name).write_text(manifest.to_json(), encoding="utf-8")
+    if calibrated:
+        calibrated.remove()
     sizes = {name: file.bytes for name, file in manifest.files.items()}
     return Exported(output_dir / pte_name, sizes, reports)
 

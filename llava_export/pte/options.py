@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from llava_export.recipe import DEFAULT_RECIPE, RECIPES, Recipe
 
 STAMPED, ORDINARY = LOWERINGS = ("stamped", "ordinary")
 PARTITIONERS = (1, 2)
+DEVICES = ("cpu", "cuda")  # torch's names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,9 @@ class Options:
     None stands for a default that depends on the model. ``partitioners`` is 1 to delegate the quantized linears alone.
     ``lowering`` is one of ``LOWERINGS``. ``golden`` adds the golden record, ``artifacts`` tokenizer and sample image.
     ``prompt_template`` replaces the checkpoint's own, see ``checkpoint.prompt.find_prompt``.
+
+    A recipe that calibrates does it with ``calibration_data`` (see ``calibration.samples.open_samples``), of which it
+    takes at most ``calibration_samples``, on ``device``, one of ``DEVICES``.
     """
 
     recipe: Recipe = RECIPES[DEFAULT_RECIPE]
@@ -28,3 +33,6 @@ class Options:
     prompt_template: str | None = None
     golden: bool = True
     artifacts: bool = False
+    calibration_data: Path | None = None
+    calibration_samples: int | None = None
+    device: str = DEVICES[0]

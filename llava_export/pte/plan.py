@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
+from llava_export.calibration.samples import Sample, open_samples
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.checkpoint.prompt import Prompt, find_prompt
 from llava_export.config import LlavaConfig
 from llava_export.errors import ExportError
 from llava_export.pte.options import STAMPED, Options
 from llava_export.pte.preflight import Estimate, estimate
+from llava_export.recipe import GPTQ
 
 DEFAULT_LENGTH = 768
+CALIBRATION_STAGES = 2  # of a recipe that calibrates
 NUM_STAGES = 8  # of an export with a golden record, "open checkpoint" included; the same for either lowering
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An export that can be done as asked. The lengths are in positions, and no longer None."""
+    """An export that can be done as asked. The lengths are in positions, and no longer None.
+
+    ``samples`` are what the recipe calibrates with, and none if it does not.
+    """
 
     checkpoint: Checkpoint
     prompt: Prompt
@@ -25,6 +33,7 @@ class Plan:
     max_seq_len: int
     max_context_len: int
     estimate: Estimate
+    samples: list[Sample]
 
 
 def plan(model: str, options: Options, **parts: str | None) -> Plan:
@@ -42,6 +51,7 @@ def plan_for(checkpoint: Checkpoint, options: Options) -> Plan:
     shapes = checkpoint.build_model(max_context_len=1)
     options = replace(options, recipe=options.recipe.fitted(shapes))
     options.recipe.check(shapes)
+    samples = _samples(options)
     needed = estimate(
         shapes,
         config=checkpoint.config,
@@ -50,7 +60,18 @@ def plan_for(checkpoint: Checkpoint, options: Options) -> Plan:
         stamped=options.lowering == STAMPED,
         golden=options.golden,
     )
-    return Plan(checkpoint, prompt, options, max_seq_len, max_context_len, needed)
+    return Plan(checkpoint, prompt, options, max_seq_len, max_context_len, needed, samples)
+
+
+def _samples(options: Options) -> list[Sample]:
+    """Return the samples that a recipe calibrates with. Raises a ``UserError`` if they cannot be had."""
+    if not options.recipe.calibrates:
+        if options.calibration_data is not None:
+            raise ExportError(f"--calibration-data is for --algorithm {GPTQ}; {options.recipe.algorithm} uses no data")
+        return []
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ExportError("--device cuda: torch finds no GPU here")
+    return open_samples(options.calibration_data)
 
 
 def _lengths(config: LlavaConfig, options: Options) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from itertools import zip_longest
 
 from torch import nn
 
+from llava_export.calibration.store import LayerStore
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.config import LlavaConfig
 from llava_export.models.llava import LlavaModel
@@ -19,11 +20,15 @@ from llava_export.system import return_free_memory
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Builds models of one checkpoint that ExecuTorch can export, and gives them quantized weights."""
+    """Builds models of one checkpoint that ExecuTorch can export, and gives them quantized weights.
+
+    ``calibrated`` has the decoder's layers if the recipe's algorithm calibrates them.
+    """
 
     checkpoint: Checkpoint
     recipe: Recipe
     max_context_len: int
+    calibrated: LayerStore | None = None
 
     def build(self, config: LlavaConfig | None = None, *, max_context_len: int | None = None) -> LlavaModel:
         """Return a model on the meta device with ExecuTorch's attention: shapes, no weights.
@@ -45,7 +50,8 @@ class ModelSource:
             self.checkpoint.weights.fill(block, prefix=fqn, matrices_as_stored=True)
             if following:
                 self.checkpoint.weights.prefetch(following[1], prefix=following[0])
-            self.recipe.quantize(block, fqn=fqn)
+            calibrated = self.calibrated.load(fqn) if self.calibrated else None
+            self.recipe.quantize(block, fqn=fqn, calibrated=calibrated)
             return_free_memory()
             yield fqn, block
 

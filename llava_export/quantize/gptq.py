@@ -3,6 +3,10 @@
 What is made small is not the error of the weight but that of the linear's output, for the inputs of a calibration set.
 Two choices are of the authors' later code: columns with the largest inputs come first ("activation order"), and each
 group's scale is chosen before that from its own columns, so that groups stay where XNNPACK wants them.
+
+The inputs are those of a model whose earlier layers are rounded. The weight is first moved toward the outputs that the
+float model has, so that errors do not add up from layer to layer: "Quantization Error Propagation" (Arai and Ichikawa,
+2025).
 """
 
 from __future__ import annotations
@@ -10,24 +14,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llava_export.quantize.scales import GREATEST, LEAST, least_error_scales
+from llava_export.quantize.scales import GREATEST, LEAST, ROWS_AT_ONCE, least_error_scales
 
 DAMPING = 0.01  # share of the mean squared input that is added to all, so that the matrix can be inverted
+# How far the weight is moved toward the float model's outputs. All the way would fit the calibration set too closely.
+PROPAGATION = 0.5
+LEAST_IMPORTANCE = 1e-6  # of a weight whose input is always 0, as a share of the mean
 COLUMNS_AT_ONCE = 128  # whose errors reach the other columns by one product
 
 
-def gptq(weight_OI: Tensor, hessian_II: Tensor, *, group_size: int) -> tuple[Tensor, Tensor]:
+def gptq(weight_OI: Tensor, hessian_II: Tensor, drift_II: Tensor, *, group_size: int) -> tuple[Tensor, Tensor]:
     """Return the integers ``int8 [O, I]`` and scales ``float32 [O, I / group_size]`` of a linear with 4-bit weights.
 
-    ``hessian_II`` is the sum, or mean, of ``x x^T`` over inputs ``x`` of the linear. It is overwritten.
+    ``hessian_II`` is the sum of ``x x^T`` over the inputs ``x`` of the linear in the rounded model, and ``drift_II``
+    that of ``(y - x) x^T`` where ``y`` is the same input in the float model.
     """
-    squares_I = hessian_II.diagonal().clone()
-    order = squares_I.argsort(descending=True)
-    groups_NG = weight_OI.reshape(-1, group_size)
-    importance_NG = squares_I.clamp_min(squares_I.mean() * 1e-6).view(1, -1, group_size)
-    importance_NG = importance_NG.expand(len(weight_OI), -1, -1).reshape(groups_NG.shape)
-    scales = least_error_scales(groups_NG, importance_NG).view(len(weight_OI), -1)
+    order = hessian_II.diagonal().argsort(descending=True)
     factor_II = inverse_factor(hessian_II[order][:, order])
+    weight_OI = weight_OI + PROPAGATION * _toward_float(weight_OI, drift_II[:, order], factor_II)[:, order.argsort()]
+    scales = _group_scales(weight_OI, hessian_II.diagonal(), group_size=group_size)
     # Rows are columns here, so that each is contiguous.
     left_IO = weight_OI.T[order].contiguous()
     integers_IO = torch.empty(left_IO.shape, dtype=torch.int8, device=left_IO.device)
@@ -48,6 +53,28 @@ def gptq(weight_OI: Tensor, hessian_II: Tensor, *, group_size: int) -> tuple[Ten
     integers_OI = torch.empty(weight_OI.shape, dtype=torch.int8, device=weight_OI.device)
     integers_OI[:, order] = integers_IO.T
     return integers_OI, scales
+
+
+def _toward_float(weight_OI: Tensor, drift_II: Tensor, factor_II: Tensor) -> Tensor:
+    """Return the change of a weight that fits the float model's outputs best: ``weight drift (H + damping)^-1``.
+
+    The columns of ``drift_II`` and of the result are in the order of ``factor_II``. The products are computed in the
+    order that takes the least time.
+    """
+    if len(weight_OI) <= len(drift_II):
+        return weight_OI @ drift_II @ factor_II.T @ factor_II
+    return weight_OI @ (drift_II @ factor_II.T @ factor_II)
+
+
+def _group_scales(weight_OI: Tensor, squares_I: Tensor, *, group_size: int) -> Tensor:
+    """Return the scales ``[O, I / group_size]`` with the least error, weighted by the squared inputs ``[I]``."""
+    importance_I = squares_I.clamp_min(squares_I.mean() * LEAST_IMPORTANCE)
+    scales = []
+    for rows in weight_OI.split(ROWS_AT_ONCE):
+        groups_NG = rows.reshape(-1, group_size)
+        importance_NG = importance_I.expand(rows.shape).reshape(groups_NG.shape)
+        scales.append(least_error_scales(groups_NG, importance_NG).view(len(rows), -1))
+    return torch.cat(scales)
 
 
 def inverse_factor(hessian_II: Tensor) -> Tensor:

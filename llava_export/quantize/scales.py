@@ -13,6 +13,9 @@ LEAST, GREATEST = -8, 7  # of int4
 # Where the search begins: the integer that the largest magnitude of a group becomes, before it is clipped. From each,
 # least squares give the scale. More of them lower the error by less than one part in a hundred.
 LARGEST_BECOMES = (7.0, 7.5, 8.0, 9.0)
+# How many rows of a weight are worked on at a time. Intermediate results then stay in the processor's cache, which is
+# several times faster.
+ROWS_AT_ONCE = 128
 # A group of zeros gets a scale, too. XNNPACK wants normal positive numbers.
 SMALLEST_MAGNITUDE = 1e-9
 

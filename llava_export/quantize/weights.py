@@ -5,6 +5,7 @@ torchao computes with them, too: it rounds the inputs of a linear to 8 bits as X
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,12 +18,12 @@ from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor 
     IntxUnpackedToInt8TensorActivationQuantization,
 )
 
-from llava_export.quantize.scales import least_error_scales, rounded
+from llava_export.quantize.scales import ROWS_AT_ONCE, least_error_scales, rounded
+
+# Integers ``int8 [out, in]`` and scales ``float32 [out, groups]`` of 4-bit linears, by their names in a block.
+QuantizedLinears = Mapping[str, tuple[Tensor, Tensor]]
 
 INT_OF_BITS = {4: torch.int4, 8: torch.int8}  # type: ignore[attr-defined]  # torch's stubs lack int4
-# How many rows of a weight are quantized at a time. Intermediate results then stay in the processor's cache, which is
-# several times faster.
-ROWS_AT_ONCE = 128
 TORCHAO_ALGORITHMS = {
     "minmax": IntxChooseQParamsAlgorithm.AFFINE,
     "hqq": IntxChooseQParamsAlgorithm.HQQ_SCALE_ONLY,
@@ -60,6 +61,20 @@ def int4_weight(integers: Tensor, scales: Tensor, *, rounds_inputs: bool) -> nn.
         IntxUnpackedToInt8TensorActivationQuantization.INT8_ASYM_PER_TOKEN if rounds_inputs else None,
     )
     return nn.Parameter(tensor, requires_grad=False)
+
+
+def dequantized(integers: Tensor, scales: Tensor) -> Tensor:
+    """Return the weight ``float32 [out, in]`` that ``int4_weight`` stands for."""
+    groups = integers.unflatten(1, (scales.shape[1], -1)).to(torch.float32)
+    return groups.mul_(scales[..., None]).flatten(1)
+
+
+def round_inputs(x: Tensor) -> Tensor:
+    """Return inputs ``[..., in]`` of a linear, rounded to 8 bits as XNNPACK rounds them: a scale and zero a token."""
+    low, high = x.amin(-1, keepdim=True).clamp_(max=0), x.amax(-1, keepdim=True).clamp_(min=0)
+    scale = ((high - low) / 255).clamp_(min=torch.finfo(x.dtype).tiny)
+    zero = (-low / scale).round_()
+    return (x / scale).add_(zero).round_().clamp_(0, 255).sub_(zero).mul_(scale)
 
 
 def _with_least_error(weight: Tensor, *, group_size: int, rounds_inputs: bool) -> nn.Parameter:
