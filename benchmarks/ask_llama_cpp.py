@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.float_model import FloatModel
 from llava_export.benchmark.llama_cpp import LlamaCpp
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.cli.terminal import new_console, plain_table, silence_libraries
 from llava_export.models.llava import VisionEncoder
+from llava_export.reference import FloatModel
 from llava_runner.arguments import ArgumentParser, run_command
 from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.errors import UserError

@@ -94,3 +94,7 @@ class ExportError(UserError):
 
 class CorpusError(UserError):
     """A text that no model can be measured on: a file that is none, too short, or of another vocabulary."""
+
+
+class DatasetError(UserError):
+    """A data set, or a file of results, that cannot be used, or an evaluation that cannot be done as asked."""

@@ -1,4 +1,6 @@
-"""The float model, run from the checkpoint one block at a time. Only one block's weights are in memory.
+"""The float model, run from the checkpoint one block at a time, so that only one block's weights are in memory.
+
+A small one may also have all its weights in memory, which is faster. ``float_model`` chooses.
 
 Matrices keep the checkpoint's type, which is half precision mostly. When they are multiplied, some rows at a time
 become float32, and these never leave the processor's cache. So a token takes little longer than reading the checkpoint.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.weights import Weights
 from llava_export.models.llava import LlavaModel
 from llava_export.models.names import (
@@ -28,8 +32,41 @@ from llava_export.models.names import (
     decoder_layer,
     tower_layer,
 )
+from llava_runner.model import Model
 
 ROWS_AT_ONCE = 512  # of a matrix, converted to float32
+SMALL = 1 << 26  # parameters of a model that is held in memory: at most 256 MiB in float32
+
+
+def float_model(checkpoint: Checkpoint, *, max_context_len: int) -> Model:
+    """Return the float model of a checkpoint: a small one with its weights in memory, a larger one block by block."""
+    model = checkpoint.build_model(max_context_len=max_context_len)
+    if sum(weight.numel() for weight in model.parameters()) > SMALL:
+        return FloatReference(model, weights=checkpoint.weights)
+    checkpoint.weights.fill(model, prefix="")
+    return FloatModel(model)
+
+
+@dataclass
+class FloatModel:
+    """A ``llava_runner.model.Model`` that torch computes. The weights of ``modules`` must be filled."""
+
+    modules: LlavaModel
+
+    @torch.no_grad()
+    def encode_image(self, pixels: np.ndarray) -> Tensor:
+        """Return the features ``float32 [1, num_image_tokens, hidden_size]`` of an RGB image ``uint8 [3, H, W]``."""
+        return self.modules.vision_encoder(torch.from_numpy(pixels))
+
+    @torch.no_grad()
+    def embed(self, input_ids: list[int]) -> Tensor:
+        """Return the rows ``float32 [1, T, hidden_size]`` of T token ids."""
+        return self.modules.token_embedding(torch.tensor([input_ids]))
+
+    @torch.no_grad()
+    def decode(self, inputs_embeds: Tensor, *, position: int) -> Tensor:
+        """Read rows ``float32 [1, T, hidden_size]`` from ``position`` on. Return the last logits ``[vocab_size]``."""
+        return self.modules.text_decoder(inputs_embeds, torch.tensor([position])).flatten()
 
 
 class FloatReference:

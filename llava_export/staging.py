@@ -61,6 +61,20 @@ def staged(
         _write_record(output_dir, {**made, **{name: [new[name]] for name in new}})
 
 
+def write_whole(file: Path, text: str) -> None:
+    """Write a text to a file, which is replaced in one step. A device or a pipe is written to as it is."""
+    file = file.resolve()  # a link stays one
+    if file.exists() and not file.is_file():
+        file.write_text(text, encoding="utf-8")
+        return
+    new = file.with_name(f".{file.name}.{os.getpid()}.new")
+    try:
+        new.write_text(text, encoding="utf-8")
+        os.replace(new, file)
+    finally:
+        new.unlink(missing_ok=True)
+
+
 def fingerprint(path: Path) -> Fingerprint:
     """Return what tells a file from another of its name; of a folder, of all files in it."""
     if path.is_dir():

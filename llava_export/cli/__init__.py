@@ -11,7 +11,7 @@ COMMANDS = (
     Command("export", "llava_export.cli.export", "turn a checkpoint into a package for ExecuTorch"),
     Command("gguf", "llava_export.cli.gguf", "turn a checkpoint into GGUF files for llama.cpp"),
     Command("verify", "llava_export.cli.verify", "check that a package or GGUF files answer as their checkpoint does"),
-    Command("evaluate", "llava_export.cli.evaluate", "measure how far quantization is from the float model on a text"),
+    Command("evaluate", "llava_export.cli.evaluate", "score a package on a data set, or measure it on a text"),
     Command("doctor", "llava_export.cli.doctor", "say what a checkpoint or package is, and what is wrong with it"),
     RUN,
     Command("inspect", "llava_export.cli.inspect", "show what is inside a program"),

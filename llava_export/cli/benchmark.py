@@ -10,9 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from llava_export.cli.flags import existing_file, file_to_write
+from llava_export.cli.flags import UsageError, existing_file, file_to_write
 from llava_runner.arguments import ArgumentParser, depths, path, positive_int, run_command, thread_count
-from llava_runner.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,10 +31,6 @@ EPILOG = """examples:
 Every round is a process of its own: load, an image, a prompt, decoding. The
 figures are medians, with how far the farthest round lay from them.
 """
-
-
-class UsageError(UserError):
-    """Options that do not go together."""
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "llava benchmark") -> NoReturn:

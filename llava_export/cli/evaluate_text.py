@@ -8,10 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llava_export.cli.flags import checkpoint_parts, chosen_recipe, file_to_write, recipe_flags_given
+from llava_export.cli.flags import UsageError, add_recipe_flags, checkpoint_parts, chosen_recipe, flags_given
 from llava_export.errors import ExportError
 from llava_runner.arguments import path, positive_int
-from llava_runner.errors import PackageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +26,6 @@ def add_text_flags(parser: argparse.ArgumentParser) -> None:
     text.add_argument(
         "--text",
         type=path,
-        required=True,
         metavar="CORPUS",
         help="text in UTF-8, or .npy with token ids, which are read as they are",
     )
@@ -47,11 +45,13 @@ def add_text_flags(parser: argparse.ArgumentParser) -> None:
         default=DEVICES[0],
         help="what computes the float model and a recipe; a package's program runs on the CPU (default: %(default)s)",
     )
-    text.add_argument("--json", type=file_to_write, metavar="FILE", help="also write the figures to a file")
 
 
-def run_text(arguments: argparse.Namespace) -> None:
-    """Measure a package or a recipe on a text, and print the figures. Raises ``UserError`` for the user's mistakes."""
+def run_text(arguments: argparse.Namespace) -> int:
+    """Measure a package or a recipe on a text, print the figures, and return the exit code.
+
+    Raises ``UserError`` for the user's mistakes.
+    """
     package: Path | None = arguments.package
     _check_choice(arguments)
     chosen_recipe(arguments)  # a mistake is found before anything is read
@@ -64,6 +64,7 @@ def run_text(arguments: argparse.Namespace) -> None:
     from llava_export.corpus import open_corpus
     from llava_export.evaluate.text import evaluate_program, evaluate_recipe
     from llava_export.recipe import Recipe
+    from llava_export.staging import write_whole
     from llava_runner.program import Program
     from llava_runner.program_file import find_program
 
@@ -91,7 +92,8 @@ def run_text(arguments: argparse.Namespace) -> None:
             "recipe": recipe.to_dict(),
             **asdict(figures),
         }
-        arguments.json.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        write_whole(arguments.json, json.dumps(written, indent=2) + "\n")
+    return 0
 
 
 def print_figures(console: Console, figures: TextFigures, *, title: str, text: Path) -> None:
@@ -114,19 +116,19 @@ def print_figures(console: Console, figures: TextFigures, *, title: str, text: P
 
 
 def _check_choice(arguments: argparse.Namespace) -> None:
-    """Raise ``PackageError`` unless a command line names a package with its checkpoint, or a checkpoint alone."""
+    """Raise ``UsageError`` unless a command line names a package with its checkpoint, or a checkpoint alone."""
     if arguments.package is None:
         if arguments.model is None:
-            raise PackageError("name a package and --against its checkpoint, or --model for a recipe without an export")
+            raise UsageError("name a package and --against its checkpoint, or --model for a recipe without an export")
         if arguments.against is not None:
-            raise PackageError("--against is for packages; --model is compared with itself in float")
+            raise UsageError("--against is for packages; --model is compared with itself in float")
         return
     if arguments.model is not None:
-        raise PackageError("name either a package or --model; the checkpoint of a package is --against")
+        raise UsageError("name either a package or --model; the checkpoint of a package is --against")
     if arguments.against is None:
-        raise PackageError("--against is missing: the checkpoint that the package was made of")
-    if given := recipe_flags_given(arguments):
-        raise PackageError(f"{', '.join(given)}: for --model alone; a package has its recipe")
+        raise UsageError("--against is missing: the checkpoint that the package was made of")
+    if given := flags_given(arguments, add_recipe_flags):
+        raise UsageError(f"{', '.join(given)}: for --model alone; a package has its recipe")
 
 
 def _described(recipe: object) -> str:

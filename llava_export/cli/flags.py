@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from llava_export.families.prompts import PROMPTS
@@ -17,10 +18,15 @@ from llava_export.recipe import (
     Recipe,
 )
 from llava_runner.arguments import path, positive_int
+from llava_runner.errors import UserError
 
 DEFAULT_SAMPLES = 128  # to calibrate with
 DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
 RECIPE_CHANGES = ("group_size", "embedding_bits", "head", "vision", "kv_cache", "algorithm")  # flags and fields
+
+
+class UsageError(UserError):
+    """Options that do not go together."""
 
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser, *, default: str | None = DEFAULT_MODEL) -> None:
@@ -123,11 +129,12 @@ def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
     return RECIPES[arguments.recipe].with_changes(**{name: getattr(arguments, name) for name in RECIPE_CHANGES})
 
 
-def recipe_flags_given(arguments: argparse.Namespace) -> list[str]:
-    """Return the flags of ``add_recipe_flags`` that a command line has, other than their defaults."""
-    names = [name for name in RECIPE_CHANGES if getattr(arguments, name) is not None]
-    names += ["recipe"] if arguments.recipe != DEFAULT_RECIPE else []
-    return [f"--{name.replace('_', '-')}" for name in names]
+def flags_given(arguments: argparse.Namespace, add: Callable[[argparse.ArgumentParser], None]) -> list[str]:
+    """Return those of the flags that ``add`` adds which a command line has, with values other than their defaults."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add(parser)
+    defaults = vars(parser.parse_args([]))
+    return [f"--{name.replace('_', '-')}" for name in defaults if getattr(arguments, name) != defaults[name]]
 
 
 def add_output_dir(parser: argparse.ArgumentParser) -> None:

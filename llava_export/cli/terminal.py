@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -71,6 +71,25 @@ def progress(console: Console, *, steps: int | None) -> Iterator[Callable[[str],
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=steps)
         yield lambda name: bar.update(task, description=name, advance=1)
+
+
+@contextmanager
+def counted(console: Console, *, total: int, done: int = 0) -> Iterator[Callable[[str], None]]:
+    """Show a bar with the number of things and the time left while the ``with`` block runs.
+
+    Yields a function to call after each thing, with what to show beside the bar. ``done`` things were done before. On a
+    file or pipe nothing is shown.
+    """
+    columns = (
+        TextColumn("{task.completed} of {task.total}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total, completed=done)
+        yield lambda text: bar.update(task, description=text, advance=1)
 
 
 class ProgressStages(Stages):

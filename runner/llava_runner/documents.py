@@ -33,34 +33,53 @@ def shown(value: Any) -> str:
     return _shown.repr(value)
 
 
-def parse_object(text: str | bytes, *, what: str, error: type[UserError]) -> JsonObject:
+def parse_object(text: str | bytes, *, what: str, error: type[UserError], max_bytes: int = MAX_BYTES) -> JsonObject:
     """Return the JSON object in a text. Raises ``error``, which calls the text ``what``, if it holds something else."""
-    if len(text) > MAX_BYTES:
-        raise error(f"{what} has {len(text):,} bytes; at most {MAX_BYTES:,} are read")
+    value = _parse(text, what=what, error=error, max_bytes=max_bytes)
+    if not isinstance(value, dict):
+        raise error(f"{what} does not hold a JSON object")
+    return JsonObject(value, what=what, error=error)
+
+
+def read_object(path: Path, *, error: type[UserError], max_bytes: int = MAX_BYTES) -> JsonObject:
+    """Return the JSON object in a file. Raises ``error`` if it is no file, too large, or holds something else."""
+    return parse_object(_read(path, error, max_bytes), what=str(path), error=error, max_bytes=max_bytes)
+
+
+def read_objects(path: Path, *, error: type[UserError], max_bytes: int = MAX_BYTES) -> list[JsonObject]:
+    """Return the objects in a file that holds a JSON list of objects. Raises ``error`` as ``read_object`` does."""
+    values = _parse(_read(path, error, max_bytes), what=str(path), error=error, max_bytes=max_bytes)
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise error(f"{path} does not hold a list of JSON objects")
+    return [JsonObject(value, what=str(path), error=error, place=f"[{i}]") for i, value in enumerate(values)]
+
+
+def _read(path: Path, error: type[UserError], max_bytes: int) -> str:
+    """Return the text of a JSON file. Raises ``error`` if it is no file, too large, or no UTF-8."""
+    if not path.is_file():
+        raise error(f"{path} is not a file" if path.exists() else f"{path} does not exist")
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise error(f"{path} is larger than the {max_bytes:,} bytes that are read of a JSON file")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as reason:
+        raise error(f"{path} is not JSON: {reason}") from reason
+
+
+def _parse(text: str | bytes, *, what: str, error: type[UserError], max_bytes: int) -> Any:
+    """Return the value that a text of JSON stands for. Raises ``error``."""
+    if len(text) > max_bytes:
+        raise error(f"{what} has {len(text):,} bytes; at most {max_bytes:,} are read")
     try:
         value = json.loads(text)
     except ValueError as reason:
         raise error(f"{what} is not JSON: {reason}") from reason
     except RecursionError:
         raise error(f"{what} is nested too deep; at most {MAX_DEPTH} levels are read") from None
-    if not isinstance(value, dict):
-        raise error(f"{what} does not hold a JSON object")
     _check_depth(value, what=what, error=error)
-    return JsonObject(value, what=what, error=error)
-
-
-def read_object(path: Path, *, error: type[UserError]) -> JsonObject:
-    """Return the JSON object in a file. Raises ``error`` if it is no file, too large, or holds something else."""
-    if not path.is_file():
-        raise error(f"{path} is not a file" if path.exists() else f"{path} does not exist")
-    with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise error(f"{path} is larger than the {MAX_BYTES:,} bytes that are read of a JSON file")
-    try:
-        return parse_object(content.decode(), what=str(path), error=error)
-    except UnicodeDecodeError as reason:
-        raise error(f"{path} is not JSON: {reason}") from reason
+    return value
 
 
 class JsonObject(Mapping[str, Any]):
@@ -246,7 +265,7 @@ def _type_text(hint: Any) -> str:
 
 def _check_depth(value: Any, *, what: str, error: type[UserError]) -> None:
     """Raise ``error`` if lists and objects are nested deeper than ``MAX_DEPTH``."""
-    level = [value]
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
         level = [
             item

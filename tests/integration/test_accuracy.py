@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import io
+import json
+from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from benchmarks import evaluate
+from benchmarks.scenes import write_scenes
 from llava_export.builtin import CHECKPOINTS
+from llava_export.cli import evaluate
 
 SCENES = 200
 FLOOR = 0.95
 
 
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, count=SCENES)
+    return folder
+
+
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_four_bit_program_answers_held_out_scenes(name, package_of):
-    program = package_of(name).program
-
-    def accuracy(answer: evaluate.Answer) -> float:
-        console = Console(file=io.StringIO())
-        right, asked = evaluate.accuracy(answer, count=SCENES, console=console, label="")
-        assert asked.total() == SCENES and len(asked) >= 6
-        return right.total() / SCENES
-
-    four_bit = accuracy(evaluate.package_answers(program))
-    in_float = accuracy(evaluate.float_answers(name, package=program))
+def test_four_bit_program_answers_held_out_scenes(name, package_of, scenes, tmp_path):
+    program, figures = package_of(name).program, tmp_path / "figures.json"
+    flags = ["--dataset", scenes, "--against", name, "--json", figures, "--at-least", FLOOR]
+    assert evaluate.run(evaluate.build_parser().parse_args([*map(str, [program, *flags])])) == 0
+    found = json.loads(figures.read_text())
+    assert found["items"] == SCENES and len(found["kinds"]) >= 6
+    four_bit = found["packages"][0]["figures"][0]["value"]
     assert four_bit >= FLOOR
-    assert in_float - four_bit <= 0.02
+    assert found["float"]["value"] - four_bit <= 0.02

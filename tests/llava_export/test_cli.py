@@ -56,13 +56,15 @@ def test_the_same_thing_has_the_same_flag():
     """No command has a second name for what another one has under the first."""
     synonyms = {"--checkpoint": "--model", "--out": "--output-dir", "--output": "--output-dir", "--picture": "--image"}
     for name in NAMES:
-        assert not flags_of(name).keys() & synonyms.keys()
+        of_a_file = {"--output"} if name == "evaluate" else set()
+        assert not flags_of(name).keys() & synonyms.keys() - of_a_file
     for flag, commands in {
         "--model": ("export", "gguf", "split", "benchmark", "verify"),
         "--vision-tower": ("export", "gguf", "split", "doctor", "evaluate"),
         "--output-dir": ("export", "gguf", "split"),
         "--image": ("run", "verify", "benchmark"),
-        "--threads": ("run", "benchmark"),
+        "--against": ("verify", "evaluate"),
+        "--threads": ("run", "benchmark", "evaluate"),
         "--json": ("inspect", "benchmark", "doctor", "evaluate"),
         "--force": ("export", "gguf"),
     }.items():
@@ -85,6 +87,27 @@ def test_the_same_thing_has_the_same_flag():
         (["gguf", "--quantization", "q3_k"], "--quantization: 'q3_k' is unknown; choose from"),
         (["inspect", "x.pte", "--json", "/nowhere/x.json"], "--json: the folder of /nowhere/x.json does not exist"),
         (["benchmark", "x", "--gguf", "nothing.gguf"], "--gguf: nothing.gguf does not exist"),
+        (["evaluate", "x.pte"], "--dataset or --text is missing: what the model is evaluated on"),
+        (["evaluate", "--dataset", "."], "PACKAGE is missing: what is asked about the data set"),
+        (["evaluate", "x.pte", "--dataset", ".", "--text", "x"], "name either --dataset or --text"),
+        (
+            ["evaluate", "x.pte", "--dataset", ".", "--windows", "9", "--model", "x"],
+            "--windows, --model: for --text a",
+        ),
+        (["evaluate", "x.pte", "--dataset", ".", "--recipe", "fp32"], "--recipe: for --text alone"),
+        (
+            ["evaluate", "x.pte", "--text", "x", "--limit", "9", "--engine", "ray"],
+            "--limit, --engine: for --dataset a",
+        ),
+        (["evaluate", "x.pte", "--dataset", ".", "--json", "x"], "x belongs to what is read; write to another folder"),
+        (["evaluate", "x.pte", "--dataset", "y", "--output", "./y"], "y belongs to what is read; write to another f"),
+        (["evaluate", "x.pte", "--dataset", "nowhere"], "nowhere does not exist"),
+        (["evaluate", "x.pte", "--dataset", ".", "--layout", "coco"], "--layout: 'coco' is unknown; choose from auto,"),
+        (["evaluate", "x.pte", "--dataset", ".", "--output", "/nowhere/x"], "--output: the folder of /nowhere/x does"),
+        (["evaluate", "x.pte", "--dataset", ".", "--html", "x.html"], "--html goes with --compare, which is missing"),
+        (["evaluate", "x.pte", "--dataset", ".", "--workers", "2"], "--workers goes with --engine ray, which is"),
+        (["evaluate", "x.pte", "--dataset", ".", "--projector", "x"], "--projector goes with --against, which is"),
+        (["evaluate", "x.pte", "--dataset", ".", "--output", "x", "--json", "./x"], "--output, --json and --html must"),
         (["doctor", ""], "PATH: the path is empty"),
         (["doctor", "nowhere.gguf"], "nowhere.gguf has GGUF files: llava verify"),
         (["verify", "nowhere.pte"], "nowhere.pte does not exist"),
