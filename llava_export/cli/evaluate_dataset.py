@@ -85,7 +85,7 @@ def run_dataset(arguments: argparse.Namespace) -> int:
     print_skipped(console, work.skipped)
     if work.records:
         console.print(f"{len(work.records)} of {len(work.records) + len(work.left)} items are in {arguments.output}")
-    coming = progressing(console, work, answers(arguments, work))
+    coming = progressing(console, work, answers(arguments, work, console))
     first = list(islice(coming, 1))  # before a file is touched: the packages may not load, or a cluster not be there
     with results_file(arguments.output if first else None, work.header, overwrite=arguments.overwrite) as file:
         for record in chain(first, coming):
@@ -93,8 +93,8 @@ def run_dataset(arguments: argparse.Namespace) -> int:
                 file.add(record)
             work.records[record.id] = record
     records = [work.records[item.id] for item in work.dataset.items if item.id in work.records]
-    print_evaluation(console, records, work.dataset, work.job)
     write_files(arguments, records, work)
+    print_evaluation(console, records, work.dataset, work.job)
     totals = [score_figures(records, work.dataset.metric, package=i)[0] for i in range(len(work.job.programs))]
     least = arguments.at_least
     return 1 if least is not None and any((total.value or 0.0) < least for total in totals) else 0
@@ -167,7 +167,7 @@ def plan(arguments: argparse.Namespace, console: Console) -> Work:
     return Work(dataset, job, records, [item for item in left if item.image not in skipped], skipped, header)
 
 
-def answers(arguments: argparse.Namespace, work: Work) -> Iterator[Record]:
+def answers(arguments: argparse.Namespace, work: Work, console: Console) -> Iterator[Record]:
     """Yield the record of each item that is left, as it comes."""
     from llava_export.evaluate.asking import ask_here
     from llava_export.evaluate.ray_engine import ask_on_ray
@@ -175,7 +175,11 @@ def answers(arguments: argparse.Namespace, work: Work) -> Iterator[Record]:
     if not work.left:
         return iter(())
     if arguments.engine == "ray":
-        return ask_on_ray(work.job, work.left, workers=arguments.workers, address=arguments.address)
+
+        def tell(item: Item) -> None:
+            console.print(f"a worker has ended; item {item.id} is given to another one", style="yellow")
+
+        return ask_on_ray(work.job, work.left, workers=arguments.workers, address=arguments.address, on_lost=tell)
     return ask_here(work.job, work.left)
 
 

@@ -58,7 +58,7 @@ def print_figures(console: Console, figures: Sequence[Figure]) -> None:
     table = plain_table("", "value", "95 %", "by", "of", right=("value", "95 %", "of"))
     for it in figures:
         low, high = shown(it.name, it.low), shown(it.name, it.high)
-        interval = f"{low} to {high}" if it.value is not None else ""
+        interval = f"{low} to {high}" if it.low is not None else ""
         table.add_row(it.name, shown(it.name, it.value), interval, it.method, str(it.count))
     console.print(table)
 

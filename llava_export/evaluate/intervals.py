@@ -18,7 +18,7 @@ WILSON, BOOTSTRAP = "Wilson", "bootstrap"
 class Figure:
     """A figure with its 95 % interval, the interval's method, and the number of items it is of.
 
-    ``value`` and its interval are None where there is nothing to count.
+    ``value`` is None where there is nothing to count, and the interval where that tells nothing of other items.
     """
 
     name: str
@@ -48,6 +48,8 @@ def resampled(name: str, rows: Sequence[Sequence[float]], statistic: Callable[[n
     value = statistic(values) if len(values) else None
     if value is None:
         return Figure(name, None, None, None, BOOTSTRAP, len(values))
+    if len(values) == 1:
+        return Figure(name, value, None, None, BOOTSTRAP, 1)
     generator = np.random.default_rng(SEED)
     drawn = [statistic(values[generator.integers(len(values), size=len(values))]) for _ in range(RESAMPLES)]
     low, high = np.percentile([it for it in drawn if it is not None], [2.5, 97.5])

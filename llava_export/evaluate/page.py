@@ -92,9 +92,8 @@ def page(records: Sequence[Record], dataset: Dataset, *, names: Sequence[str]) -
 
 def package_row(letter: str, name: str, figure: Figure, better: int) -> str:
     """Return the row of a package in the table."""
-    value = interval = "none"
-    if figure.value is not None and figure.low is not None and figure.high is not None:
-        value, interval = f"{figure.value:.1%}", f"{figure.low:.1%} to {figure.high:.1%}"
+    value = "none" if figure.value is None else f"{figure.value:.1%}"
+    interval = "" if figure.low is None or figure.high is None else f"{figure.low:.1%} to {figure.high:.1%}"
     cells = "".join(f'<td class="number">{cell}</td>' for cell in (value, interval, better))
     return f"<tr><th>{letter}</th><td>{escape(name)}</td>{cells}</tr>"
 

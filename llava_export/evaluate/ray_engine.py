@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -48,13 +48,18 @@ class Worker:
                 raise PackageError(f"{program} on {os.uname().nodename} is not the package that was named")
 
 
-def ask_on_ray(job: Job, items: Sequence[Item], *, workers: int | None, address: str | None) -> Iterator[Record]:
+def ask_on_ray(
+    job: Job, items: Sequence[Item], *, workers: int | None, address: str | None, on_lost: Callable[[Item], None]
+) -> Iterator[Record]:
     """Yield the record of each item as it comes, asked by the workers of a cluster.
 
     Without an ``address`` a cluster is started on this machine, and ended. ``workers`` is one a machine if it is None.
-    Raises ``DatasetError`` where there is no cluster, or where an item ends every worker that it is given to.
+    ``on_lost`` is told of an item whose worker has ended, and which is given to another. Raises ``DatasetError`` where
+    there is no cluster, or where an item ends every worker that it is given to.
     """
     check_ray()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of ours reports to nobody
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # read as it is imported: on_lost tells in fewer words
     import ray
 
     job = replace(job, programs=tuple(path.resolve() for path in job.programs), folder=job.folder.resolve())
@@ -62,7 +67,8 @@ def ask_on_ray(job: Job, items: Sequence[Item], *, workers: int | None, address:
     with _cluster(workers, address) as (count, threads):
         actor = ray.remote(Worker).options(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")
         job = replace(job, threads=job.threads or threads)
-        yield from _spread(lambda: actor.remote(job, digests), deque(items), count=min(count, len(items)))
+        count = min(count, len(items))
+        yield from _spread(lambda: actor.remote(job, digests), deque(items), count=count, on_lost=on_lost)
 
 
 def check_ray() -> None:
@@ -71,7 +77,7 @@ def check_ray() -> None:
         raise DatasetError("Ray is missing: pip install llava-export[ray]")
 
 
-def _spread(start: Any, waiting: deque[Item], *, count: int) -> Iterator[Record]:
+def _spread(start: Any, waiting: deque[Item], *, count: int, on_lost: Callable[[Item], None]) -> Iterator[Record]:
     """Yield the record of each item as it comes. ``start`` starts a worker; at most ``count`` run at a time."""
     import ray
     from ray.exceptions import RayActorError
@@ -92,6 +98,7 @@ def _spread(start: Any, waiting: deque[Item], *, count: int) -> Iterator[Record]
             if attempts[item.id] == ATTEMPTS:
                 reason = str(error).strip().partition("\n")[0]
                 raise DatasetError(f"item {item.id} has ended {ATTEMPTS} workers, the last: {reason}") from error
+            on_lost(item)
             waiting.appendleft(item)
             idle.append(start())
             continue
@@ -104,7 +111,6 @@ def _spread(start: Any, waiting: deque[Item], *, count: int) -> Iterator[Record]
 @contextmanager
 def _cluster(workers: int | None, address: str | None) -> Iterator[tuple[int, int]]:
     """Connect to a cluster, or start one here. Yield the number of workers, and of the threads of each."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of ours reports to nobody
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}

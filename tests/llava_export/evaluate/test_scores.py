@@ -124,6 +124,7 @@ def test_the_bootstraps_interval_is_that_of_a_large_sample_and_always_the_same()
     assert figure == mean("x", values)
     assert ratio("x", [(1, 2), (3, 2), (0, 0)]).value == 1 and ratio("x", [(0, 0)]).value is None
     assert median("x", [5.0, 1.0, 3.0]).value == 3 and median("x", []).value is None
+    assert (median("x", [5.0]).value, median("x", [5.0]).low) == (5, None)
 
 
 @pytest.mark.parametrize(  # by scipy.stats.binomtest(first, first + second).pvalue

@@ -1,0 +1,87 @@
+"""A package's answer is compared with the float model's on the tokens that the float model chose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from llava_export.evaluate.asking import Token, common, compared, forced_logits
+from llava_export.evaluate.records import Result
+from llava_runner.model import greedy
+
+VOCAB, PROMPT, EOS = 11, 3, 10
+
+
+class Remembering:
+    """A model whose logits depend on every row that it has read, and on its seed. It overwrites what it reads again."""
+
+    def __init__(self, seed: int, *, noise: float) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self._weights = torch.randn((64, VOCAB, VOCAB), generator=generator)
+        self._weights += noise * torch.randn((64, VOCAB, VOCAB), generator=generator.manual_seed(seed))
+        self._read = torch.zeros((64, VOCAB))
+
+    def encode_image(self, pixels: np.ndarray) -> Tensor:
+        raise AssertionError("there is no image")
+
+    def embed(self, input_ids: list[int]) -> Tensor:
+        return torch.eye(VOCAB)[input_ids][None]
+
+    def decode(self, inputs_embeds: Tensor, *, position: int) -> Tensor:
+        end = position + inputs_embeds.shape[1]
+        self._read[position:end] = inputs_embeds[0]
+        return torch.einsum("tv,tvw->w", self._read[:end], self._weights[:end])
+
+    def after(self, ids: Sequence[int]) -> Tensor:
+        """Return the logits after a sequence, which is read at once."""
+        return self.decode(self.embed(list(ids)), position=0).clone()
+
+
+def answer(model: Remembering, prompt: list[int]) -> list[Token]:
+    return list(greedy(model, model.embed(prompt), max_tokens=12, eos_ids=[EOS]))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.5, 3.0])
+def test_the_model_reads_the_other_answer_in_place_of_its_own(noise):
+    differing = lengths = 0
+    for seed in range(20):
+        ours, theirs = Remembering(seed + 1, noise=noise), Remembering(0, noise=0)
+        prompt = torch.randint(EOS, (PROMPT,), generator=torch.Generator().manual_seed(seed)).tolist()
+        own, said = answer(ours, prompt), answer(theirs, prompt)
+        tokens = [token for token, _ in said]
+        found = list(forced_logits(ours, own, tokens, start=PROMPT))
+        expected = [ours.after(prompt + tokens[:i]) for i in range(len(tokens))]
+        assert len(found) == len(expected)
+        for it, right in zip(found, expected, strict=True):
+            torch.testing.assert_close(it, right)
+        result = compared(Result("", 0, len(own)), own, said, model=answered(ours, prompt), start=PROMPT)
+        p, q = (torch.stack(it).double().log_softmax(-1) for it in ([logits for _, logits in said], expected))
+        assert result.compared == len(tokens)
+        assert result.agreed == int((p.argmax(-1) == q.argmax(-1)).sum())
+        assert result.kl == pytest.approx(float((p.exp() * (p - q)).sum()), abs=1e-5)
+        own_tokens = [token for token, _ in own]
+        if own_tokens == tokens:
+            assert result.first_difference is None
+        else:
+            assert result.first_difference == common(own_tokens, tokens) + 1
+        differing += own_tokens != tokens
+        lengths += len(own_tokens) != len(tokens)
+    assert (differing == 0) == (noise == 0)
+    assert noise < 1 or (differing > 10 and lengths > 2)
+
+
+def answered(model: Remembering, prompt: list[int]) -> Remembering:
+    """Return the model as it is after its own answer."""
+    answer(model, prompt)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "count"), [([], [], 0), ([1], [], 0), ([1, 2], [1, 3], 1), ([1, 2], [1, 2], 2), ([1, 2, 3], [1, 2], 2)]
+)
+def test_what_answers_have_in_common(a, b, count):
+    assert common(a, b) == common(b, a) == count
