@@ -63,10 +63,10 @@ def staged(
 
 def write_whole(file: Path, text: str) -> None:
     """Write a text to a file, which is replaced in one step. A device or a pipe is written to as it is."""
-    file = file.resolve()  # a link stays one
     if file.exists() and not file.is_file():
         file.write_text(text, encoding="utf-8")
         return
+    file = file.resolve()  # a link stays one
     new = file.with_name(f".{file.name}.{os.getpid()}.new")
     try:
         new.write_text(text, encoding="utf-8")

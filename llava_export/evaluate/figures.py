@@ -13,8 +13,6 @@ from llava_export.evaluate.intervals import Figure, mean, median, proportion, ra
 from llava_export.evaluate.records import Record
 from llava_export.evaluate.scores import Metric, says_yes
 
-RIGHT = 0.5  # a score from here on counts as right where scores have to be right or wrong
-
 
 @dataclass(frozen=True)
 class Contest:

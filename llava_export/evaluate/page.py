@@ -38,6 +38,7 @@ PAGE = Template("""<!DOCTYPE html>
          font: 16px/1.5 system-ui, sans-serif; }
   h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
   p { margin: .25rem 0; } .faint { color: var(--faint); }
+  table { display: block; overflow-x: auto; white-space: nowrap; }
   table { border-collapse: collapse; margin: 1.25rem 0; font-variant-numeric: tabular-nums; }
   th, td { border-bottom: 1px solid var(--line); padding: .35rem 1.5rem .35rem 0; text-align: left; }
   th { color: var(--faint); font-weight: 500; } td.number { text-align: right; }
@@ -50,6 +51,7 @@ PAGE = Template("""<!DOCTYPE html>
   dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem .8rem; margin: 0; }
   dt { color: var(--faint); } dd { margin: 0; }
   .good { color: var(--good); } .bad { color: var(--bad); }
+  .good::after { content: " ✓"; } .bad::after { content: " ✗"; }
 </style>
 <h1>$title</h1>
 <p class="faint">$about</p>
@@ -84,8 +86,8 @@ def page(records: Sequence[Record], dataset: Dataset, *, names: Sequence[str]) -
         about=f"{len(records)} items. One package is better in {differ} of them.",
         metric=escape(dataset.metric.title),
         rows="\n".join(rows),
-        test=f"McNemar's exact test: p = {found.p_value:.3g}. That is how probable so uneven a division of the "
-        f"{differ} items is between two packages that are equally good.",
+        test=f"McNemar's exact test: p = {found.p_value:.3g}. That is how probable it is that two packages that are "
+        f"equally good divide the {differ} items at least as unevenly.",
         sections="\n".join(filter(None, sections)),
     )
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from llava_export.evaluate.items import Item
 from llava_export.evaluate.records import Record
 from llava_runner.errors import PackageError, UserError
 
+CONNECT_SECONDS = 10
 ATTEMPTS = 3  # for an item, with a new worker each
 
 
@@ -108,9 +111,22 @@ def _spread(start: Any, waiting: deque[Item], *, count: int, on_lost: Callable[[
         yield found
 
 
+def _check_address(address: str) -> None:
+    """Raise ``DatasetError`` if nobody listens at a HOST:PORT. Ray itself would try for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port):
+        raise DatasetError(f"--address: '{address}' is not HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise DatasetError(f"there is no Ray cluster at {address}: {error}") from error
+
+
 @contextmanager
 def _cluster(workers: int | None, address: str | None) -> Iterator[tuple[int, int]]:
     """Connect to a cluster, or start one here. Yield the number of workers, and of the threads of each."""
+    if address is not None:
+        _check_address(address)
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llava_export.errors import ExportError
-from llava_export.staging import RECORD, staged
+from llava_export.staging import RECORD, staged, write_whole
 
 NAMES = ("llava.json", "a.bin", "z.bin")
 
@@ -187,3 +187,19 @@ with staged({str(tmp_path)!r} and __import__("pathlib").Path({str(tmp_path)!r}),
     run(tmp_path)  # the lock of a process that is dead is gone, and so is what it left
     assert contents(tmp_path) == dict.fromkeys(NAMES, "new")
     shutil.rmtree(tmp_path)
+
+
+def test_a_text_replaces_a_file_in_one_step_and_leaves_it_where_it_cannot_be_written(tmp_path, monkeypatch):
+    file, link = tmp_path / "file", tmp_path / "link"
+    link.symlink_to(file)
+    for text in ("one", "two"):
+        write_whole(link, text)
+        assert file.read_text() == text and link.is_symlink()
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(file, "begins\ud800")
+    assert contents(tmp_path) == {"file": "two", "link": "two"}
+    end, beginning = os.pipe()
+    write_whole(Path(f"/dev/fd/{beginning}"), "three")
+    os.close(beginning)
+    with open(end) as pipe:
+        assert pipe.read() == "three"

@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from llava_export.evaluate.asking import Token, common, compared, forced_logits
+from llava_export.errors import DatasetError
+from llava_export.evaluate.asking import Job, Token, common, compared, forced_logits
+from llava_export.evaluate.items import Item
+from llava_export.evaluate.ray_engine import ask_on_ray
 from llava_export.evaluate.records import Result
 from llava_runner.model import greedy
 
@@ -85,3 +88,19 @@ def answered(model: Remembering, prompt: list[int]) -> Remembering:
 )
 def test_what_answers_have_in_common(a, b, count):
     assert common(a, b) == common(b, a) == count
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "there is no Ray cluster at 127.0.0.1:1: .*refused"),
+        ("127.0.0.1:70000", "there is no Ray cluster at 127.0.0.1:70000"),
+        ("no host.invalid:6379", "there is no Ray cluster at no host.invalid:6379"),
+        ("auto", "--address: 'auto' is not HOST:PORT"),
+        ("127.0.0.1:", "--address: '127.0.0.1:' is not HOST:PORT"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_told_at_once(address, message, tmp_path):
+    job = Job((), tmp_path, metric="exact", max_new_tokens=1)
+    with pytest.raises(DatasetError, match=message):
+        next(ask_on_ray(job, [Item("1", "", "?", ("",))], workers=1, address=address, on_lost=pytest.fail))
