@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -163,7 +164,7 @@ def image_folder(source: Source, items: Sequence[Item], places: Iterable[str]) -
         return source.folder
     folders = [source.images] if source.images else [source.folder / place for place in places]
     for folder in folders:
-        if any((folder / item.image).is_file() for item in items[:100]):
+        if any(os.path.isfile(folder / item.image) for item in items[:100]):
             return folder
     looked = ", ".join(map(str, folders))
     remedy = "" if source.images else "; --images says where they are"

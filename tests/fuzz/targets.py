@@ -34,7 +34,7 @@ from llava_export.pte.verify import changed_files, read_manifest
 from llava_runner.contract import MAX_VOCAB, FileRecord, Manifest, ModelCard, signatures
 from llava_runner.documents import JsonObject
 from llava_runner.tokenizer import TextStream, Tokenizer, schema
-from tests.fuzz import adapters, gguf_files, samples, token_ids
+from tests.fuzz import adapters, datasets, gguf_files, samples, token_ids
 from tests.fuzz.card import CARD
 from tests.fuzz.mutations import mutated_bytes, mutated_document, mutated_json
 
@@ -314,6 +314,8 @@ def targets(scratch: Path) -> dict[str, Target]:
         "tokenizer.bin": Target("tokenizer.bin", [binary], use_tokenizer, mutated_bytes),
         "token ids": Target("corpus.npy", token_ids.IDS, token_ids.read, mutated_bytes),
         "samples": Target("samples.jsonl", samples.LINES, samples.read, prepare=samples.prepare),
+        "data set": Target(datasets.NAME, datasets.SEEDS, datasets.read, prepare=datasets.draw),
+        "results": Target("results.jsonl", datasets.RESULTS, datasets.read_records, datasets.mutated_line),
         "manifest": Target("llava.json", [manifest()], verify_files, prepare=small_package),
         "model card": Target("card.json", [json.dumps(asdict(CARD)).encode()], read_card, mutated_json),
         "golden record": Target("llava.golden", [golden_record()], read_golden, mutated_safetensors),
