@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from llava_export.cli.flags import UsageError, add_recipe_flags, checkpoint_parts, chosen_recipe, flags_given
@@ -15,7 +18,10 @@ from llava_runner.arguments import path, positive_int
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from llava_export.checkpoint.checkpoint import Checkpoint
     from llava_export.evaluate.text import Estimate, TextFigures
+    from llava_export.quantize.weights import QuantizedLinears
+    from llava_export.recipe import Recipe
 
 DEVICES = ("cpu", "cuda")
 
@@ -62,7 +68,7 @@ def run_text(arguments: argparse.Namespace) -> int:
 
     from llava_export.checkpoint.checkpoint import open_checkpoint
     from llava_export.corpus import open_corpus
-    from llava_export.evaluate.text import evaluate_program, evaluate_recipe
+    from llava_export.evaluate.text import evaluate_program, evaluate_recipe, num_steps
     from llava_export.recipe import Recipe
     from llava_export.staging import write_whole
     from llava_runner.program import Program
@@ -75,13 +81,19 @@ def run_text(arguments: argparse.Namespace) -> int:
     windows = corpus.windows(arguments.windows, length=arguments.window_len)
     program = Program.open(find_program(package)) if package else None
     console = new_console()
-    with progress(console, steps=1 + checkpoint.config.text.num_hidden_layers + len(windows)) as step:
-        if program:
-            recipe = Recipe.from_dict(program.card.recipe)
+    if program:
+        recipe = Recipe.from_dict(program.card.recipe)
+        with progress(console, steps=num_steps(checkpoint, windows)) as step:
             figures = evaluate_program(program, checkpoint, windows, device=arguments.device, on_step=step)
-        else:
-            recipe = chosen_recipe(arguments).fitted(checkpoint.build_model(max_context_len=1))
-            figures = evaluate_recipe(checkpoint, recipe, windows, device=arguments.device, on_step=step)
+    else:
+        recipe = chosen_recipe(arguments).fitted(checkpoint.build_model(max_context_len=1))
+        with (
+            _calibrated(arguments, checkpoint, recipe, console) as layers,
+            progress(console, steps=num_steps(checkpoint, windows)) as step,
+        ):
+            figures = evaluate_recipe(
+                checkpoint, recipe, windows, calibrated=layers, device=arguments.device, on_step=step
+            )
     subject = str(package) if package else f"{checkpoint.name} in torch"
     print_figures(console, figures, title=f"{subject}, recipe {_described(recipe)}", text=arguments.text)
     if arguments.json:
@@ -94,6 +106,37 @@ def run_text(arguments: argparse.Namespace) -> int:
         }
         write_whole(arguments.json, json.dumps(written, indent=2) + "\n")
     return 0
+
+
+@contextmanager
+def _calibrated(
+    arguments: argparse.Namespace, checkpoint: Checkpoint, recipe: Recipe, console: Console
+) -> Iterator[Callable[[str], QuantizedLinears | None]]:
+    """Yield the calibrated layers of a recipe, by their names, and none if it does not calibrate."""
+    if not recipe.calibrates:
+        yield lambda fqn: None
+        return
+    from llava_export.calibration.calibrate import calibrate_with
+    from llava_export.calibration.samples import open_samples
+    from llava_export.checkpoint.prompt import find_prompt
+    from llava_export.cli.terminal import ProgressStages
+
+    samples = open_samples(arguments.calibration_data)
+    stages = ProgressStages(console, total=2)
+    with TemporaryDirectory() as scratch:
+        with stages.running():
+            store = calibrate_with(
+                samples,
+                checkpoint,
+                recipe,
+                prompt=find_prompt(checkpoint),
+                max_len=arguments.window_len,
+                limit=arguments.calibration_samples,
+                folder=Path(scratch) / "layers",
+                device=arguments.device,
+                stages=stages,
+            )
+        yield store.load
 
 
 def print_figures(console: Console, figures: TextFigures, *, title: str, text: Path) -> None:

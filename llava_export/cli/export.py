@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from llava_export.cli.flags import (
-    add_calibration_flags,
     add_checkpoint_flags,
     add_output_dir,
     add_prompt_template,
@@ -69,11 +68,9 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
     )
     parser.add_argument("--report", action="store_true", help="print what each method delegates and what it leaves")
 
-    add_recipe_flags(parser)
-
-    calibration = add_calibration_flags(parser)
-    calibration.add_argument(
-        "--device", choices=DEVICES, default=Options.device, help="what computes (default: %(default)s)"
+    recipe = add_recipe_flags(parser)
+    recipe.add_argument(
+        "--device", choices=DEVICES, default=Options.device, help="what calibrates (default: %(default)s)"
     )
 
     program = parser.add_argument_group("the program")

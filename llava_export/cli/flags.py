@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from llava_export.errors import RecipeError
 from llava_export.families.prompts import PROMPTS
 from llava_export.recipe import (
     ALGORITHMS,
@@ -79,8 +80,8 @@ def add_prompt_template(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
-    """Add ``--recipe``, and the flags that change one, as a group. ``chosen_recipe`` reads them."""
+def add_recipe_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add ``--recipe``, and the flags that change one, as a group, and return it. ``chosen_recipe`` reads them."""
     recipe = parser.add_argument_group("what is quantized, and how")
     recipe.add_argument(
         "--recipe",
@@ -102,34 +103,34 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     )
     recipe.add_argument("--vision", choices=LINEAR_SCHEMES, help="tower and projector linears (default: the recipe's)")
     recipe.add_argument("--kv-cache", choices=KV_CACHES, help="type of cached keys and values (default: the recipe's)")
-    recipe.add_argument("--algorithm", choices=ALGORITHMS, help="how 4-bit scales are chosen (default: mse)")
-
-
-def add_calibration_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the flags of a recipe that calibrates. Return their group."""
-    group = parser.add_argument_group(f"calibration, by --algorithm {GPTQ}")
-    group.add_argument(
+    recipe.add_argument(
+        "--algorithm", choices=ALGORITHMS, help=f"how 4 bits are chosen; {GPTQ} calibrates (default: mse)"
+    )
+    recipe.add_argument(
         "--calibration-data",
         type=path,
         metavar="PATH",
-        help="folder or .jsonl of image, question, answer; .txt; .npy of token ids (default: what ships with llava)",
+        help=f"for {GPTQ}: folder or .jsonl of image, question, answer; .txt; .npy (default: what ships with llava)",
     )
-    group.add_argument(
+    recipe.add_argument(
         "--calibration-samples",
         type=positive_int,
         default=DEFAULT_SAMPLES,
         metavar="N",
-        help="at most so many, evenly spread (default: %(default)s)",
+        help=f"for {GPTQ}: at most so many, evenly spread (default: %(default)s)",
     )
-    return group
+    return recipe
 
 
 def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
     """Return the recipe of a command line. Raises ``RecipeError`` for values that no recipe can have."""
-    return RECIPES[arguments.recipe].with_changes(**{name: getattr(arguments, name) for name in RECIPE_CHANGES})
+    recipe = RECIPES[arguments.recipe].with_changes(**{name: getattr(arguments, name) for name in RECIPE_CHANGES})
+    if arguments.calibration_data is not None and not recipe.calibrates:
+        raise RecipeError(f"--calibration-data is for --algorithm {GPTQ}; {recipe.algorithm} uses no data")
+    return recipe
 
 
-def flags_given(arguments: argparse.Namespace, add: Callable[[argparse.ArgumentParser], None]) -> list[str]:
+def flags_given(arguments: argparse.Namespace, add: Callable[[argparse.ArgumentParser], object]) -> list[str]:
     """Return those of the flags that ``add`` adds which a command line has, with values other than their defaults."""
     parser = argparse.ArgumentParser(add_help=False)
     add(parser)

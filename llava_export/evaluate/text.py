@@ -132,6 +132,11 @@ def evaluate_program(
         return _compared(_logits_of(stream, head), logits, windows, device=device, on_step=on_step)
 
 
+def num_steps(checkpoint: Checkpoint, windows: Sequence[Tensor]) -> int:
+    """Return how often ``on_step`` is called."""
+    return 1 + checkpoint.config.text.num_hidden_layers + len(windows)
+
+
 def t_quantile(degrees: int) -> float:
     """Return how many standard errors an interval of Student's t reaches to each side.
 

@@ -13,7 +13,6 @@ from llava_export.config import LlavaConfig
 from llava_export.errors import ExportError
 from llava_export.pte.options import STAMPED, Options
 from llava_export.pte.preflight import Estimate, estimate
-from llava_export.recipe import GPTQ
 
 DEFAULT_LENGTH = 768
 CALIBRATION_STAGES = 2  # of a recipe that calibrates
@@ -66,8 +65,6 @@ def plan_for(checkpoint: Checkpoint, options: Options) -> Plan:
 def _samples(options: Options) -> list[Sample]:
     """Return the samples that a recipe calibrates with. Raises a ``UserError`` if they cannot be had."""
     if not options.recipe.calibrates:
-        if options.calibration_data is not None:
-            raise ExportError(f"--calibration-data is for --algorithm {GPTQ}; {options.recipe.algorithm} uses no data")
         return []
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ExportError("--device cuda: torch finds no GPU here")

@@ -69,6 +69,10 @@ def aarch64_build() -> Path:
     return build_runner("aarch64")
 
 
+# Options of an export that several tests share. Of few samples: the checkpoint's weights are random.
+TIED_AND_CALIBRATED = {"recipe": "8da4w", "group_size": 64, "algorithm": "gptq", "calibration_samples": 8}
+
+
 @dataclass(frozen=True)
 class Package:
     """An exported package, the checkpoint it came from, and the stages of the export."""
@@ -97,9 +101,15 @@ def package_of(checkpoint_of, tmp_path_factory) -> Callable[..., Package]:
     packages: dict[str, Package] = {}
 
     def make(
-        name: str, recipe: str = "8da4w", *, partitioners: int = 2, lowering: str = STAMPED, **changes: Any
+        name: str,
+        recipe: str = "8da4w",
+        *,
+        partitioners: int = 2,
+        lowering: str = STAMPED,
+        calibration_samples: int | None = None,
+        **changes: Any,
     ) -> Package:
-        key = repr((name, recipe, partitioners, lowering, sorted(changes.items())))
+        key = repr((name, recipe, partitioners, lowering, calibration_samples, sorted(changes.items())))
         if key not in packages:
             model = name if name in CHECKPOINTS else str(checkpoint_of(name))
             stages = Stages()
@@ -109,6 +119,7 @@ def package_of(checkpoint_of, tmp_path_factory) -> Callable[..., Package]:
                     partitioners=partitioners,
                     lowering=lowering,
                     artifacts=True,
+                    calibration_samples=calibration_samples,
                 )
                 planned = plan(model, options)
             folder = tmp_path_factory.mktemp(name)
