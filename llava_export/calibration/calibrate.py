@@ -94,6 +94,7 @@ def calibrate(
         layer: Any = blocks.decoder.layers[index]
         with float_blocks.loaded(fqn):
             _share_weights(float_layer, layer)
+            layer.to(device)  # what is no parameter
             result = _pass_layer(float_layer, layer, floats, rounded, recipe=recipe, found=found)
             checkpoint.weights.release(layer)
         if found is None:

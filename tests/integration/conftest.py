@@ -69,8 +69,8 @@ def aarch64_build() -> Path:
     return build_runner("aarch64")
 
 
-# Options of an export that several tests share. Of few samples: the checkpoint's weights are random.
-TIED_AND_CALIBRATED = {"recipe": "8da4w", "group_size": 64, "algorithm": "gptq", "calibration_samples": 8}
+# Options of an export that several tests share, of a built-in model.
+CALIBRATED = {"algorithm": "gptq", "calibration_samples": 16}
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,20 @@ import torch
 
 from llava_export.builtin import CHECKPOINTS
 from llava_runner.session import Session
+from tests.integration.conftest import CALIBRATED
 
 QUESTIONS = ("What is in the image?", "How many shapes are there?")
 NEW_TOKENS = 24
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in CHECKPOINTS), ("tiny-mobilevlm", CALIBRATED)], ids=str
+)
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_executorchs_runner_gives_the_same_answer_as_ours(question, name, package_of, capfd):
+def test_executorchs_runner_gives_the_same_answer_as_ours(question, name, options, package_of, capfd):
     from executorch.extension.llm.runner import GenerationConfig, MultimodalRunner, make_image_input, make_text_input
 
-    package = package_of(name)
+    package = package_of(name, **options)
     image = torch.load(package.folder / "image.pt")
     assert image.dtype == torch.uint8 and image.shape[0] == 3
     session = Session.load(package.folder)
