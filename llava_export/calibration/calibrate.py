@@ -1,8 +1,7 @@
 """Calibrates a decoder with GPTQ: layer by layer, and within a layer linear by linear.
 
 Two models read the samples side by side: the float model, and one whose linears are rounded as soon as all samples have
-reached them. The samples wait in front of each linear. So a linear is rounded for the inputs that it will really get,
-and each model computes each linear once.
+reached them. So a linear is rounded for the inputs that it will really get.
 """
 
 from __future__ import annotations
@@ -95,7 +94,8 @@ def calibrate(
         with float_blocks.loaded(fqn):
             _share_weights(float_layer, layer)
             layer.to(device)  # what is no parameter
-            result = _pass_layer(float_layer, layer, floats, rounded, recipe=recipe, found=found)
+            readers = LayerReader(float_layer, floats), LayerReader(layer, rounded)
+            result = _pass_layer(*readers, recipe=recipe, found=found)
             checkpoint.weights.release(layer)
         if found is None:
             store.save(fqn, result)
@@ -111,63 +111,78 @@ def calibration_key(checkpoint: Checkpoint, recipe: Recipe, rows: Sequence[Tenso
     return digest.hexdigest()
 
 
-def linear_inputs(layer: LlamaLayer, x_1TD: Tensor, positions: tuple[Tensor, Tensor, int]) -> Iterator[Tensor]:
-    """Yield what each of ``LINEARS`` reads in a layer, and at last the rows ``[1, T, D]`` that the layer returns.
+class LayerReader:
+    """Reads a layer of the decoder for all sequences of a stream, one linear after the other.
 
-    A linear is computed when the next value is asked for, with the weight that it has then. ``positions`` are the
-    arguments of the layer's ``forward`` behind the rows.
+    What a linear reads is computed anew for each sequence, so that memory holds the rows of all sequences and no inner
+    values. A linear has the weight that it has at that time.
     """
-    read = layer.input_layernorm(x_1TD)
-    yield read
-    read = layer.self_attn.attended(read, *positions)
-    yield read
-    x_1TD = x_1TD + layer.self_attn.o_proj(read)
-    read = layer.post_attention_layernorm(x_1TD)
-    yield read
-    read = layer.mlp.gated(read)
-    yield read
-    yield x_1TD + layer.mlp.down_proj(read)
+
+    def __init__(self, layer: LlamaLayer, stream: Stream) -> None:
+        self.layer = layer
+        self._stream = stream
+        self._attended: list[Tensor] = []
+
+    def inputs(self, name: str) -> Iterator[Tensor]:
+        """Yield what the linear ``name``, one of ``LINEARS``, reads for each sequence: ``[1, T, in_features]``."""
+        attention, mlp = self.layer.self_attn, self.layer.mlp
+        for x_1TD in self._stream.rows:
+            if name == "self_attn.qkv_proj":
+                yield self.layer.input_layernorm(x_1TD)
+            elif name == "self_attn.o_proj":
+                read = self.layer.input_layernorm(x_1TD)
+                self._attended.append(attention.attended(read, *self._stream.positions(x_1TD)))
+                yield self._attended[-1]
+            elif name == "mlp.gate_up_proj":
+                yield self.layer.post_attention_layernorm(x_1TD)
+            else:
+                yield mlp.gated(self.layer.post_attention_layernorm(x_1TD))
+
+    def add(self, name: str) -> None:
+        """Add to the rows what the layer adds behind the linear ``name``, if anything. ``inputs`` were read before."""
+        rows = self._stream.rows
+        if name == "self_attn.o_proj":
+            for i, attended in enumerate(self._attended):
+                rows[i] = rows[i] + self.layer.self_attn.o_proj(attended)
+            self._attended.clear()
+        elif name == "mlp.down_proj":
+            for i, x_1TD in enumerate(rows):
+                rows[i] = x_1TD + self.layer.mlp(self.layer.post_attention_layernorm(x_1TD))
 
 
 @torch.no_grad()
 def _pass_layer(
-    float_layer: LlamaLayer,
-    layer: LlamaLayer,
-    floats: Stream,
-    rounded: Stream,
-    *,
-    recipe: Recipe,
-    found: QuantizedLinears | None,
+    float_reader: LayerReader, reader: LayerReader, *, recipe: Recipe, found: QuantizedLinears | None
 ) -> QuantizedLinears:
-    """Move both streams through a layer, and quantize the linears of ``layer`` on the way. Return them.
+    """Move both readers' streams through a layer, and quantize the linears of the second on the way. Return them.
 
     Both layers begin with the float weights. ``found`` has the linears if they were quantized before.
     """
     assert recipe.group_size is not None, "the recipe was not fitted to a model"
-    waiting = [
-        (linear_inputs(float_layer, y, floats.positions(y)), linear_inputs(layer, x, rounded.positions(x)))
-        for y, x in zip(floats.rows, rounded.rows, strict=True)
-    ]
     result = {}
     for name in LINEARS:
-        linear: Any = layer.get_submodule(name)
-        inputs = [(next(of_float)[0], round_inputs(next(of_rounded)[0])) for of_float, of_rounded in waiting]
+        linear: Any = reader.layer.get_submodule(name)
+        inputs = zip(float_reader.inputs(name), map(round_inputs, reader.inputs(name)), strict=True)
         if found is None:
             integers, scales = gptq(linear.weight, *_sums(inputs), group_size=recipe.group_size)
         else:
+            if name == "self_attn.o_proj":
+                for _ in inputs:  # the readers need them
+                    pass
             integers, scales = (tensor.to(linear.weight.device) for tensor in found[name])
-        del inputs
         result[name] = integers.cpu(), scales.cpu()
         linear.weight = nn.Parameter(dequantized(integers, scales), requires_grad=False)
         linear.register_forward_pre_hook(lambda _, inputs: (round_inputs(inputs[0]),))
-    floats.rows, rounded.rows = (list(rows) for rows in zip(*((next(y), next(x)) for y, x in waiting), strict=True))
+        for each in (float_reader, reader):
+            each.add(name)
     return result
 
 
 def _sums(inputs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the sums of ``x x^T`` and of ``(y - x) x^T`` over all rows of pairs ``(y, x)``, ``[T, I]`` each."""
+    """Return the sums of ``x x^T`` and of ``(y - x) x^T`` over all rows of pairs ``(y, x)``, ``[1, T, I]`` each."""
     hessian_II = drift_II = torch.zeros(())
-    for y_TI, x_TI in inputs:
+    for y_1TI, x_1TI in inputs:
+        y_TI, x_TI = y_1TI[0], x_1TI[0]
         if not hessian_II.dim():
             hessian_II, drift_II = (x_TI.new_zeros(x_TI.shape[1], x_TI.shape[1]) for _ in range(2))
         hessian_II.addmm_(x_TI.T, x_TI)

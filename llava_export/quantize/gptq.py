@@ -29,10 +29,13 @@ def gptq(weight_OI: Tensor, hessian_II: Tensor, drift_II: Tensor, *, group_size:
     ``hessian_II`` is the sum of ``x x^T`` over the inputs ``x`` of the linear in the rounded model, and ``drift_II``
     that of ``(y - x) x^T`` where ``y`` is the same input in the float model.
     """
-    order = hessian_II.diagonal().argsort(descending=True)
-    factor_II = inverse_factor(hessian_II[order][:, order])
-    weight_OI = weight_OI + PROPAGATION * _toward_float(weight_OI, drift_II[:, order], factor_II)[:, order.argsort()]
-    scales = _group_scales(weight_OI, hessian_II.diagonal(), group_size=group_size)
+    squares_I = hessian_II.diagonal().clone()
+    order = squares_I.argsort(descending=True)
+    factor_II = inverse_factor(hessian_II, order)
+    change_OI = _toward_float(weight_OI, drift_II[:, order], factor_II)
+    weight_OI = weight_OI.index_add(1, order, change_OI, alpha=PROPAGATION)
+    del change_OI
+    scales = _group_scales(weight_OI, squares_I, group_size=group_size)
     # Rows are columns here, so that each is contiguous.
     left_IO = weight_OI.T[order].contiguous()
     integers_IO = torch.empty(left_IO.shape, dtype=torch.int8, device=left_IO.device)
@@ -77,12 +80,17 @@ def _group_scales(weight_OI: Tensor, squares_I: Tensor, *, group_size: int) -> T
     return torch.cat(scales)
 
 
-def inverse_factor(hessian_II: Tensor) -> Tensor:
-    """Return the upper triangular ``U`` with ``U^T U = (H + damping)^-1``. ``hessian_II`` is overwritten.
+def inverse_factor(hessian_II: Tensor, order: Tensor) -> Tensor:
+    """Return the upper triangular ``U`` with ``U^T U = (H + damping)^-1``, rows and columns of H put into ``order``.
 
-    Read backwards, H is ``L L^T`` and so ``R R^T`` with an upper triangular R, whose inverse is U.
+    Read backwards, H is ``L L^T`` with a lower triangular L. Read backwards again, the inverse of L is U.
     """
-    hessian_II.diagonal().add_(DAMPING * hessian_II.diagonal().mean() + 1e-10)
-    backwards = torch.linalg.cholesky(hessian_II.flip(0, 1))
-    identity = torch.eye(len(hessian_II), dtype=hessian_II.dtype, device=hessian_II.device)
-    return torch.linalg.solve_triangular(backwards.flip(0, 1), identity, upper=True)
+    backwards = order.flip(0)
+    damped_II = hessian_II[backwards[:, None], backwards]
+    damped_II.diagonal().add_(DAMPING * damped_II.diagonal().mean() + 1e-10)
+    factor_II = torch.linalg.cholesky(damped_II)
+    del damped_II
+    identity = torch.eye(len(factor_II), dtype=factor_II.dtype, device=factor_II.device)
+    inverse_II = torch.linalg.solve_triangular(factor_II, identity, upper=False)
+    del factor_II, identity
+    return inverse_II.flip(0, 1)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from llava_export.calibration.calibrate import LINEARS, calibrate, calibration_key, linear_inputs
+from llava_export.calibration.calibrate import LINEARS, LayerReader, calibrate, calibration_key
 from llava_export.calibration.store import LayerStore
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.evaluate.text import evaluate_recipe
@@ -37,20 +37,24 @@ def rows_of(checkpoint: Checkpoint, count: int = 6, *, seed: int = 0) -> list[to
     return DecoderBlocks(checkpoint, max_len=LENGTH).embed(windows_of(checkpoint, count, seed=seed))
 
 
-def test_the_linears_of_a_layer_in_turn_are_the_layer(checkpoint):
+def test_a_layer_read_linear_by_linear_is_the_layer(checkpoint):
     blocks = DecoderBlocks(checkpoint, max_len=LENGTH)
-    stream = Stream(rows_of(checkpoint, 1), decoder=blocks.decoder)
-    read = []
+    rows = rows_of(checkpoint, 2)
+    whole, stream = (Stream(rows, decoder=blocks.decoder) for _ in range(2))
+    read: list[torch.Tensor] = []
     layer: Any = blocks.decoder.layers[1]
     with blocks.loaded(blocks.layers[1]), torch.no_grad():
+        reader = LayerReader(layer, stream)
+        inputs = {}
+        for name in LINEARS:
+            inputs[name] = list(reader.inputs(name))
+            reader.add(name)
         for name in LINEARS:
             layer.get_submodule(name).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-        *inputs, rows = linear_inputs(layer, stream.rows[0], stream.positions(stream.rows[0]))
-        assert len(inputs) == len(LINEARS)
-        for mine, of_layer in zip(inputs, read, strict=True):
-            assert torch.equal(mine, of_layer)
-        stream.advance(layer)
-        torch.testing.assert_close(rows, stream.rows[0])
+        whole.advance(layer)
+    in_order = [inputs[name][i] for i in range(len(rows)) for name in LINEARS]
+    for found, expected in zip([*in_order, *stream.rows], [*read, *whole.rows], strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_calibrated_decoders_are_nearer_to_the_float_model(checkpoint, tmp_path):
