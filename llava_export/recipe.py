@@ -105,6 +105,8 @@ class Recipe:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Recipe:
         """Return the recipe that ``to_dict`` wrote. Raises ``RecipeError`` for fields that no recipe of a model has."""
+        if "head" not in fields and "text" in fields:  # before 0.2 the head was as the other linears
+            fields = {**fields, "head": fields["text"]}
         recipe = JsonObject(fields, what="the recipe", error=RecipeError).record(cls)
         if open_choices := [field.name for field in dataclass_fields(cls) if getattr(recipe, field.name) is None]:
             raise RecipeError(f"the recipe does not say its {' and '.join(open_choices)}")
@@ -206,7 +208,8 @@ class Recipe:
             name = ".".join(part for part in (fqn, path) if part)
             bits = self._bits(name, module)
             if calibrated and path in calibrated:
-                module.weight = int4_weight(*calibrated[path], rounds_inputs=True)
+                integers, scales = (tensor.to(module.weight.device) for tensor in calibrated[path])
+                module.weight = int4_weight(integers, scales, rounds_inputs=True)
             elif bits < 32:
                 module.weight = quantized(
                     module.weight,

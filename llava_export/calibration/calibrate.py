@@ -61,7 +61,7 @@ def calibrate_with(
             on_step=step,
             on_note=stages.note,
         )
-    store = LayerStore(folder, key=calibration_key(checkpoint, recipe, rows))
+    store = LayerStore(folder, key=calibration_key(checkpoint, recipe, rows, device=device))
     with stages.stage("calibrate", steps=checkpoint.config.text.num_hidden_layers) as step:
         calibrate(checkpoint, recipe, rows, store=store, device=device, on_step=step)
     return store
@@ -70,7 +70,7 @@ def calibrate_with(
 def calibrate(
     checkpoint: Checkpoint,
     recipe: Recipe,
-    rows: Sequence[Tensor],
+    rows: list[Tensor],
     *,
     store: LayerStore,
     device: str = "cpu",
@@ -78,15 +78,18 @@ def calibrate(
 ) -> None:
     """Quantize the linears of every decoder layer, and put them into ``store``. Layers that it has are kept.
 
-    ``rows`` are what the decoder reads of each sample, ``float32 [1, T, D]``. ``device`` is torch's name of what
+    ``rows`` are what the decoder reads of each sample, ``float32 [1, T, D]``. The list is emptied, so that they do not
+    stay in memory. ``device`` is torch's name of what
     computes. ``on_step`` is called after each layer.
     """
     longest = max(sample.shape[1] for sample in rows)
     float_blocks, blocks = (
         DecoderBlocks(checkpoint, max_len=longest, recipe=chosen, device=device) for chosen in (None, recipe)
     )
-    rows = [sample.to(device) for sample in rows]
-    floats, rounded = (Stream(rows, decoder=model.decoder) for model in (float_blocks, blocks))
+    moved = [sample.to(device) for sample in rows]
+    rows.clear()
+    floats, rounded = (Stream(moved, decoder=model.decoder) for model in (float_blocks, blocks))
+    del moved
     for index, fqn in enumerate(float_blocks.layers):
         found = store.load(fqn)
         float_layer: Any = float_blocks.decoder.layers[index]
@@ -102,10 +105,12 @@ def calibrate(
         on_step()
 
 
-def calibration_key(checkpoint: Checkpoint, recipe: Recipe, rows: Sequence[Tensor]) -> str:
-    """Return a digest of all that a calibration depends on: the checkpoint's files, the recipe and the samples."""
+def calibration_key(checkpoint: Checkpoint, recipe: Recipe, rows: Sequence[Tensor], *, device: str) -> str:
+    """Return a digest of all that a calibration depends on: the checkpoint's files, recipe, samples and device."""
     files = {str(path): fingerprint(path) for path in checkpoint.paths}
-    digest = hashlib.sha256(json.dumps([FORMAT, files, recipe.to_dict()], sort_keys=True).encode())
+    shapes = [list(sample.shape) for sample in rows]
+    depends_on = [FORMAT, files, recipe.to_dict(), shapes, device]
+    digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode())
     for sample in rows:
         digest.update(sample.contiguous().numpy().data)
     return digest.hexdigest()

@@ -11,7 +11,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from llava_export.cli.flags import UsageError, add_recipe_flags, checkpoint_parts, chosen_recipe, flags_given
+from llava_export.cli.flags import (
+    DEFAULT_SAMPLES,
+    UsageError,
+    add_recipe_flags,
+    checkpoint_parts,
+    chosen_recipe,
+    flags_given,
+)
 from llava_export.errors import ExportError
 from llava_runner.arguments import path, positive_int
 
@@ -68,7 +75,7 @@ def run_text(arguments: argparse.Namespace) -> int:
 
     from llava_export.checkpoint.checkpoint import open_checkpoint
     from llava_export.corpus import open_corpus
-    from llava_export.evaluate.text import evaluate_program, evaluate_recipe, num_steps
+    from llava_export.evaluate.text import evaluate_program, evaluate_recipe, fitted_recipe, num_steps
     from llava_export.recipe import Recipe
     from llava_export.staging import write_whole
     from llava_runner.program import Program
@@ -86,7 +93,7 @@ def run_text(arguments: argparse.Namespace) -> int:
         with progress(console, steps=num_steps(checkpoint, windows)) as step:
             figures = evaluate_program(program, checkpoint, windows, device=arguments.device, on_step=step)
     else:
-        recipe = chosen_recipe(arguments).fitted(checkpoint.build_model(max_context_len=1))
+        recipe = fitted_recipe(checkpoint, chosen_recipe(arguments), windows)
         with (
             _calibrated(arguments, checkpoint, recipe, console) as layers,
             progress(console, steps=num_steps(checkpoint, windows)) as step,
@@ -120,6 +127,7 @@ def _calibrated(
     from llava_export.calibration.samples import open_samples
     from llava_export.checkpoint.prompt import find_prompt
     from llava_export.cli.terminal import ProgressStages
+    from llava_export.pte.plan import DEFAULT_LENGTH
 
     samples = open_samples(arguments.calibration_data)
     stages = ProgressStages(console, total=2)
@@ -130,13 +138,13 @@ def _calibrated(
                 checkpoint,
                 recipe,
                 prompt=find_prompt(checkpoint),
-                max_len=arguments.window_len,
-                limit=arguments.calibration_samples,
+                max_len=min(DEFAULT_LENGTH, checkpoint.config.text.max_position_embeddings),
+                limit=arguments.calibration_samples or DEFAULT_SAMPLES,
                 folder=Path(scratch) / "layers",
                 device=arguments.device,
                 stages=stages,
             )
-        yield store.load
+        yield store.layer
 
 
 def print_figures(console: Console, figures: TextFigures, *, title: str, text: Path) -> None:

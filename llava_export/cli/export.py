@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from llava_export.cli.flags import (
+    DEFAULT_SAMPLES,
     add_checkpoint_flags,
     add_output_dir,
     add_prompt_template,
@@ -70,7 +71,7 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
 
     recipe = add_recipe_flags(parser)
     recipe.add_argument(
-        "--device", choices=DEVICES, default=Options.device, help="what calibrates (default: %(default)s)"
+        "--device", choices=DEVICES, default=Options.device, help="where calibration runs (default: %(default)s)"
     )
 
     program = parser.add_argument_group("the program")
@@ -116,7 +117,7 @@ def options(arguments: argparse.Namespace) -> Options:
         artifacts=arguments.with_artifacts,
         prompt_template=arguments.prompt_template,
         calibration_data=arguments.calibration_data,
-        calibration_samples=arguments.calibration_samples,
+        calibration_samples=arguments.calibration_samples or DEFAULT_SAMPLES,
         device=arguments.device,
     )
 

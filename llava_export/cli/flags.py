@@ -104,7 +104,9 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
     recipe.add_argument("--vision", choices=LINEAR_SCHEMES, help="tower and projector linears (default: the recipe's)")
     recipe.add_argument("--kv-cache", choices=KV_CACHES, help="type of cached keys and values (default: the recipe's)")
     recipe.add_argument(
-        "--algorithm", choices=ALGORITHMS, help=f"how 4 bits are chosen; {GPTQ} calibrates (default: mse)"
+        "--algorithm",
+        choices=ALGORITHMS,
+        help=f"how 4-bit weights are rounded; {GPTQ} uses samples (default: mse)",
     )
     recipe.add_argument(
         "--calibration-data",
@@ -115,9 +117,8 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
     recipe.add_argument(
         "--calibration-samples",
         type=positive_int,
-        default=DEFAULT_SAMPLES,
         metavar="N",
-        help=f"for {GPTQ}: at most so many, evenly spread (default: %(default)s)",
+        help=f"for {GPTQ}: use at most N samples, evenly spread (default: {DEFAULT_SAMPLES})",
     )
     return recipe
 
@@ -125,8 +126,11 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
 def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
     """Return the recipe of a command line. Raises ``RecipeError`` for values that no recipe can have."""
     recipe = RECIPES[arguments.recipe].with_changes(**{name: getattr(arguments, name) for name in RECIPE_CHANGES})
-    if arguments.calibration_data is not None and not recipe.calibrates:
-        raise RecipeError(f"--calibration-data is for --algorithm {GPTQ}; {recipe.algorithm} uses no data")
+    if not recipe.calibrates:
+        for flag in ("calibration_data", "calibration_samples"):
+            if getattr(arguments, flag) is not None:
+                name = flag.replace("_", "-")
+                raise RecipeError(f"--{name} is for --algorithm {GPTQ}; {recipe.algorithm} uses no data")
     return recipe
 
 

@@ -86,10 +86,7 @@ def evaluate_recipe(
     quantized before. ``on_step`` is told what begins. Raises ``RecipeError`` for a
     recipe that does not fit the model.
     """
-    shapes = checkpoint.build_model(max_context_len=1)
-    recipe = recipe.fitted(shapes)
-    recipe.check(shapes)
-    _check_length(windows, limit=checkpoint.config.text.max_position_embeddings, what="the model was trained for")
+    recipe = fitted_recipe(checkpoint, recipe, windows)
     max_len = len(windows[0])
     both = [
         DecoderBlocks(checkpoint, max_len=max_len, device=device),
@@ -130,6 +127,18 @@ def evaluate_program(
 
     with blocks.head() as head:
         return _compared(_logits_of(stream, head), logits, windows, device=device, on_step=on_step)
+
+
+def fitted_recipe(checkpoint: Checkpoint, recipe: Recipe, windows: Sequence[Tensor]) -> Recipe:
+    """Return a recipe with all that ``Recipe.fitted`` chooses.
+
+    Raises ``RecipeError`` if it does not fit the model, and ``CorpusError`` for windows that are too long for it.
+    """
+    shapes = checkpoint.build_model(max_context_len=1)
+    recipe = recipe.fitted(shapes)
+    recipe.check(shapes)
+    _check_length(windows, limit=checkpoint.config.text.max_position_embeddings, what="the model was trained for")
+    return recipe
 
 
 def num_steps(checkpoint: Checkpoint, windows: Sequence[Tensor]) -> int:

@@ -35,6 +35,12 @@ def decoder_layer(index: int | str) -> str:
     return f"{TEXT_DECODER}.layers.{index}"
 
 
+def is_decoder_layer(fqn: str) -> bool:
+    """Return whether ``fqn`` names a layer of the text decoder."""
+    parent, _, index = fqn.rpartition(".")
+    return index.isdigit() and decoder_layer(index) == f"{parent}.{index}"
+
+
 def is_in(fqn: str, module: str) -> bool:
     """Return whether ``fqn`` names a part of ``module``."""
     return fqn.startswith(f"{module}.")

@@ -63,6 +63,10 @@ def export(
             write_tokenizer(checkpoint.tokenizer, folder)
             write_image(SAMPLE_IMAGE, folder, images=checkpoint.images)
         card = model_card(plan)
+        if plan.options.golden:  # a prompt that is not transformers' is told before anything takes long
+            question = golden.golden_question(
+                checkpoint, card=card, chat_template=plan.prompt.jinja, is_checked=not force
+            )
         calibrated = None
         if plan.options.recipe.calibrates:
             calibrated = calibrate_with(
@@ -78,9 +82,6 @@ def export(
             )
         with ExitStack() as parallel:
             if plan.options.golden:
-                question = golden.golden_question(
-                    checkpoint, card=card, chat_template=plan.prompt.jinja, is_checked=not force
-                )
                 wait_for_answer = parallel.enter_context(
                     in_background(golden.float_answer, checkpoint.reopen, question)
                 )

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from llava_export.calibration.samples import Sample, open_samples
+from llava_export.calibration.samples import Sample, open_samples, spread
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.checkpoint.prompt import Prompt, find_prompt
 from llava_export.config import LlavaConfig
 from llava_export.errors import ExportError
-from llava_export.pte.options import STAMPED, Options
-from llava_export.pte.preflight import Estimate, estimate
+from llava_export.pte.options import DEVICES, STAMPED, Options
+from llava_export.pte.preflight import Estimate, calibration_memory, estimate
+from llava_export.recipe import GPTQ
 
 DEFAULT_LENGTH = 768
 CALIBRATION_STAGES = 2  # of a recipe that calibrates
@@ -59,12 +60,20 @@ def plan_for(checkpoint: Checkpoint, options: Options) -> Plan:
         stamped=options.lowering == STAMPED,
         golden=options.golden,
     )
+    if samples:
+        positions = len(spread(samples, options.calibration_samples)) * max_seq_len
+        calibration = calibration_memory(shapes, config=checkpoint.config, positions=positions)
+        needed = replace(needed, memory=max(needed.memory, calibration))
     return Plan(checkpoint, prompt, options, max_seq_len, max_context_len, needed, samples)
 
 
 def _samples(options: Options) -> list[Sample]:
     """Return the samples that a recipe calibrates with. Raises a ``UserError`` if they cannot be had."""
     if not options.recipe.calibrates:
+        if options.device != DEVICES[0]:
+            raise ExportError(
+                f"--device {options.device} is for --algorithm {GPTQ}; the rest of an export is computed here"
+            )
         return []
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ExportError("--device cuda: torch finds no GPU here")

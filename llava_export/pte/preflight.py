@@ -25,6 +25,9 @@ LOWERING, FLOAT_MODEL, RUNNER = 580 * MEBIBYTE, 320 * MEBIBYTE, 250 * MEBIBYTE
 PER_LOWERED, PER_VISION, PER_EMBEDDED, PER_RUN = 3.1, 4.6, 13.7, 4.5
 
 
+STATES, SQUARES = 4, 6  # of a calibration
+
+
 @dataclass(frozen=True)
 class Estimate:
     """The needs of an export, in bytes.
@@ -69,6 +72,18 @@ def estimate(
         memory=round(memory),
         device_memory=RUNNER + program + recipe.cache_bytes(text) * max_context_len,
     )
+
+
+def calibration_memory(model: LlavaModel, *, config: LlavaConfig, positions: int) -> int:
+    """Return the resident bytes that it takes to calibrate a decoder with samples of at most so many ``positions``.
+
+    The hidden states of two models are held, twice while attention is added, two layers in float32, and square matrices
+    of the widest linear: sums of products, the factor of their inverse, and what is between them.
+    """
+    text = config.text
+    states = STATES * positions * text.hidden_size * 4
+    layers = 2 * 4 * sum(parameter.numel() for parameter in model.get_submodule(names.decoder_layer(0)).parameters())
+    return FLOAT_MODEL + states + layers + SQUARES * 4 * max(text.hidden_size, text.intermediate_size) ** 2
 
 
 def shortages(needed: Estimate, *, output_dir: Path) -> list[str]:

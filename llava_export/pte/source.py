@@ -50,7 +50,7 @@ class ModelSource:
             self.checkpoint.weights.fill(block, prefix=fqn, matrices_as_stored=True)
             if following:
                 self.checkpoint.weights.prefetch(following[1], prefix=following[0])
-            calibrated = self.calibrated.load(fqn) if self.calibrated else None
+            calibrated = self.calibrated.layer(fqn) if self.calibrated else None
             self.recipe.quantize(block, fqn=fqn, calibrated=calibrated)
             return_free_memory()
             yield fqn, block

@@ -10,7 +10,9 @@ import torch
 from llava_export.calibration.calibrate import LINEARS, LayerReader, calibrate, calibration_key
 from llava_export.calibration.store import LayerStore
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llava_export.errors import ExportError
 from llava_export.evaluate.text import evaluate_recipe
+from llava_export.pte.source import ModelSource
 from llava_export.recipe import RECIPES, Recipe
 from llava_export.streams import DecoderBlocks, Stream
 
@@ -70,14 +72,14 @@ def test_calibrated_decoders_are_nearer_to_the_float_model(checkpoint, tmp_path)
 def test_a_calibration_that_was_stopped_goes_on(checkpoint, tmp_path):
     recipe, rows = recipe_of(checkpoint), rows_of(checkpoint)
     whole = LayerStore(tmp_path / "whole", key="a")
-    calibrate(checkpoint, recipe, rows, store=whole)
+    calibrate(checkpoint, recipe, list(rows), store=whole)
     folder = tmp_path / "stopped"
 
     def stop() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        calibrate(checkpoint, recipe, rows, store=LayerStore(folder, key="a"), on_step=stop)
+        calibrate(checkpoint, recipe, list(rows), store=LayerStore(folder, key="a"), on_step=stop)
     (first,) = folder.glob("*.safetensors")
     written = first.stat().st_mtime_ns
     resumed = LayerStore(folder, key="a")
@@ -106,12 +108,57 @@ def test_layers_that_are_damaged_or_of_another_calibration_are_made_anew(checkpo
 def test_the_key_stands_for_checkpoint_recipe_and_samples(checkpoint_of):
     checkpoint, twin = (open_checkpoint(str(checkpoint_of(shape))) for shape in ("plain", "plain_twin"))
     recipe, rows = recipe_of(checkpoint), rows_of(checkpoint)
-    keys = {
-        calibration_key(checkpoint, recipe, rows),
-        calibration_key(twin, recipe, rows),
-        calibration_key(checkpoint, recipe.with_changes(head="fp32"), rows),
-        calibration_key(checkpoint, recipe, rows[1:]),
-        calibration_key(checkpoint, recipe, [*rows[1:], rows[0]]),
-        calibration_key(checkpoint, recipe, [rows[0] + 1e-3, *rows[1:]]),
-    }
-    assert len(keys) == 6 and calibration_key(checkpoint, recipe, rows) in keys
+    apart = [part for sample in rows for part in (sample[:, :5], sample[:, 5:])]  # the same bytes
+    arguments = [
+        (checkpoint, recipe, rows, "cpu"),
+        (checkpoint, recipe, rows, "cuda"),
+        (twin, recipe, rows, "cpu"),
+        (checkpoint, recipe.with_changes(head="fp32"), rows, "cpu"),
+        (checkpoint, recipe, rows[1:], "cpu"),
+        (checkpoint, recipe, apart, "cpu"),
+        (checkpoint, recipe, [*rows[1:], rows[0]], "cpu"),
+        (checkpoint, recipe, [rows[0] + 1e-3, *rows[1:]], "cpu"),
+    ]
+    keys = [calibration_key(it, its_recipe, its_rows, device=device) for it, its_recipe, its_rows, device in arguments]
+    assert len(set(keys)) == len(keys)
+    assert keys[0] == calibration_key(checkpoint, recipe, rows, device="cpu")
+
+
+def test_a_folder_that_no_calibration_made_stays_as_it_is(tmp_path):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    LayerStore(folder, key="a").remove()
+    folder.mkdir()
+    (folder / "letter.txt").write_text("mine")
+    with pytest.raises(ExportError, match="no earlier export made it"):
+        LayerStore(folder, key="a")
+    assert (folder / "letter.txt").read_text() == "mine"
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ExportError, match="no earlier export made it"):
+        LayerStore(tmp_path / "file", key="a")
+
+
+def test_a_key_that_was_cut_begins_anew(tmp_path):
+    LayerStore(tmp_path / "store", key="abc")
+    (tmp_path / "store" / "key.txt").write_bytes(b"\xff")
+    LayerStore(tmp_path / "store", key="abc")
+    assert (tmp_path / "store" / "key.txt").read_text() == "abc"
+
+
+def test_a_program_has_the_layers_of_its_calibration(checkpoint_of, tmp_path):
+    """And none is rounded in another way if its file is gone."""
+    checkpoint = open_checkpoint(str(checkpoint_of("plain")))
+    recipe, store = recipe_of(checkpoint), LayerStore(tmp_path / "store", key="a")
+    calibrate(checkpoint, recipe, rows_of(checkpoint), store=store)
+    source = ModelSource(checkpoint, recipe, 8, store)
+    num_layers = 0
+    for fqn, block in source.quantized_blocks(source.build()):
+        if expected := store.load(fqn):
+            num_layers += 1
+            for name in LINEARS:
+                found: Any = block.get_submodule(name).weight
+                assert torch.equal(found.qdata, expected[name][0]) and torch.equal(found.scale, expected[name][1])
+    assert num_layers == checkpoint.config.text.num_hidden_layers
+    (tmp_path / "store" / "text_decoder.layers.1.safetensors").unlink()
+    with pytest.raises(ExportError, match=r"layers\.1\.safetensors is gone or damaged"):
+        list(source.quantized_blocks(source.build()))
