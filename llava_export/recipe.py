@@ -7,8 +7,9 @@ per output channel. With ``fp32`` nothing is quantized.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,8 @@ class Recipe:
     squared error, ``minmax`` takes the largest magnitude, and ``hqq`` is Half-Quadratic Quantization (Badri and Shaji,
     2023). With ``gptq`` the decoder's layers are calibrated (see ``calibration``), and the rest is as with ``mse``.
 
-    ``head`` and ``group_size`` may be None until ``fitted`` chooses them for a model.
+    ``head`` and ``group_size`` may be None until ``fitted`` chooses them for a model. ``exceptions`` are linears with a
+    scheme of their own, by their names in the model: ``text_decoder.layers.3.mlp.down_proj``.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Recipe:
     head: str | None = None
     group_size: int | None = None
     algorithm: str = "mse"
+    exceptions: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Raise ``RecipeError`` for values that no recipe can have."""
@@ -93,9 +96,12 @@ class Recipe:
             ("embedding bits", self.embedding_bits, EMBEDDING_BITS),
             ("KV cache", self.kv_cache, KV_CACHES),
             ("algorithm", self.algorithm, ALGORITHMS),
+            *((f"scheme of {fqn}", scheme, LINEAR_SCHEMES) for fqn, scheme in self.exceptions.items()),
         ):
             if value not in allowed:
                 raise RecipeError(f"{what} {value!r} is not one of {', '.join(map(str, allowed))}")
+        if LM_HEAD in self.exceptions:
+            raise RecipeError(f"{LM_HEAD} is the head, which is no exception: it has a scheme of its own")
         if self.algorithm == GPTQ and SCHEME_BITS[self.text] != 4:
             raise RecipeError(f"{GPTQ} chooses 4-bit weights, and the text scheme {self.text} has none")
         size = self.group_size
@@ -107,7 +113,7 @@ class Recipe:
         """Return the recipe that ``to_dict`` wrote. Raises ``RecipeError`` for fields that no recipe of a model has."""
         if "head" not in fields and "text" in fields:  # before 0.2 the head was as the other linears
             fields = {**fields, "head": fields["text"]}
-        recipe = JsonObject(fields, what="the recipe", error=RecipeError).record(cls)
+        recipe = JsonObject({"exceptions": {}, **fields}, what="the recipe", error=RecipeError).record(cls)
         if open_choices := [field.name for field in dataclass_fields(cls) if getattr(recipe, field.name) is None]:
             raise RecipeError(f"the recipe does not say its {' and '.join(open_choices)}")
         return recipe
@@ -120,17 +126,32 @@ class Recipe:
     def thresholds(self) -> Thresholds:
         """The thresholds for a program of this recipe."""
         embedding = SCHEME_OF_BITS[self.embedding_bits]
-        schemes = (self.text, self.head or self.text, self.vision, embedding)
+        schemes = (self.text, self.head or self.text, self.vision, embedding, *self.exceptions.values())
         return THRESHOLDS[min(schemes, key=LINEAR_SCHEMES.index)]
+
+    @property
+    def quantizes_layers(self) -> bool:
+        """Whether any linear of the layers is quantized, of the decoder's or the vision tower's."""
+        return any(scheme != "fp32" for scheme in (self.text, self.vision, *self.exceptions.values()))
 
     @property
     def calibrates(self) -> bool:
         """Whether the decoder's layers are quantized for the inputs that samples give them."""
         return self.algorithm == GPTQ
 
+    def scheme(self, fqn: str) -> str:
+        """Return the scheme of a linear, by its name in the model."""
+        if fqn in self.exceptions:
+            return self.exceptions[fqn]
+        if fqn == LM_HEAD:
+            return self.head or self.text
+        return self.vision if is_in(fqn, VISION_ENCODER) else self.text
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
+        """Return the fields by name. Where there are no exceptions, the field is left out."""
+        fields = {field.name: getattr(self, field.name) for field in dataclass_fields(self)}
+        exceptions = dict(fields.pop("exceptions"))
+        return {**fields, "exceptions": exceptions} if exceptions else fields
 
     def fitted(self, model: LlavaModel) -> Recipe:
         """Return the recipe with the group size and the head's scheme chosen for ``model``, where they are None.
@@ -151,7 +172,16 @@ class Recipe:
         return recipe
 
     def check(self, model: nn.Module) -> None:
-        """Raise ``RecipeError`` if the group size does not divide the input features of a layer that has groups."""
+        """Raise ``RecipeError`` if the recipe does not fit the model.
+
+        That is if the group size does not divide the input features of a layer that has groups, or if an exception is
+        no linear of the model.
+        """
+        from torch import nn
+
+        linears = {fqn for fqn, module in model.named_modules() if isinstance(module, nn.Linear)}
+        if unknown := [fqn for fqn in self.exceptions if fqn not in linears]:
+            raise RecipeError(f"the recipe has a scheme for {unknown[0]!r}, which is no linear of the model")
         bad = self._undivided(model, self._fitted_group_size)
         if not bad:
             return
@@ -235,12 +265,6 @@ class Recipe:
             if self._bits(fqn, module) == 4 and module.weight.shape[1] % group_size
         }
 
-    def _scheme(self, fqn: str) -> str:
-        """Return the scheme of a linear."""
-        if fqn == LM_HEAD:
-            return self.head or self.text
-        return self.vision if is_in(fqn, VISION_ENCODER) else self.text
-
     def _bits(self, fqn: str, module: nn.Module) -> int:
         """Return the bits of a value of a module's weight: 32 where it is not quantized.
 
@@ -249,8 +273,17 @@ class Recipe:
         from torch import nn
 
         if isinstance(module, nn.Linear):
-            return SCHEME_BITS[self._scheme(fqn)]
+            return SCHEME_BITS[self.scheme(fqn)]
         return self.embedding_bits if fqn == TOKEN_EMBEDDING else 32
+
+
+def recipe_text(fields: Mapping[str, Any]) -> str:
+    """Return the fields of a recipe, as ``to_dict`` returns them, as text: "8da4w: text 8da4w, vision 8da8w"."""
+    exceptions = fields.get("exceptions")
+    schemes = Counter(exceptions.values() if isinstance(exceptions, Mapping) else ())
+    words = [f"{name} {value}" for name, value in fields.items() if name not in ("name", "exceptions")]
+    words += [f"{count} linears {scheme}" for scheme, count in sorted(schemes.items())]
+    return f"{fields.get('name')}: {', '.join(words)}"
 
 
 # Recipes by the names that --recipe accepts.

@@ -23,7 +23,7 @@ from llava_export.checkpoint.prompt import Prompt
 from llava_export.models.llama import LlamaLayer
 from llava_export.quantize.gptq import gptq
 from llava_export.quantize.weights import QuantizedLinears, dequantized, round_inputs
-from llava_export.recipe import Recipe
+from llava_export.recipe import SCHEME_BITS, Recipe
 from llava_export.stages import Stages
 from llava_export.staging import fingerprint
 from llava_export.streams import DecoderBlocks, Stream
@@ -98,7 +98,7 @@ def calibrate(
             _share_weights(float_layer, layer)
             layer.to(device)  # what is no parameter
             readers = LayerReader(float_layer, floats), LayerReader(layer, rounded)
-            result = _pass_layer(*readers, recipe=recipe, found=found)
+            result = _pass_layer(*readers, fqn=fqn, recipe=recipe, found=found)
             checkpoint.weights.release(layer)
         if found is None:
             store.save(fqn, result)
@@ -157,27 +157,34 @@ class LayerReader:
 
 @torch.no_grad()
 def _pass_layer(
-    float_reader: LayerReader, reader: LayerReader, *, recipe: Recipe, found: QuantizedLinears | None
+    float_reader: LayerReader, reader: LayerReader, *, fqn: str, recipe: Recipe, found: QuantizedLinears | None
 ) -> QuantizedLinears:
-    """Move both readers' streams through a layer, and quantize the linears of the second on the way. Return them.
+    """Move both readers' streams through a layer, and quantize the linears of the second. Return those of 4 bits.
 
-    Both layers begin with the float weights. ``found`` has the linears if they were quantized before.
+    Both layers begin with the float weights. ``fqn`` is the layer's name, and ``found`` has the 4-bit linears if they
+    were quantized before. A linear that the recipe gives another scheme is quantized without data.
     """
     assert recipe.group_size is not None, "the recipe was not fitted to a model"
     result = {}
     for name in LINEARS:
         linear: Any = reader.layer.get_submodule(name)
+        bits = SCHEME_BITS[recipe.scheme(f"{fqn}.{name}")]
         inputs = zip(float_reader.inputs(name), map(round_inputs, reader.inputs(name)), strict=True)
-        if found is None:
-            integers, scales = gptq(linear.weight, *_sums(inputs), group_size=recipe.group_size)
-        else:
-            if name == "self_attn.o_proj":
-                for _ in inputs:  # the readers need them
-                    pass
-            integers, scales = (tensor.to(linear.weight.device) for tensor in found[name])
-        result[name] = integers.cpu(), scales.cpu()
-        linear.weight = nn.Parameter(dequantized(integers, scales), requires_grad=False)
-        linear.register_forward_pre_hook(lambda _, inputs: (round_inputs(inputs[0]),))
+        if bits == 4 and found is None:
+            result[name] = gptq(linear.weight, *_sums(inputs), group_size=recipe.group_size)
+        elif name == "self_attn.o_proj":
+            for _ in inputs:  # the readers need them
+                pass
+        if bits == 4:
+            integers, scales = (found or result)[name]
+            result[name] = integers.cpu(), scales.cpu()
+            weight = dequantized(integers.to(linear.weight.device), scales.to(linear.weight.device))
+            linear.weight = nn.Parameter(weight, requires_grad=False)
+        elif bits == 8:
+            recipe.quantize(linear, fqn=f"{fqn}.{name}")
+            linear.weight = nn.Parameter(linear.weight.dequantize(), requires_grad=False)
+        if bits < 32:
+            linear.register_forward_pre_hook(lambda _, inputs: (round_inputs(inputs[0]),))
         for each in (float_reader, reader):
             each.add(name)
     return result

@@ -76,7 +76,7 @@ def run_text(arguments: argparse.Namespace) -> int:
     from llava_export.checkpoint.checkpoint import open_checkpoint
     from llava_export.corpus import open_corpus
     from llava_export.evaluate.text import evaluate_program, evaluate_recipe, fitted_recipe, num_steps
-    from llava_export.recipe import Recipe
+    from llava_export.recipe import Recipe, recipe_text
     from llava_export.staging import write_whole
     from llava_runner.program import Program
     from llava_runner.program_file import find_program
@@ -102,7 +102,7 @@ def run_text(arguments: argparse.Namespace) -> int:
                 checkpoint, recipe, windows, calibrated=layers, device=arguments.device, on_step=step
             )
     subject = str(package) if package else f"{checkpoint.name} in torch"
-    print_figures(console, figures, title=f"{subject}, recipe {_described(recipe)}", text=arguments.text)
+    print_figures(console, figures, title=f"{subject}, recipe {recipe_text(recipe.to_dict())}", text=arguments.text)
     if arguments.json:
         written = {
             "package": package and str(package),
@@ -180,9 +180,3 @@ def _check_choice(arguments: argparse.Namespace) -> None:
         raise UsageError("--against is missing: the checkpoint that the package was made of")
     if given := flags_given(arguments, add_recipe_flags):
         raise UsageError(f"{', '.join(given)}: for --model alone; a package has its recipe")
-
-
-def _described(recipe: object) -> str:
-    """Return a recipe's fields in words."""
-    fields = recipe.to_dict()  # type: ignore[attr-defined]
-    return fields.pop("name") + " (" + ", ".join(f"{name} {value}" for name, value in fields.items()) + ")"

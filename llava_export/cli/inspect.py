@@ -79,13 +79,13 @@ def print_head(console: Console, program: Path, found: PteFile, card: ModelCard 
     }
     if card:
         from llava_export.checkpoint.images import described
+        from llava_export.recipe import recipe_text
 
-        recipe = ", ".join(f"{name} {value}" for name, value in card.recipe.items() if name != "name")
         rows |= {"source": card.source, "family": card.family, "prompt": f"from {card.prompt_source}"}
         rows["images"] = described(
             card.image_aspect_ratio, size=card.image_size, resize=card.image_resize, resample=card.image_resample
         )
-        rows |= {"recipe": f"{card.recipe.get('name')}: {recipe}", "exporter": f"ExecuTorch {card.executorch_version}"}
+        rows |= {"recipe": recipe_text(card.recipe), "exporter": f"ExecuTorch {card.executorch_version}"}
     console.print(_grid(rows))
 
 

@@ -16,6 +16,7 @@ from llava_export.doctor.words import ends_text, sampling_text
 from llava_export.pte.golden import GoldenRecord
 from llava_export.pte.read.program import read_pte
 from llava_export.pte.read.types import PteFile
+from llava_export.recipe import recipe_text
 from llava_export.system import available_memory, readable_size
 from llava_runner.contract import Manifest, ModelCard, golden_path
 from llava_runner.errors import PackageError, UserError
@@ -116,8 +117,7 @@ def _program_facts(program: Path, found: PteFile) -> Iterator[Fact]:
 def _model_facts(program: Path, card: ModelCard) -> Iterator[Fact]:
     """Yield what runners are told about the model."""
     yield Fact("model", f"{card.source}, {card.family}", "model card")
-    recipe = ", ".join(f"{name} {value}" for name, value in card.recipe.items() if name != "name")
-    yield Fact("recipe", f"{card.recipe.get('name')}: {recipe}", "model card")
+    yield Fact("recipe", recipe_text(card.recipe), "model card")
     yield Fact("prompt", repr(example_turn(card.prompt)), card.prompt_source)
     images = described(
         card.image_aspect_ratio, size=card.image_size, resize=card.image_resize, resample=card.image_resample

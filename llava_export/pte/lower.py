@@ -29,6 +29,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from llava_export.models.llava import LlavaModel
 from llava_export.pte.sharing import stored_once
 from llava_export.pte.transposes import transposes_cancelled
+from llava_export.recipe import Recipe
 from llava_export.system import return_free_memory
 from llava_runner import contract
 from llava_runner.contract import ModelCard
@@ -72,9 +73,7 @@ def lower(methods: dict[str, ExportedProgram], *, card: ModelCard, partitioners:
 
     ``partitioners`` is 1 to delegate the quantized linears alone, and 2 to delegate everything.
     """
-    chosen = xnnpack_partitioners(
-        partitioners, quantized=card.recipe["text"] != "fp32" or card.recipe["vision"] != "fp32"
-    )
+    chosen = xnnpack_partitioners(partitioners, quantized=Recipe.from_dict(card.recipe).quantizes_layers)
     with collector_paused(), transposes_cancelled():
         return to_edge_transform_and_lower(
             methods,

@@ -165,7 +165,7 @@ class ModelCard:
     eos_ids: tuple[int, ...]
     max_seq_len: int
     max_context_len: int
-    recipe: dict[str, str | int]
+    recipe: dict[str, str | int | dict[str, str]]
     executorch_version: str
     schema: int = SCHEMA
 

@@ -221,11 +221,13 @@ class JsonObject(Mapping[str, Any]):
             if len(hints) == len(value):
                 typed = enumerate(zip(value, hints, strict=True))
                 return tuple(self._typed(item, hint, f"{name}[{i}]") for i, (item, hint) in typed)
-        if origin is dict and isinstance(value, Mapping):
+        if origin in (dict, Mapping) and isinstance(value, Mapping):
             return {key: self._typed(item, arguments[1], f"{name}.{key}") for key, item in value.items()}
         if hint is float and is_number(value):
             return float(value)
         kinds = arguments if origin in (Union, types.UnionType) else (hint,)
+        if isinstance(value, Mapping) and (inner := [kind for kind in kinds if kind is not hint and get_args(kind)]):
+            return self._typed(value, inner[0], name)
         if any(type(value) is kind for kind in kinds) and (type(value) is not int or abs(value) <= LARGEST):
             return value
         raise self._error(f"{self.where(name)} is {shown(value)}; it must be {_type_text(hint)}")

@@ -53,6 +53,24 @@ def test_stamped_program_equals_the_ordinary_one(shape, options, package_of):
     assert stamped.exported.reports == ordinary.exported.reports
 
 
+def test_layers_with_linears_of_several_schemes_are_stamped(package_of):
+    eight = {
+        "text_decoder.layers.0.mlp.down_proj": "8da8w",  # in front of the layers that are copied
+        "text_decoder.layers.2.self_attn.qkv_proj": "8da8w",
+        "text_decoder.layers.3.mlp.down_proj": "8da8w",
+        "text_decoder.layers.4.self_attn.o_proj": "8da8w",  # behind them
+        "vision_encoder.vision_tower.layers.1.mlp.fc1": "8da4w",
+    }
+    stamped, ordinary = (
+        package_of("deep", group_size=32, exceptions=eight, lowering=lowering) for lowering in ("stamped", "ordinary")
+    )
+    assert not stamped.stages.notes
+    assert Program.open(stamped.program).card.recipe["exceptions"] == eight
+    for ours, theirs in zip(outputs(stamped), outputs(ordinary), strict=True):
+        assert torch.equal(ours, theirs)
+    assert stamped.exported.reports == ordinary.exported.reports
+
+
 def test_export_lowers_every_layer_if_executorch_packs_otherwise(checkpoint_of, tmp_path, monkeypatch):
     monkeypatch.setattr(template, "pack", lambda parameter: (Blob("0" * 64, b"another form"),))
     stages = Stages()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,9 @@ from llava_export.errors import RecipeError
 from llava_export.models.llava import LlavaModel
 from llava_export.pte.stamp.packing import pack
 from llava_export.quantize import weights as quantize_weights
-from llava_export.recipe import ALGORITHMS, GPTQ, RECIPES, Recipe
+from llava_export.recipe import ALGORITHMS, GPTQ, RECIPES, Recipe, recipe_text
+from llava_runner.contract import ModelCard
+from tests.fuzz.card import CARD
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,7 @@ def expected_bits(name: str, weight: torch.Tensor, recipe: Recipe) -> Any:
     if name == "token_embedding":
         return {4: (4, recipe.group_size), 8: (8, weight.shape[1]), 32: None}[recipe.embedding_bits]
     scheme = recipe.vision if name.startswith("vision_encoder") else recipe.text
+    scheme = recipe.exceptions.get(name, scheme)
     if name == "text_decoder.lm_head" and recipe.head:
         scheme = recipe.head
     return {"8da4w": (4, recipe.group_size), "8da8w": (8, weight.shape[1]), "fp32": None}[scheme]
@@ -68,6 +72,13 @@ VARIED_RECIPES = [
     *RECIPES.values(),
     RECIPES["8da4w"].with_changes(group_size=64, embedding_bits=4, vision="8da4w", head="8da8w"),
     RECIPES["8da4w"].with_changes(embedding_bits=32, vision="fp32", algorithm="hqq", head="fp32"),
+    RECIPES["8da4w"].with_changes(
+        exceptions={
+            "text_decoder.layers.1.mlp.down_proj": "8da8w",
+            "text_decoder.layers.0.self_attn.o_proj": "fp32",
+            "vision_encoder.vision_tower.layers.1.mlp.fc1": "8da4w",
+        },
+    ),
 ]
 
 
@@ -152,6 +163,8 @@ def test_the_group_size_matters_only_where_groups_are_used(model):
         {"vision": "int8"},
         {"algorithm": "kmeans"},
         {"head": "int4"},
+        {"exceptions": {"text_decoder.layers.0.mlp.down_proj": "int8"}},
+        {"exceptions": {"text_decoder.lm_head": "8da8w"}},
     ],
     ids=str,
 )
@@ -240,6 +253,38 @@ def test_a_package_of_before_has_a_head_like_its_other_linears():
     fields = RECIPES["8da4w"].with_changes(group_size=128).to_dict()
     del fields["head"]
     assert Recipe.from_dict(fields).head == "8da4w"
+
+
+EXCEPTIONS = {"text_decoder.layers.0.mlp.down_proj": "8da8w", "text_decoder.layers.1.self_attn.qkv_proj": "8da8w"}
+
+
+def test_exceptions_stand_in_the_card_and_a_recipe_without_any_does_not_mention_them(model):
+    plain = RECIPES["8da4w"].fitted(model)
+    recipe = plain.with_changes(exceptions=EXCEPTIONS)
+    assert "exceptions" not in plain.to_dict() and Recipe.from_dict(plain.to_dict()) == plain
+    assert recipe.to_dict()["exceptions"] == EXCEPTIONS
+    card = replace(CARD, recipe=recipe.to_dict())
+    assert ModelCard.from_json(card.to_json()) == card
+    assert Recipe.from_dict(json.loads(card.to_json())["recipe"]) == recipe
+    assert recipe_text(card.recipe) == recipe_text(plain.to_dict()) + ", 2 linears 8da8w"
+    for wrong in ({"text_decoder.layers.0.mlp.down_proj": 8}, ["a"], "8da8w"):
+        with pytest.raises(RecipeError, match="exceptions"):
+            Recipe.from_dict(recipe.to_dict() | {"exceptions": wrong})
+
+
+def test_exceptions_must_be_linears_of_the_model(model):
+    for fqn in ("text_decoder.layers.2.mlp.down_proj", "text_decoder.norm", "layers.0.mlp.down_proj"):
+        with pytest.raises(RecipeError, match=f"{fqn}.*no linear of the model"):
+            RECIPES["8da4w"].with_changes(group_size=32, exceptions={fqn: "8da8w"}).check(model)
+    eight = RECIPES["8da4w"].with_changes(
+        group_size=256, exceptions={f"text_decoder.layers.{i}.mlp.down_proj": "8da8w" for i in range(2)}
+    )
+    eight.check(model)  # the 384 inputs of the others do not matter: they have a scale for each row
+
+
+def test_the_coarsest_exception_decides_the_thresholds():
+    coarser = RECIPES["8da8w"].with_changes(exceptions=dict.fromkeys(EXCEPTIONS, "8da4w"))
+    assert coarser.thresholds == RECIPES["8da4w"].thresholds
 
 
 def test_a_recipe_of_a_program_says_everything():

@@ -10,6 +10,8 @@ for any number of layers, and the program gives bit-identical outputs. The words
 - A *repeat* is the part of the template's graph that occurs once for every layer. Its nodes are the *body*.
 - To *stamp* is to copy the body for every further layer, and to fill all slots with the blobs of the real weights.
 
-``packing`` makes blobs, ``repeat`` finds the body, ``template`` finds the slots, ``graph`` stamps one method, and
-``stamp`` does all of it for a program. ``models.names`` lists the names that a weight has on its way.
+Linears of a stack may have different schemes. Then there is a template for each scheme.
+
+``packing`` makes blobs, ``repeat`` finds the body, ``template`` finds the slots, ``schemes`` finds the delegate of each
+linear, ``graph`` stamps one method, and ``stamp`` does all of it for a program. ``models.names`` lists the names that a weight has on its way.
 """

@@ -28,14 +28,19 @@ from torch.fx.passes.tools_common import stable_topological_sort
 
 from llava_export.pte.stamp.packing import Blob
 from llava_export.pte.stamp.repeat import Repeat
-from llava_export.pte.stamp.template import Slot, Template, delegate_name, shifted
+from llava_export.pte.stamp.schemes import SchemeDelegates
+from llava_export.pte.stamp.template import Delegate, Slot, Template, delegate_name, shifted
 
 
 class StampedGraph:
-    """A template, and how many layers are to be added to it: its body will be copied ``extra_layers`` times."""
+    """A template, and how many layers are to be added to it: its body will be copied ``extra_layers`` times.
 
-    def __init__(self, template: Template, *, extra_layers: int) -> None:
+    Where linears of the layers have different schemes, ``schemes`` has their delegates.
+    """
+
+    def __init__(self, template: Template, *, extra_layers: int, schemes: SchemeDelegates | None = None) -> None:
         self._template = template
+        self._schemes = schemes
         self._repeat = template.repeat or Repeat(body=[], after=[], carried={})
         self._extra = extra_layers
         self._body, self._after = set(self._repeat.body), set(self._repeat.after)
@@ -44,9 +49,9 @@ class StampedGraph:
         """Return the names of the real parameters that delegates hold."""
         return {
             shifted(slot.fqn, by)
-            for node, delegate in self._template.delegates.items()
-            for slot in delegate.slots.values()
+            for node in self._template.delegates
             for by in self._shifts(node)
+            for slot in self._delegate(node, by).slots.values()
         }
 
     def constant_parameters(self) -> set[str]:
@@ -59,7 +64,7 @@ class StampedGraph:
         ``blob_of`` returns the blob for a slot, and ``constant_of`` the value of a parameter that the program holds.
         This changes the template's own graph, so it can be called once.
         """
-        stamping = _Stamping(self._template, blob_of=blob_of, constant_of=constant_of)
+        stamping = _Stamping(self._template, delegate_of=self._delegate, blob_of=blob_of, constant_of=constant_of)
         for node in list(self._template.program.graph.nodes):
             stamping.fill(node, original=node, by=self._extra if node in self._after else 0)
         carried = self._repeat.carried
@@ -70,6 +75,10 @@ class StampedGraph:
         for entering, leaving in latest.items():
             stamping.redirect(self._repeat.after, value=carried[entering], to=leaving)
         return stamping.program()
+
+    def _delegate(self, node: Node, by: int) -> Delegate:
+        """Return the delegate for a node of the template with the weights ``by`` layers later."""
+        return self._schemes.of(node, by=by) if self._schemes else self._template.delegates[node]
 
     def _shifts(self, node: Node) -> range:
         """Return by how many layers the weights of a node are shifted: one number for the node and for each copy."""
@@ -83,9 +92,15 @@ class _Stamping:
     """A method that is being stamped. Collects the inputs, outputs and values of all nodes, old and new."""
 
     def __init__(
-        self, template: Template, *, blob_of: Callable[[Slot], Blob], constant_of: Callable[[str], Tensor]
+        self,
+        template: Template,
+        *,
+        delegate_of: Callable[[Node, int], Delegate],
+        blob_of: Callable[[Slot], Blob],
+        constant_of: Callable[[str], Tensor],
     ) -> None:
         self._template = template
+        self._delegate_of = delegate_of
         self._blob_of = blob_of
         self._constant_of = constant_of
         self._module = template.program.graph_module
@@ -108,7 +123,7 @@ class _Stamping:
         if original in self._template.inputs:
             self._fill_input(node, self._template.inputs[original], by)
         elif original in self._template.delegates:
-            delegate = self._template.delegates[original].stamped(lambda slot: self._blob_of(slot.shifted(by)))
+            delegate = self._delegate_of(original, by).stamped(lambda slot: self._blob_of(slot.shifted(by)))
             setattr(self._module, delegate_name(node), delegate)
         if original in self._output_specs:
             spec = self._output_specs[original]

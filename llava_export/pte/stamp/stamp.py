@@ -33,7 +33,9 @@ from llava_export.pte.lower import Lowered, export_methods, lower, program_of
 from llava_export.pte.source import ModelSource
 from llava_export.pte.stamp.graph import StampedGraph
 from llava_export.pte.stamp.packing import Blob, pack
-from llava_export.pte.stamp.template import Slot, Template, read_template
+from llava_export.pte.stamp.schemes import SchemeDelegates
+from llava_export.pte.stamp.template import LAYER, Slot, Template, read_template
+from llava_export.recipe import Recipe
 from llava_runner import contract
 from llava_runner.contract import ModelCard
 
@@ -116,16 +118,21 @@ def lower_templates(
 
     Raises ``StampError``.
     """
+    lower_method = partial(_lower_template, source, card=card, partitioners=partitioners)
     config = source.checkpoint.config
     graphs = {}
     for method in STACKED_METHODS:
-        lower_method = partial(_lower_template, method, source, card=card, partitioners=partitioners)
         short, extra_layers = _shortened(config, method)
-        template = lower_method(short)
+        schemes = _schemes(source, method) if extra_layers > 0 else {}
+        first, *others = _uniform_recipes(source.recipe, schemes, method=method)
+        template = lower_method(method, short, recipe=first)
         if extra_layers > 0 and template.repeat is None:
             note(f"{method} has no layers that repeat once it is lowered, so all of them are lowered")
-            template, extra_layers = lower_method(config), 0
-        graphs[method] = StampedGraph(template, extra_layers=extra_layers)
+            graphs[method] = StampedGraph(lower_method(method, config, recipe=source.recipe), extra_layers=0)
+            continue
+        templates = [template, *(lower_method(method, short, recipe=other) for other in others)]
+        delegates = SchemeDelegates(templates, schemes) if others else None
+        graphs[method] = StampedGraph(template, extra_layers=extra_layers, schemes=delegates)
     return graphs
 
 
@@ -145,15 +152,36 @@ def stamp(graphs: Graphs, weights: WeightPacker, *, model: LlavaModel, card: Mod
     return program_of(methods | {name: lowered.exported_program(name) for name in others}, card=card)
 
 
+def _schemes(source: ModelSource, method: str) -> dict[str, str]:
+    """Return the scheme of each linear of a method's layers, by its name in the method. Empty without exceptions."""
+    if not any(is_in(fqn, method) for fqn in source.recipe.exceptions):
+        return {}
+    modules = source.build(max_context_len=1).get_submodule(method).named_modules()
+    linears = [fqn for fqn, module in modules if LAYER.search(fqn) and isinstance(module, nn.Linear)]
+    return {fqn: source.recipe.scheme(f"{method}.{fqn}") for fqn in linears}
+
+
+def _uniform_recipes(recipe: Recipe, schemes: Mapping[str, str], *, method: str) -> list[Recipe]:
+    """Return a recipe for each of the schemes: it gives that one to all linears that have any.
+
+    They are in the order of the schemes' names. If there are none, the recipe stays as it is.
+    """
+    names = [f"{method}.{fqn}" for fqn in schemes]
+    return [
+        replace(recipe, exceptions={**recipe.exceptions, **dict.fromkeys(names, scheme)})
+        for scheme in sorted(set(schemes.values()))
+    ] or [recipe]
+
+
 def _lower_template(
-    method: str, source: ModelSource, config: LlavaConfig, *, card: ModelCard, partitioners: int
+    source: ModelSource, method: str, config: LlavaConfig, *, recipe: Recipe, card: ModelCard, partitioners: int
 ) -> Template:
-    """Lower one method of a model of ``config`` with random weights."""
+    """Lower one method of a model of ``config``, quantized by ``recipe``, with random weights."""
     model = source.build(config)
     for fqn, block in model.blocks():
         if is_in(fqn, method):
             # Only the layout counts: any algorithm gives the same.
-            source.recipe.with_changes(algorithm="minmax").quantize(block, fqn=fqn)
+            recipe.with_changes(algorithm="minmax").quantize(block, fqn=fqn)
             _randomize(block)
     exported = export_methods(model, max_seq_len=card.max_seq_len, names=[method])
     lowered = lower(exported, card=card, partitioners=partitioners)

@@ -69,6 +69,24 @@ def test_calibrated_decoders_are_nearer_to_the_float_model(checkpoint, tmp_path)
     assert calibrated.kl.value < 0.8 * searched.kl.value
 
 
+def test_linears_of_8_bits_are_rounded_by_rows_and_seen_by_those_behind(checkpoint, tmp_path):
+    fqn, eight = "text_decoder.layers.0", ("self_attn.qkv_proj", "mlp.gate_up_proj", "mlp.down_proj")
+    recipe = recipe_of(checkpoint).with_changes(exceptions={f"{fqn}.{name}": "8da8w" for name in eight})
+    stores = {}
+    for name, chosen in (("mixed", recipe), ("four", recipe_of(checkpoint))):
+        stores[name] = LayerStore(tmp_path / name, key=name)
+        for _ in range(2):  # the second time they are there
+            calibrate(checkpoint, chosen, rows_of(checkpoint), store=stores[name])
+    mixed, four = (stores[name].load(fqn) for name in ("mixed", "four"))
+    assert mixed and four and set(mixed) == set(LINEARS) - set(eight)
+    assert not torch.equal(mixed["self_attn.o_proj"][0], four["self_attn.o_proj"][0])  # it has other inputs
+    blocks = DecoderBlocks(checkpoint, max_len=LENGTH, recipe=recipe, calibrated=stores["mixed"].load)
+    linears: dict[str, Any] = {name: blocks.decoder.get_submodule(f"layers.0.{name}") for name in LINEARS}
+    with blocks.loaded(fqn):
+        bits = {name: str(linear.weight.target_dtype) for name, linear in linears.items()}
+    assert bits == {name: "torch.int8" if name in eight else "torch.int4" for name in LINEARS}
+
+
 def test_a_calibration_that_was_stopped_goes_on(checkpoint, tmp_path):
     recipe, rows = recipe_of(checkpoint), rows_of(checkpoint)
     whole = LayerStore(tmp_path / "whole", key="a")
