@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from llava_export.benchmark.ladders import Ladder
 from llava_export.benchmark.profile import TOP, CallProfile, short
 from llava_export.benchmark.rounds import Figure, Results
+from llava_export.models.names import LM_HEAD, TEXT_DECODER
+from llava_export.recipe import Recipe
 
 STAGES = ("load", "image", "prompt", "first token")
 SIZE = (9.0, 3.6)  # inches
@@ -80,6 +82,37 @@ def plot_ladders(measured: Sequence[tuple[Ladder, Results]], path: Path, *, titl
     _save(figure, path)
 
 
+def plot_sensitivity(kl: Mapping[str, float], path: Path, *, recipe: Recipe, title: str) -> None:
+    """Draw the divergence that each linear of a decoder causes with 4 bits. Those with 8 bits in ``recipe`` are filled.
+
+    ``kl`` is in nats, by the linears' names in the model.
+    """
+    figure, (axes,) = _subplots(1, title)
+    kinds: dict[str, list[tuple[int, float, bool]]] = {}
+    for fqn, value in kl.items():
+        has_8_bits = recipe.scheme(fqn) == "8da8w"
+        if fqn == LM_HEAD:
+            axes.axhline(value, color="gray", linestyle="-" if has_8_bits else ":", label="lm_head")
+        else:
+            layer, kind = fqn.removeprefix(f"{TEXT_DECODER}.layers.").split(".", 1)
+            kinds.setdefault(kind, []).append((int(layer), value, has_8_bits))
+    for kind, points in kinds.items():
+        layers, values, _ = zip(*points, strict=True)
+        (line,) = axes.plot(layers, values, linewidth=1, label=kind)
+        for has_8_bits in (False, True):
+            some = [(layer, value) for layer, value, each in points if each is has_8_bits]
+            face = line.get_color() if has_8_bits else "white"
+            if some:
+                axes.scatter(*zip(*some, strict=True), edgecolor=line.get_color(), facecolor=face, s=18, zorder=3)
+    if any(value > 0 for value in kl.values()):
+        axes.set_yscale("log")
+    axes.set_xlabel("layer")
+    axes.set_ylabel("KL with 4 bits, in nats")
+    axes.legend(frameon=False, fontsize=8)
+    figure.text(0.01, 0.01, "filled, or a solid line: 8 bits in the program", fontsize=7)
+    _save(figure, path)
+
+
 def _whiskers(figures: Sequence[Figure]) -> list[list[float]]:
     """Return how far the lowest and the highest round are from each median."""
     return [[each.median - each.low for each in figures], [each.high - each.median for each in figures]]
@@ -92,9 +125,10 @@ def _subplots(count: int, title: str, *, height: float = SIZE[1]) -> tuple[Any, 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, count, figsize=(SIZE[0] * max(1, count / 2), height), layout="constrained")
+    size = (SIZE[0] * max(1, count / 2), height)
+    figure, axes = pyplot.subplots(1, count, figsize=size, layout="constrained", squeeze=False)
     figure.suptitle(title, fontsize=10)
-    return figure, axes
+    return figure, axes[0]
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Calibration: quantizes a decoder for the inputs that a set of samples gives each of its layers."""
+"""Calibration: what inputs a set of samples gives a decoder, weights that fit them, and what each linear loses."""

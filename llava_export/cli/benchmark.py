@@ -6,11 +6,10 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from llava_export.cli.flags import UsageError, existing_file, file_to_write
+from llava_export.cli.flags import UsageError, existing_file, file_to_write, plot_file
 from llava_runner.arguments import ArgumentParser, depths, path, positive_int, run_command, thread_count
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 RUNNERS = ("python", "cpp")
 PEERS = ("llama.cpp",)
-PLOT_FORMATS = (".png", ".svg", ".pdf")
 EPILOG = """examples:
   llava benchmark demo --runner python cpp --plot demo.png
   llava benchmark demo --profile
@@ -82,16 +80,6 @@ def build_parser(prog: str = "llava benchmark") -> ArgumentParser:
     add("--json", type=file_to_write, metavar="FILE", help="also write machine, figures and every round")
     add("--plot", type=plot_file, metavar="FILE", help="also draw them: .png, .svg or .pdf; needs the extra benchmark")
     return parser
-
-
-def plot_file(text: str) -> Path:
-    """Return the path of a plot. Raises ``ArgumentTypeError`` if it cannot be drawn or written."""
-    path = file_to_write(text)
-    if path.suffix not in PLOT_FORMATS:
-        raise argparse.ArgumentTypeError(f"{text}: it must end in {', '.join(PLOT_FORMATS)}")
-    if not find_spec("matplotlib"):
-        raise argparse.ArgumentTypeError("matplotlib is missing: pip install llava-export[benchmark]")
-    return path
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, NoReturn
 
 from llava_export.cli.flags import (
     DEFAULT_SAMPLES,
+    UsageError,
     add_checkpoint_flags,
     add_output_dir,
     add_prompt_template,
     add_recipe_flags,
+    byte_count,
     checkpoint_parts,
     chosen_recipe,
+    plot_file,
 )
 from llava_export.errors import ExportError
 from llava_export.pte.options import DEVICES, LOWERINGS, PARTITIONERS, Options
@@ -25,6 +28,7 @@ from llava_runner.arguments import ArgumentParser, positive_int, run_command
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from llava_export.pte.export import Exported
     from llava_export.pte.plan import Plan
     from llava_export.pte.report import MethodReport
 
@@ -71,7 +75,22 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
 
     recipe = add_recipe_flags(parser)
     recipe.add_argument(
-        "--device", choices=DEVICES, default=Options.device, help="where calibration runs (default: %(default)s)"
+        "--device",
+        choices=DEVICES,
+        default=Options.device,
+        help="where calibration and --budget compute (default: %(default)s)",
+    )
+    recipe.add_argument(
+        "--budget",
+        type=byte_count,
+        metavar="SIZE",
+        help="most bytes of the program, such as 3.6GB or 900MiB: the linears that lose most get 8 bits",
+    )
+    recipe.add_argument(
+        "--sensitivity-plot",
+        type=plot_file,
+        metavar="FILE",
+        help="also draw what --budget measures, by layer and linear; needs the extra benchmark",
     )
 
     program = parser.add_argument_group("the program")
@@ -119,12 +138,15 @@ def options(arguments: argparse.Namespace) -> Options:
         calibration_data=arguments.calibration_data,
         calibration_samples=arguments.calibration_samples or DEFAULT_SAMPLES,
         device=arguments.device,
+        budget=arguments.budget,
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Export as the command line says. Raises a ``UserError`` for the user's mistakes."""
     chosen = options(arguments)
+    if arguments.sensitivity_plot and chosen.budget is None:
+        raise UsageError("--sensitivity-plot draws what --budget measures, which is not given")
     use_huge_pages()
     from llava_export.cli.terminal import (
         ProgressStages,
@@ -138,11 +160,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     silence_libraries()
     from llava_export.pte.export import export
-    from llava_export.pte.plan import CALIBRATION_STAGES, NUM_STAGES, plan
+    from llava_export.pte.plan import BUDGET_STAGES, CALIBRATION_STAGES, NUM_STAGES, plan
     from llava_export.pte.preflight import shortages
 
     console = new_console()
     total = NUM_STAGES - (not chosen.golden) + CALIBRATION_STAGES * chosen.recipe.calibrates
+    total += BUDGET_STAGES * (chosen.budget is not None)
     stages = ProgressStages(console, total=total)
     with stages.running():
         with stages.stage("open checkpoint"):
@@ -174,6 +197,8 @@ def run(arguments: argparse.Namespace) -> None:
         for report in exported.reports:
             print_report(console, report)
     console.print(stages.table())
+    if chosen.budget is not None:
+        print_budget(console, exported, planned, plot=arguments.sensitivity_plot)
     print_files(console, exported.files, folder=exported.program.parent)
     print_prompt(console, planned.prompt)
     print_images(console, planned.checkpoint.images)
@@ -197,8 +222,23 @@ def print_estimate(console: Console, planned: Plan, *, lacking: list[str]) -> No
     table.add_row("the program", readable_size(needed.program))
     table.add_row(f"memory of llava run, context {planned.max_context_len}", readable_size(needed.device_memory))
     console.print(table)
+    if planned.budget:
+        console.print("the program is as large as the budget; which linears get 8 bits is measured in the export")
     for shortage in lacking:
         console.print(shortage, style="yellow")
+
+
+def print_budget(console: Console, exported: Exported, planned: Plan, *, plot: Path | None) -> None:
+    """Print which linears have 8 bits, and draw what was measured of them, if anything was."""
+    from llava_export.benchmark.plots import plot_sensitivity
+    from llava_export.calibration.budget import spent_text
+
+    text = spent_text(exported.recipe, num_layers=planned.checkpoint.config.text.num_hidden_layers)
+    console.print(f"\nbudget: {text}", soft_wrap=True)
+    if plot and exported.kl is None:
+        console.print("nothing was measured, and so nothing drawn: all of them fit", style="yellow")
+    elif plot and exported.kl is not None:
+        plot_sensitivity(exported.kl, plot, recipe=exported.recipe, title=planned.checkpoint.name)
 
 
 def print_report(console: Console, report: MethodReport) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
+from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 
 from llava_export.errors import RecipeError
@@ -21,6 +24,12 @@ from llava_export.recipe import (
 from llava_runner.arguments import path, positive_int
 from llava_runner.errors import UserError
 
+PLOT_FORMATS = (".png", ".svg", ".pdf")
+UNITS = {
+    **dict.fromkeys(("", "b", "byte", "bytes"), 1),
+    **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", 1)},
+    **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", 1)},
+}
 DEFAULT_SAMPLES = 128  # to calibrate with
 DEFAULT_MODEL = "llava-hf/llava-1.5-7b-hf"
 RECIPE_CHANGES = ("group_size", "embedding_bits", "head", "vision", "kv_cache", "algorithm")  # flags and fields
@@ -123,10 +132,24 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
     return recipe
 
 
+def byte_count(text: str) -> int:
+    """Return the bytes that a text such as 3.6GB stands for. Raises ``ArgumentTypeError`` for another text."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?) ?([a-z]*)", text.strip().lower(), re.ASCII)
+    unit = UNITS.get(match[2]) if match else None
+    if match is None or unit is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of bytes, such as 3.6GB, 950MB, 3.5GiB, 800MiB or 750000"
+        )
+    count = int(Decimal(match[1]) * unit)
+    if count == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is less than a byte")
+    return count
+
+
 def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
     """Return the recipe of a command line. Raises ``RecipeError`` for values that no recipe can have."""
     recipe = RECIPES[arguments.recipe].with_changes(**{name: getattr(arguments, name) for name in RECIPE_CHANGES})
-    if not recipe.calibrates:
+    if not recipe.calibrates and not getattr(arguments, "budget", None):
         for flag in ("calibration_data", "calibration_samples"):
             if getattr(arguments, flag) is not None:
                 name = flag.replace("_", "-")
@@ -180,3 +203,13 @@ def file_to_write(text: str) -> Path:
     if not file.resolve().parent.is_dir():
         raise argparse.ArgumentTypeError(f"the folder of {text} does not exist")
     return file
+
+
+def plot_file(text: str) -> Path:
+    """Return the path of a plot. Raises ``ArgumentTypeError`` if it cannot be drawn or written."""
+    path = file_to_write(text)
+    if path.suffix not in PLOT_FORMATS:
+        raise argparse.ArgumentTypeError(f"{text}: it must end in {', '.join(PLOT_FORMATS)}")
+    if not find_spec("matplotlib"):
+        raise argparse.ArgumentTypeError("matplotlib is missing: pip install llava-export[benchmark]")
+    return path

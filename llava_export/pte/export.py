@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 from llava_export.builtin import SAMPLE_IMAGE
 from llava_export.calibration.calibrate import calibrate_with
+from llava_export.calibration.sensitivity import KlOf
 from llava_export.checkpoint.prompt import stop_ids
 from llava_export.pte import golden
+from llava_export.pte.budget import spend_budget
 from llava_export.pte.package.image import write_image
 from llava_export.pte.package.manifest import build_manifest, versions
 from llava_export.pte.package.tokenizer import write_tokenizer
 from llava_export.pte.plan import Plan
+from llava_export.recipe import Recipe
 from llava_export.stages import Stages
 from llava_export.staging import staged
 from llava_export.system import in_background
@@ -28,11 +31,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished export: the program's path, the package's files with their sizes in bytes, and what was delegated."""
+    """A finished export: the program's path, the package's files with their sizes in bytes, and what was delegated.
+
+    ``recipe`` is the program's. If a budget was spent, ``kl`` has what was measured for it.
+    """
 
     program: Path
     files: Mapping[str, int]
     reports: list[MethodReport]
+    recipe: Recipe
+    kl: KlOf | None = None
 
 
 def export(
@@ -62,6 +70,9 @@ def export(
         with stages.stage("write tokenizer, image"):
             write_tokenizer(checkpoint.tokenizer, folder)
             write_image(SAMPLE_IMAGE, folder, images=checkpoint.images)
+        kl = None
+        if plan.budget:
+            plan, kl = spend_budget(plan, stages=stages)
         card = model_card(plan)
         if plan.options.golden:  # a prompt that is not transformers' is told before anything takes long
             question = golden.golden_question(
@@ -104,7 +115,7 @@ def export(
     if calibrated:
         calibrated.remove()
     sizes = {name: file.bytes for name, file in manifest.files.items()}
-    return Exported(output_dir / pte_name, sizes, reports)
+    return Exported(output_dir / pte_name, sizes, reports, plan.options.recipe, kl)
 
 
 def model_card(plan: Plan) -> ModelCard:

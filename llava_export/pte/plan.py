@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
+from llava_export.calibration.budget import least, most
 from llava_export.calibration.samples import Sample, open_samples, spread
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.checkpoint.prompt import Prompt, find_prompt
 from llava_export.config import LlavaConfig
 from llava_export.errors import ExportError
+from llava_export.models.llava import LlavaModel
 from llava_export.pte.options import DEVICES, STAMPED, Options
 from llava_export.pte.preflight import Estimate, calibration_memory, estimate
-from llava_export.recipe import GPTQ
+from llava_export.recipe import GPTQ, Recipe
 
 DEFAULT_LENGTH = 768
-CALIBRATION_STAGES = 2  # of a recipe that calibrates
+CALIBRATION_STAGES = BUDGET_STAGES = 2  # of a recipe that calibrates; of a budget
 NUM_STAGES = 8  # of an export with a golden record, "open checkpoint" included; the same for either lowering
+
+
+# What a program may have beyond its estimate: a share of it, and bytes. Those measured had less than the estimate.
+MARGIN = 0.0005, 20_000
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes to spend: at most ``room`` more than the plan's recipe takes, on what ``finest`` has in more bits."""
+
+    room: int
+    finest: Recipe
 
 
 @dataclass(frozen=True)
 class Plan:
     """An export that can be done as asked. The lengths are in positions, and no longer None.
 
-    ``samples`` are what the recipe calibrates with, and none if it does not.
+    ``samples`` are what the recipe calibrates with, or a budget is spent by, and none if there is neither. With a
+    ``budget`` the recipe is the smallest there is. What becomes of it takes measuring.
     """
 
     checkpoint: Checkpoint
@@ -34,6 +52,7 @@ class Plan:
     max_context_len: int
     estimate: Estimate
     samples: list[Sample]
+    budget: Budget | None = None
 
 
 def plan(model: str, options: Options, **parts: str | None) -> Plan:
@@ -49,30 +68,68 @@ def plan_for(checkpoint: Checkpoint, options: Options) -> Plan:
     prompt = find_prompt(checkpoint, given=options.prompt_template)
     max_seq_len, max_context_len = _lengths(checkpoint.config, options)
     shapes = checkpoint.build_model(max_context_len=1)
-    options = replace(options, recipe=options.recipe.fitted(shapes))
-    options.recipe.check(shapes)
-    samples = _samples(options)
-    needed = estimate(
+    needs = partial(
+        estimate,
         shapes,
         config=checkpoint.config,
-        recipe=options.recipe,
         max_context_len=max_context_len,
         stamped=options.lowering == STAMPED,
         golden=options.golden,
     )
+    recipe, budget = options.recipe.fitted(shapes), None
+    recipe.check(shapes)
+    if options.budget is not None:
+        recipe, budget = _within(
+            options.budget, options.recipe, shapes, size=lambda recipe: needs(recipe=recipe).program
+        )
+    options = replace(options, recipe=recipe)
+    samples = _samples(options)
+    needed = needs(recipe=recipe)
     if samples:
         positions = len(spread(samples, options.calibration_samples)) * max_seq_len
         calibration = calibration_memory(shapes, config=checkpoint.config, positions=positions)
         needed = replace(needed, memory=max(needed.memory, calibration))
-    return Plan(checkpoint, prompt, options, max_seq_len, max_context_len, needed, samples)
+    if budget:
+        needed = needed.with_larger_program(budget.room)
+    return Plan(checkpoint, prompt, options, max_seq_len, max_context_len, needed, samples, budget)
+
+
+def _within(
+    limit: int, recipe: Recipe, shapes: LlavaModel, *, size: Callable[[Recipe], int]
+) -> tuple[Recipe, Budget | None]:
+    """Return the recipe for a program of at most ``limit`` bytes, and the budget that is left to spend on it.
+
+    ``size`` returns the estimate of a program's size. Raises ``ExportError`` if the smallest program is too large.
+    """
+    coarse, fine = least(recipe, shapes), most(recipe, shapes)
+    smallest, largest = (_with_margin(size(each)) for each in (coarse, fine))
+    if smallest > limit:
+        raise ExportError(
+            f"a program of {limit:,} bytes is not possible: the least is --budget {_text_of_bytes(smallest)}, with 4 "
+            f"bits for all linears of the language model. A larger --group-size takes less, and so do --embedding-bits "
+            "4 and --vision 8da4w"
+        )
+    return (fine, None) if largest <= limit else (coarse, Budget(limit - smallest, fine))
+
+
+def _with_margin(count: int) -> int:
+    """Return the most bytes that a program can have whose estimate is ``count``."""
+    share, constant = MARGIN
+    return math.ceil(count * (1 + share)) + constant
+
+
+def _text_of_bytes(count: int) -> str:
+    """Return a number of bytes, rounded up, as ``--budget`` takes it."""
+    unit, name = (1e9, "GB") if count >= 1e9 else (1e6, "MB")
+    return f"{math.ceil(count / unit * 100) / 100:.2f}{name}"
 
 
 def _samples(options: Options) -> list[Sample]:
-    """Return the samples that a recipe calibrates with. Raises a ``UserError`` if they cannot be had."""
-    if not options.recipe.calibrates:
+    """Return the samples that are calibrated or measured with. Raises a ``UserError`` if they cannot be had."""
+    if not options.recipe.calibrates and options.budget is None:
         if options.device != DEVICES[0]:
             raise ExportError(
-                f"--device {options.device} is for --algorithm {GPTQ}; the rest of an export is computed here"
+                f"--device {options.device} is for --algorithm {GPTQ} and --budget; all else is computed on the CPU"
             )
         return []
     if options.device == "cuda" and not torch.cuda.is_available():

@@ -41,6 +41,16 @@ class Estimate:
     memory: int
     device_memory: int
 
+    def with_larger_program(self, count: int) -> Estimate:
+        """Return the estimate for a program of ``count`` bytes more."""
+        copies = self.disk // self.program
+        return replace(
+            self,
+            program=self.program + count,
+            disk=self.disk + copies * count,
+            device_memory=self.device_memory + count,
+        )
+
 
 def estimate(
     model: LlavaModel, *, config: LlavaConfig, recipe: Recipe, max_context_len: int, stamped: bool, golden: bool

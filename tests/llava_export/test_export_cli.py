@@ -190,6 +190,35 @@ def test_forced_onto_a_machine_that_is_too_small(cli, checkpoint_of, monkeypatch
     assert "No space left" in printed.err
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=str)
+def test_a_budget_that_cannot_be_met(more, cli, checkpoint_of):
+    ended = cli("--model", checkpoint_of("plain"), "--budget", "900kB", *more)
+    assert_one_line(ended, "a program of 900,000 bytes is not possible: the least is --budget ")
+    assert not cli.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--budget", "3.6XB"], "'3.6XB' is no number of bytes"),
+        (["--budget", "-1"], "-1"),
+        (["--budget", "0"], "less than a byte"),
+        (["--budget", "1e9"], "is no number of bytes"),
+        (["--budget", "GB"], "is no number of bytes"),
+        (["--budget", "1GB", "--recipe", "8da8w"], "recipe 8da8w has no linears of 4 bits"),
+        (["--budget", "1GB", "--calibration-data", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
+        (["--sensitivity-plot", "plot.png"], "--sensitivity-plot draws what --budget measures"),
+        (["--budget", "1GB", "--sensitivity-plot", "plot.txt"], "must end in .png"),
+    ],
+    ids=str,
+)
+def test_budgets_that_are_none(flags, message, cli, checkpoint_of, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    ended = cli("--model", checkpoint_of("plain"), *flags)
+    assert ended.code == 2 and message in ended.error and "Traceback" not in ended.error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dry_run_writes_nothing(checkpoint_of, tmp_path):
     command = [sys.executable, "-m", "llava_export.export", "--dry-run", "--output-dir", tmp_path / "out"]
     done = subprocess.run([*command, "--model", checkpoint_of("plain")], capture_output=True, text=True)

@@ -22,7 +22,7 @@ FLOORS = (
     ("evaluate",),
     ("doctor", "pte/against"),
     ("benchmark", "pte/verify", "pte/export", "gguf", "split"),
-    ("pte/build", "pte/golden"),
+    ("pte/budget", "pte/build", "pte/golden"),
     ("pte/agreement", "pte/stamp"),
     ("pte/source", "pte/lower", "pte/report", "pte/plan", "pte/read", "pte/package"),
     ("pte/llama_ops", "pte/transposes", "pte/sharing", "pte/preflight", "pte/options"),

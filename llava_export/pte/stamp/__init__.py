@@ -13,5 +13,6 @@ for any number of layers, and the program gives bit-identical outputs. The words
 Linears of a stack may have different schemes. Then there is a template for each scheme.
 
 ``packing`` makes blobs, ``repeat`` finds the body, ``template`` finds the slots, ``schemes`` finds the delegate of each
-linear, ``graph`` stamps one method, and ``stamp`` does all of it for a program. ``models.names`` lists the names that a weight has on its way.
+linear, ``graph`` stamps one method, and ``stamp`` does all of it for a program. ``models.names`` lists the names that a
+weight has on its way.
 """
