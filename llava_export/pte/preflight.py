@@ -17,7 +17,8 @@ from llava_export.system import available_memory, free_disk, readable_size
 
 MEBIBYTE = 1 << 20
 PROMPT_TOKENS = 70  # of the golden question, without its image
-LAYER_GRAPH = 40_000  # bytes of a program that describe how a layer is computed, without its weights
+# Bytes of a program that describe how it is computed, without weights: of a layer, and of the rest.
+LAYER_GRAPH, OTHER_GRAPH = 11_000, 45_000
 # Resident memory of a process before it reads a weight, in bytes.
 LOWERING, FLOAT_MODEL, RUNNER = 580 * MEBIBYTE, 320 * MEBIBYTE, 250 * MEBIBYTE
 # Bytes of resident memory for each parameter: of the decoder while it is lowered; of the vision encoder after it was
@@ -61,7 +62,9 @@ def estimate(
     """
     text, vision = config.text, config.vision
     stored = recipe.stored_bytes(model)
-    program = sum(stored.values()) + LAYER_GRAPH * (text.num_hidden_layers + vision.num_used_layers)
+    rotations = 4 * text.head_dim * max_context_len  # a cosine and a sine for each half of a head
+    graphs = OTHER_GRAPH + LAYER_GRAPH * (text.num_hidden_layers + vision.num_used_layers)
+    program = sum(stored.values()) + rotations + graphs
 
     def parameters(fqn: str) -> int:
         return sum(parameter.numel() for parameter in model.get_submodule(fqn).parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,12 +88,23 @@ def test_without_a_golden_record_nothing_can_be_verified(checkpoint, tmp_path):
     assert done.stderr == "error: llava.pte was exported with --no-golden, so there is nothing to compare it with\n"
 
 
-def test_without_artifacts_three_files_are_written(checkpoint, tmp_path):
-    done = run(tmp_path, "llava_export.export", "--pte-name", "small.pte", "--recipe", "fp32", "--model", checkpoint)
+def test_a_budget_is_kept_and_without_artifacts_three_files_are_written(checkpoint, tmp_path):
+    options = Options()
+    ends = [plan(str(checkpoint), replace(options, budget=each)).estimate.program for each in (None, 10**9)]
+    budget = sum(ends) // 2
+    command = ["llava_export.export", "--pte-name", "small.pte", "--model", checkpoint]
+    done = run(tmp_path, *command, "--budget", str(budget), "--sensitivity-plot", "linears.png")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir() if path.name != RECORD} == {
         "small.pte",
         "small.json",
         "small.golden",
+        "linears.png",
     }
+    assert 0.9 * budget < (tmp_path / "small.pte").stat().st_size <= budget
+    (text,) = re.findall("^budget: 8 bits for (.*)", done.stdout, re.MULTILINE)
+    card = contract.Manifest.from_json((tmp_path / "small.json").read_text()).card
+    exceptions = card.recipe["exceptions"]
+    assert isinstance(exceptions, dict) and set(exceptions.values()) == {"8da8w"}
+    assert sum(map(int, re.findall(r"(\d+) of 2", text))) == len(exceptions)
     assert script("test_pte", "small.pte", cwd=tmp_path).returncode == 0

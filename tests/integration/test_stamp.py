@@ -66,6 +66,8 @@ def test_layers_with_linears_of_several_schemes_are_stamped(package_of):
     )
     assert not stamped.stages.notes
     assert Program.open(stamped.program).card.recipe["exceptions"] == eight
+    needed = plan(stamped.model, Options(recipe=stamped.exported.recipe)).estimate
+    assert stamped.program.stat().st_size <= needed.program
     for ours, theirs in zip(outputs(stamped), outputs(ordinary), strict=True):
         assert torch.equal(ours, theirs)
     assert stamped.exported.reports == ordinary.exported.reports
