@@ -30,7 +30,7 @@ SAMPLES = 8
 LONGEST_TEXT = 192  # positions of a sample besides those of its image
 POSITIONS = 64  # at the end of a sample, where the answer is: those that are compared
 # Decoders of fewer parameters get a variant for each linear.
-SMALL_DECODER = 200_000_000
+SMALL_DECODER = 100_000_000
 FITTING_STEPS = 20
 TINY = 1e-300  # in place of a sum that is 0, and that nothing can be divided by
 
