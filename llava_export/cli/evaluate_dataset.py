@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_export.cli.flags import UsageError, checkpoint_parts, file_to_write
+from llava_export.cli.written import checkpoint_files, package_files, refuse_to_replace
 from llava_runner.arguments import path, positive_int, real_number, thread_count
 
 if TYPE_CHECKING:
@@ -118,10 +120,23 @@ def check(arguments: argparse.Namespace) -> None:
     written = [file for file in (arguments.output, arguments.json, arguments.html) if file is not None]
     if len({file.resolve() for file in written}) < len(written):
         raise UsageError("--output, --json and --html must be different files")
-    read = {given.resolve() for given in (arguments.dataset, arguments.package, arguments.compare) if given is not None}
     for file in written:
-        if file.resolve() in read or file.resolve().parent == arguments.dataset.resolve():
-            raise UsageError(f"{file} belongs to what is read; write to another folder")
+        if file.resolve().parent == arguments.dataset.resolve():
+            raise UsageError(f"{file} would belong to the data set; write to another folder")
+    read = read_paths(arguments, parts)
+    goes_on = [arguments.output] if arguments.output is not None and not arguments.overwrite else []
+    refuse_to_replace([file for file in written if file not in goes_on], read)
+    refuse_to_replace(goes_on, filter(Path.is_file, read))  # in a folder it may be, if an earlier run wrote it
+
+
+def read_paths(arguments: argparse.Namespace, parts: Mapping[str, str | None]) -> list[Path]:
+    """Return the files and folders that a command line says are read. What the data set names is not among them."""
+    from llava_export.evaluate.layouts import Source
+
+    packages = [package_files(package) for package in (arguments.package, arguments.compare) if package is not None]
+    images = [] if arguments.images is None else [arguments.images]
+    checkpoints = checkpoint_files(arguments.against, *parts.values())
+    return [*Source(arguments.dataset).read_with(), *images, *chain.from_iterable(packages), *checkpoints]
 
 
 def plan(arguments: argparse.Namespace, console: Console) -> Work:
@@ -143,6 +158,8 @@ def plan(arguments: argparse.Namespace, console: Console) -> Work:
         suffix=arguments.prompt_suffix,
         limit=arguments.limit,
     )
+    images = (dataset.folder / image for image in dict.fromkeys(item.image for item in dataset.items) if image)
+    refuse_to_replace((arguments.output, arguments.json, arguments.html), images)
     packages = [arguments.package, *([arguments.compare] if arguments.compare else [])]
     job = Job(
         programs=tuple(map(find_program, packages)),

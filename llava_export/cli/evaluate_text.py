@@ -19,6 +19,7 @@ from llava_export.cli.flags import (
     chosen_recipe,
     flags_given,
 )
+from llava_export.cli.written import checkpoint_files, package_files, refuse_to_replace
 from llava_export.errors import ExportError
 from llava_runner.arguments import path, positive_int
 
@@ -68,6 +69,7 @@ def run_text(arguments: argparse.Namespace) -> int:
     package: Path | None = arguments.package
     _check_choice(arguments)
     chosen_recipe(arguments)  # a mistake is found before anything is read
+    refuse_to_replace([arguments.json], _read_paths(arguments))
     from llava_export.cli.terminal import new_console, progress, silence_libraries
 
     silence_libraries()
@@ -180,3 +182,15 @@ def _check_choice(arguments: argparse.Namespace) -> None:
         raise UsageError("--against is missing: the checkpoint that the package was made of")
     if given := flags_given(arguments, add_recipe_flags):
         raise UsageError(f"{', '.join(given)}: for --model alone; a package has its recipe")
+
+
+def _read_paths(arguments: argparse.Namespace) -> Iterator[Path]:
+    """Yield the files and folders that are read. Raises ``CalibrationError`` for samples that cannot be."""
+    yield arguments.text
+    yield from package_files(arguments.package) if arguments.package else ()
+    yield from checkpoint_files(arguments.against, arguments.model, *checkpoint_parts(arguments).values())
+    if arguments.calibration_data is not None:
+        from llava_export.calibration.samples import open_samples
+
+        yield arguments.calibration_data
+        yield from (sample.image for sample in open_samples(arguments.calibration_data) if sample.image is not None)

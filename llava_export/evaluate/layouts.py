@@ -15,6 +15,7 @@ from llava_export.evaluate.items import Item, answers_of, read_document, read_it
 # What LLaVA-1.5 appends to a question (haotian-liu/LLaVA, docs/Evaluation.md).
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
+SPLITS = "pid_splits.json"  # of ScienceQA
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class Source:
     def folder(self) -> Path:
         """The folder of the data set."""
         return self.path if self.path.is_dir() else self.path.parent
+
+    def read_with(self) -> list[Path]:
+        """Return the path, and the files that are read with it whatever the layout is, if they are there."""
+        if self.path.is_dir():
+            return [self.path]
+        return [self.path, answers_beside(self.path), self.path.with_name(SPLITS)]
 
     def file(self, pattern: str) -> Path:
         """Return the file that was given, or the one of the folder that matches. Raises ``DatasetError``."""
@@ -63,7 +70,7 @@ def read_plain(source: Source) -> tuple[list[Item], Path]:
 def read_vqav2(source: Source) -> tuple[list[Item], Path]:
     """Return the items of VQAv2: a file of questions, and one of ten answers to each. Kinds are its answer types."""
     path = source.file("*questions.json")
-    annotations = path.with_name(path.name.replace("OpenEnded_", "").replace("questions", "annotations"))
+    annotations = answers_beside(path)
     if annotations == path or not annotations.is_file():
         raise DatasetError(f"the answers to {path} are missing: {annotations.name} is not beside it")
     document = read_document(path)
@@ -78,6 +85,11 @@ def read_vqav2(source: Source) -> tuple[list[Item], Path]:
         image = f"COCO_{subset}_{row.integer('image_id', least=0):012}.jpg"
         items.append(Item(id, image, row.text("question"), answers, kind=answered[id].text("answer_type", "")))
     return items, image_folder(source, items, (subset, f"images/{subset}", "images", "."))
+
+
+def answers_beside(questions: Path) -> Path:
+    """Return where the answers to a file of VQAv2's questions lie, or the file itself if it is named otherwise."""
+    return questions.with_name(questions.name.replace("OpenEnded_", "").replace("questions", "annotations"))
 
 
 def read_textvqa(source: Source) -> tuple[list[Item], Path]:
@@ -128,7 +140,7 @@ def read_scienceqa(source: Source) -> tuple[list[Item], Path]:
     Half of its questions have no image.
     """
     path = source.file("problems.json")
-    ids = read_document(path.with_name("pid_splits.json")).items_of(source.split)
+    ids = read_document(path.with_name(SPLITS)).items_of(source.split)
     problems = read_document(path)
     items = []
     for id in map(str, ids):
