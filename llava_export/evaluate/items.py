@@ -109,7 +109,7 @@ def read_items(path: Path) -> list[Item]:
 
 
 def check_items(items: Sequence[Item], *, name: str) -> None:
-    """Raise ``DatasetError`` for a data set without items, with empty questions or images, or an id that is twice."""
+    """Raise ``DatasetError`` for a data set without items, an id that is twice, or a question that is empty or unanswered."""
     if not items:
         raise DatasetError(f"{name} has no items")
     seen: set[str] = set()
@@ -119,6 +119,9 @@ def check_items(items: Sequence[Item], *, name: str) -> None:
     empty = [item.id for item in items if not item.question.strip()]
     if empty:
         raise DatasetError(f"{name}: {some(empty, 'question')} empty")
+    unanswered = [f"item {item.id}" for item in items if not item.answers]
+    if unanswered:
+        raise DatasetError(f"{name}: {some(unanswered, 'question')} without answers")
 
 
 def some(names: Sequence[str], noun: str) -> str:

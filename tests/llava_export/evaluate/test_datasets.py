@@ -209,6 +209,25 @@ def test_files_that_are_missing_or_of_another_kind(tmp_path):
     refused(tmp_path / "s", "no image of the data set is there: 4/image.png is not in .*; --images says where")
 
 
+@pytest.mark.parametrize("metric", [None, *METRICS])
+def test_questions_without_answers_are_refused(metric, tmp_path):
+    path = vqav2(tmp_path) / "v2_mscoco_val2014_annotations.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0]["answers"] = []
+    write(path, document)
+    with pytest.raises(DatasetError, match=r"1 question \(item 262148000\) is without answers"):
+        opened(tmp_path, metric=metric)
+
+
+@pytest.mark.parametrize("make", [textvqa, docvqa])
+def test_lists_of_answers_are_never_empty(make, tmp_path):
+    path = make(tmp_path)
+    document = json.loads(path.read_text())
+    document["data"][0]["answers"] = []
+    with pytest.raises(DatasetError, match=r"answers in .* must be a list of texts"):
+        opened(write(path, document))
+
+
 def test_images_that_cannot_be_read_are_counted_and_named(tmp_path):
     draw(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:45])
