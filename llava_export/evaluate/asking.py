@@ -73,6 +73,8 @@ class Asker:
     def ask(self, item: Item) -> Record:
         """Return the record of an item. Raises ``ImageError`` for an image that cannot be read."""
         score = METRICS[self._job.metric].score
+        # All stop at the same length, so that each has room to read the float model's answer.
+        room = min(reader.card.max_context_len - reader.positions(item) for reader in self._readers)
         results = []
         asked: Prompt | None = None
         said: list[Token] = []
@@ -80,12 +82,13 @@ class Asker:
         for model, reader in zip(self._models, self._readers, strict=True):
             prompt = reader.prompt(item, folder=self._job.folder)
             rows = prompt_rows(model, prompt)
-            own = self._answer(model, reader, rows)
+            own = self._answer(model, reader, rows, room=room)
             text = reader.text(token for token, _ in own)
             result = Result(text, score(text, item.answers), len(own))
             if self._float is not None:
                 if asked is None or not prompt.equals(asked):  # packages of one checkpoint read the same, mostly
-                    asked, said = prompt, self._answer(self._float, reader, prompt_rows(self._float, prompt))
+                    asked = prompt
+                    said = self._answer(self._float, reader, prompt_rows(self._float, prompt), room=room)
                 if first_said is None:
                     first_said = reader.text(token for token, _ in said)
                 result = compared(result, own, said, model=model, start=rows.shape[1])
@@ -101,9 +104,8 @@ class Asker:
             float_score=None if first_said is None else score(first_said, item.answers),
         )
 
-    def _answer(self, model: Model, reader: Reader, rows: Tensor) -> list[Token]:
-        """Return a model's greedy answer to a prompt."""
-        room = reader.card.max_context_len - rows.shape[1]
+    def _answer(self, model: Model, reader: Reader, rows: Tensor, *, room: int) -> list[Token]:
+        """Return a model's greedy answer to a prompt, of at most ``room`` tokens."""
         return list(greedy(model, rows, max_tokens=min(self._job.max_new_tokens, room), eos_ids=reader.card.eos_ids))
 
 

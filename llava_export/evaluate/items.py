@@ -109,7 +109,7 @@ def read_items(path: Path) -> list[Item]:
 
 
 def check_items(items: Sequence[Item], *, name: str) -> None:
-    """Raise ``DatasetError`` for a data set without items, an id that is twice, or a question that is empty or unanswered."""
+    """Raise ``DatasetError`` for a data set without items, a second item of an id, or a question without answers."""
     if not items:
         raise DatasetError(f"{name} has no items")
     seen: set[str] = set()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ import torch
 from torch import Tensor
 
 from llava_export.errors import DatasetError
-from llava_export.evaluate.asking import Job, Token, common, compared, forced_logits
+from llava_export.evaluate import asking
+from llava_export.evaluate.asking import Asker, Job, Token, common, compared, forced_logits
 from llava_export.evaluate.items import Item
 from llava_export.evaluate.ray_engine import ask_on_ray
+from llava_export.evaluate.reading import Prompt
 from llava_export.evaluate.records import Result
 from llava_runner.model import greedy
 
@@ -81,6 +85,61 @@ def answered(model: Remembering, prompt: list[int]) -> Remembering:
     """Return the model as it is after its own answer."""
     answer(model, prompt)
     return model
+
+
+class Reading:
+    """How a package with a context of some positions reads items: each as the prompt 1, 2, ... of some length."""
+
+    def __init__(self, context: int, *, length: int) -> None:
+        self.card = SimpleNamespace(max_context_len=context, eos_ids=[])
+        self._length = length
+
+    def positions(self, item: Item) -> int:
+        return self._length
+
+    def prompt(self, item: Item, *, folder: Path) -> Prompt:
+        return Prompt([list(range(1, self._length + 1))], None)
+
+    def text(self, ids: Iterable[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+class Bounded(Remembering):
+    """A model with a KV cache of some positions."""
+
+    def __init__(self, seed: int, context: int) -> None:
+        super().__init__(seed, noise=3.0)
+        self.card = SimpleNamespace(max_context_len=context)
+
+    def decode(self, inputs_embeds: Tensor, *, position: int) -> Tensor:
+        if position + inputs_embeds.shape[1] > self.card.max_context_len:
+            raise RuntimeError("beyond the KV cache")
+        return super().decode(inputs_embeds, position=position)
+
+
+@pytest.mark.parametrize(
+    ("contexts", "lengths", "most", "tokens"),
+    [
+        ((20, 9), (4, 4), 64, 5),
+        ((9, 20), (4, 4), 64, 5),
+        ((20, 9), (4, 6), 64, 3),  # of other prompts: the float model is asked twice
+        ((20, 9), (4, 8), 64, 1),
+        ((12, 9), (9, 4), 64, 3),
+        ((20, 9), (4, 4), 2, 2),
+        ((9,), (4,), 64, 5),
+    ],
+)
+def test_packages_of_other_contexts_answer_at_the_same_length(contexts, lengths, most, tokens, monkeypatch):
+    programs = {Path(f"{i}.pte"): i for i in range(len(contexts))}
+    monkeypatch.setattr(asking.Program, "open", lambda path, **_: Bounded(programs[path] + 1, contexts[programs[path]]))
+    monkeypatch.setattr(
+        asking, "open_reader", lambda path: Reading(contexts[programs[path]], length=lengths[programs[path]])
+    )
+    monkeypatch.setattr(asking, "open_checkpoint", lambda name: name)
+    monkeypatch.setattr(asking, "float_model", lambda name, *, max_context_len: Bounded(9, max_context_len))
+    job = Job(tuple(programs), Path(), metric="exact", max_new_tokens=most, against="checkpoint")
+    record = Asker(job).ask(Item("1", "", "?", ("x",)))
+    assert [(it.tokens, it.compared) for it in record.results] == [(tokens, tokens)] * len(contexts)
 
 
 @pytest.mark.parametrize(
