@@ -81,7 +81,7 @@ def page(records: Sequence[Record], dataset: Dataset, *, names: Sequence[str]) -
         for i, (letter, name) in enumerate(zip("AB", names, strict=True))
     ]
     differ = sum(counts)
-    return PAGE.substitute(
+    whole = PAGE.substitute(
         title=f"Two packages on {escape(dataset.name)}",
         about=f"{len(records)} items. One package is better in {differ} of them.",
         metric=escape(dataset.metric.title),
@@ -90,6 +90,7 @@ def page(records: Sequence[Record], dataset: Dataset, *, names: Sequence[str]) -
         f"equally good divide the {differ} items at least as unevenly.",
         sections="\n".join(filter(None, sections)),
     )
+    return whole.encode("utf-8", "backslashreplace").decode()  # JSON can have half of a character, a file cannot
 
 
 def package_row(letter: str, name: str, figure: Figure, better: int) -> str:

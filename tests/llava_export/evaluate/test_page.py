@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from llava_export.cli.evaluate_tables import print_kinds
 from llava_export.evaluate.datasets import Dataset
 from llava_export.evaluate.page import MOST_ITEMS, SIDE, page
 from llava_export.evaluate.records import Record, Result
 from llava_export.evaluate.scores import METRICS
+from llava_export.staging import write_whole
 
 
 class Read(HTMLParser):
@@ -90,3 +94,20 @@ def test_a_long_page_says_what_it_leaves_out(dataset):
 def test_a_page_without_differences_has_no_items(dataset):
     found = Read(page([record("same", "wide.png", ("v", 0), ("v", 0))], dataset, names=["a", "b"]))
     assert "article" not in found.names and "h2" not in found.names and found.pictures == []
+
+
+def test_half_characters_of_any_text_are_spelled_out(dataset, tmp_path):
+    """JSON may have them anywhere, and names of files, too. The tables that are printed have the kinds."""
+    half = "\udcff\ud800"
+    results = tuple(Result(text, score, 1) for text, score in ((f"{half}a", 0.0), (f"{half}b", 1.0)))
+    odd = Record(f"{half}1", f"{half}kind", f"{half}.png", f"{half}?", (half,), results, f"{half}float", 0.0)
+    whole = page([odd], replace(dataset, name=half), names=[f"{half}.pte", "b"])
+    write_whole(tmp_path / "page.html", whole)
+    found = Read((tmp_path / "page.html").read_text(encoding="utf-8"))
+    for rest in ("1", "kind", "?", "a", "b", "float", ".pte", ""):
+        assert any(f"\\udcff\\ud800{rest}" in text for text in found.texts)
+    assert found.pictures == []
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")  # as all commands print
+    print_kinds(Console(file=out), [odd], ["a", "b"], has_float=True)
+    out.seek(0)
+    assert "\\udcff\\ud800kind" in out.read()
