@@ -58,7 +58,7 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--compare", type=path, metavar="PACKAGE", help="also ask this package, and compare the two item by item")
     add("--skip-unreadable", action="store_true", help="go on without the images that cannot be read")
-    add("--at-least", type=real_number, metavar="FRACTION", help="exit with 1 if a mean score is below this")
+    add("--at-least", type=fraction, metavar="FRACTION", help="exit with 1 if a mean score is below this")
     add(
         "--output",
         type=file_to_write,
@@ -71,6 +71,14 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=positive_int, metavar="N", help="with ray: how many processes ask (default: one a machine)")
     add("--address", metavar="HOST:PORT", help="with ray: a running cluster (default: one is started here)")
     add("--threads", "--cpu-threads", type=thread_count, metavar="N", help="threads that a process computes with")
+
+
+def fraction(text: str) -> float:
+    """Return a number from 0 to 1. For the ``type`` of an argument: raises ``ArgumentTypeError``."""
+    value = real_number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a fraction, from 0 to 1")
+    return value
 
 
 def run_dataset(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -111,9 +110,9 @@ def run_text(arguments: argparse.Namespace) -> int:
             "checkpoint": checkpoint.name,
             "text": str(arguments.text),
             "recipe": recipe.to_dict(),
-            **asdict(figures),
+            **figures.to_dict(),
         }
-        write_whole(arguments.json, json.dumps(written, indent=2) + "\n")
+        write_whole(arguments.json, json.dumps(written, indent=2, allow_nan=False) + "\n")
     return 0
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from llava_export.evaluate.items import Item
 from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.contract import ModelCard
+from llava_runner.errors import PromptError
 from llava_runner.image import prepare_image_for
 from llava_runner.prompt import question_chunks
 from llava_runner.tokenizer import TextStream, Tokenizer
@@ -41,7 +42,10 @@ class Reader:
         """Return the tokens of an item's prompt, before and after its image. Raises ``PromptError``."""
         has_image = bool(item.image)
         chunks = question_chunks(item.question, template=self.card.prompt, has_image=has_image, first_turn=True)
-        return self._tokenizer.encode_turn(chunks)
+        try:
+            return self._tokenizer.encode_turn(chunks)
+        except PromptError as error:
+            raise PromptError(f"item {item.id}: {error}") from error
 
     def positions(self, item: Item) -> int:
         """Return the positions that an item's prompt takes. Raises ``PromptError``."""

@@ -106,13 +106,19 @@ def _too_few(answers: Sequence[str]) -> str:
 
 
 def _not_yes_or_no(answers: Sequence[str]) -> str:
-    is_fine = len(answers) == 1 and normal(answers[0]) in ("yes", "no")
-    return "" if is_fine else f"its answer is {answers[0]!r}, not yes or no"
+    return _several(answers) or ("" if normal(answers[0]) in ("yes", "no") else f"{_its(answers)}, not yes or no")
 
 
 def _no_letter(answers: Sequence[str]) -> str:
-    is_fine = len(answers) == 1 and re.fullmatch("[A-Z]", answers[0].strip())
-    return "" if is_fine else f"its answer is {answers[0]!r}, not a letter"
+    return _several(answers) or ("" if re.fullmatch("[A-Z]", answers[0].strip()) else f"{_its(answers)}, not a letter")
+
+
+def _several(answers: Sequence[str]) -> str:
+    return f"it has {len(answers)} answers, and this metric takes one" if len(answers) != 1 else ""
+
+
+def _its(answers: Sequence[str]) -> str:
+    return f"its answer is {answers[0]!r}"
 
 
 METRICS = {

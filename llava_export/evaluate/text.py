@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import NormalDist, fmean, stdev
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,6 +70,10 @@ class TextFigures:
     perplexity: Estimate
     kl: Estimate
     top1: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures for JSON, which has no infinity: None stands for it."""
+        return {name: _finite(value) for name, value in asdict(self).items()}
 
 
 def evaluate_recipe(
@@ -139,6 +144,13 @@ def fitted_recipe(checkpoint: Checkpoint, recipe: Recipe, windows: Sequence[Tens
     recipe.check(shapes)
     _check_length(windows, limit=checkpoint.config.text.max_position_embeddings, what="the model was trained for")
     return recipe
+
+
+def _finite(value: Any) -> Any:
+    """Return a number or figure, with None for numbers that JSON has not."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    return value if value is None or math.isfinite(value) else None
 
 
 def num_steps(checkpoint: Checkpoint, windows: Sequence[Tensor]) -> int:

@@ -20,7 +20,7 @@ from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.cli import evaluate
 from llava_export.corpus import Corpus, open_corpus
 from llava_export.errors import CorpusError, RecipeError
-from llava_export.evaluate.text import Estimate, evaluate_recipe, t_quantile
+from llava_export.evaluate.text import Estimate, TextFigures, _exp, evaluate_recipe, t_quantile
 from llava_export.recipe import RECIPES
 from llava_export.streams import DecoderBlocks, Stream
 from llava_runner.errors import UserError
@@ -241,6 +241,16 @@ def test_the_command_prints_and_writes_the_figures(tmp_path, capsys):
     assert f"2 windows of 16 tokens of {text}" in printed and "same top-1" in printed
     assert figures["windows"] == 2 and figures["recipe"]["name"] == "8da8w"
     assert f"KL, in nats {figures['kl']['value']:.4f}" in printed
+
+
+def test_figures_beyond_any_float_are_null_in_json():
+    large = Estimate(705.0, 3.0, 1e4)
+    figures = TextFigures(1, 16, Estimate(2.0, None, None), large.map(_exp), Estimate(math.nan, -math.inf, 1.0), large)
+    written = json.loads(json.dumps(figures.to_dict(), allow_nan=False))
+    assert written["perplexity"] == {"value": None, "low": math.exp(3), "high": None}
+    assert written["kl"] == {"value": None, "low": None, "high": 1.0}
+    assert written["float_perplexity"] == {"value": 2.0, "low": None, "high": None}
+    assert (written["windows"], written["window_len"], written["top1"]) == (1, 16, asdict(large))
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from llava_export.cli import evaluate_dataset
+from llava_export.cli import evaluate, evaluate_dataset
 from llava_export.errors import DatasetError
-from llava_export.evaluate.datasets import Dataset, open_dataset, refuse_unreadable, unreadable
-from llava_export.evaluate.items import MAX_LINE, digest
+from llava_export.evaluate import reading
+from llava_export.evaluate.datasets import Dataset, check_lengths, open_dataset, refuse_unreadable, unreadable
+from llava_export.evaluate.items import MAX_LINE, Item, digest
 from llava_export.evaluate.layouts import LAYOUTS, SHORT_ANSWER, Source
 from llava_export.evaluate.scores import METRICS
-from llava_runner.errors import ImageError
+from llava_runner.errors import ImageError, PromptError
+from llava_runner.tokenizer import Tokenizer
 
 ROW = {"image": "a.png", "question": "Why?", "answer": "Because."}
 
@@ -226,6 +229,36 @@ def test_lists_of_answers_are_never_empty(make, tmp_path):
     document["data"][0]["answers"] = []
     with pytest.raises(DatasetError, match=r"answers in .* must be a list of texts"):
         opened(write(path, document))
+
+
+@pytest.mark.parametrize("metric", ["yes-no", "letter"])
+@pytest.mark.parametrize("answers", [["yes"] * 10, ["A", "B"]])
+def test_metrics_of_one_answer_say_how_many_there_are(metric, answers, tmp_path):
+    path = write(tmp_path / "items.jsonl", [{"image": "a.png", "question": "?", "id": "x", "answers": answers}])
+    message = f"item x of .* by {metric}: it has {len(answers)} answers, and this metric takes one"
+    with pytest.raises(DatasetError, match=message):
+        opened(path, metric=metric)
+
+
+@pytest.mark.parametrize(("text", "is_fine"), [("0", 1), ("0.9", 1), ("1", 1), ("90", 0), ("1.01", 0), ("-0.1", 0)])
+def test_the_least_score_is_a_fraction(text, is_fine, capsys):
+    command = ["package", "--dataset", "data", f"--at-least={text}"]
+    if is_fine:
+        assert evaluate.build_parser("evaluate").parse_args(command).at_least == float(text)
+        return
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main(command)
+    assert ended.value.code == 2 and f"{text} is not a fraction, from 0 to 1" in capsys.readouterr().err
+
+
+def test_questions_that_are_no_unicode_are_told_with_the_item(monkeypatch):
+    monkeypatch.setattr(reading, "question_chunks", lambda question, **_: [question])
+    reader: Any = object.__new__(reading.Reader)
+    reader.card = SimpleNamespace(prompt=None, max_context_len=9)
+    check: Any = Tokenizer.check  # uses nothing of a tokenizer
+    reader._tokenizer = SimpleNamespace(encode_turn=lambda chunks: [check(None, it) for it in chunks])
+    with pytest.raises(PromptError, match=r"^item 12: the prompt is not valid Unicode at character 2$"):
+        check_lengths([Item("12", "", "Hi\ud800", ("x",))], [reader])
 
 
 def test_images_that_cannot_be_read_are_counted_and_named(tmp_path):
