@@ -15,6 +15,7 @@ from llava_export.evaluate.items import Item, answers_of, read_document, read_it
 # What LLaVA-1.5 appends to a question (haotian-liu/LLaVA, docs/Evaluation.md).
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
+POPE = r"(.*_)?pope(_.*)?\.jsonl?"  # names of its files
 SPLITS = "pid_splits.json"  # of ScienceQA
 
 
@@ -108,9 +109,10 @@ def read_textvqa(source: Source) -> tuple[list[Item], Path]:
 
 def read_pope(source: Source) -> tuple[list[Item], Path]:
     """Return the items of POPE: lines with ``text`` and ``label``. A folder's files are kinds, such as adversarial."""
-    files = sorted(source.path.glob("*pope*.json*")) if source.path.is_dir() else [source.path]
+    is_pope = re.compile(POPE).fullmatch
+    files = sorted(it for it in source.path.iterdir() if is_pope(it.name)) if source.path.is_dir() else [source.path]
     if not files:
-        raise DatasetError(f"{source.path} has no *pope*.json")
+        raise DatasetError(f"{source.path} has no *_pope_*.json")
     items = []
     for path in files:
         kind = path.stem.rpartition("pope_")[2]
@@ -199,8 +201,8 @@ LAYOUTS = {
 # The files by which a layout is known, in this order: names, and fields of the first object in a file.
 FILES = (
     ("scienceqa", r"problems\.json"),
-    ("vqav2", r".*_questions\.json"),
-    ("pope", r".*pope.*\.jsonl?"),
+    ("vqav2", r"(.*_)?questions\.json"),  # or GQA
+    ("pope", POPE),
     ("textvqa", r"TextVQA.*\.json"),
     ("docvqa", r"(train|val|test)_v1\.0.*\.json"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -140,6 +141,51 @@ def test_published_layouts_are_known_and_read(make, metric, id, question, answer
     assert (found.folder / first.image).is_file()
     assert opened(path, layout=make.__name__).items == found.items
     assert unreadable(found.items, folder=found.folder, on_item=lambda: None) == {}
+
+
+def published(make: Callable[[Path], Path], folder: Path, name: str) -> Path:
+    """Return the file of a published layout under another name, and remove others like it."""
+    made = make(folder)
+    path = next(iter(sorted(made.glob("*pope*.json*")) or made.glob("*questions.json"))) if made.is_dir() else made
+    path.rename(folder / name)
+    for other in folder.glob("coco_pope_*.json"):
+        other.unlink()
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "layout"),
+    [
+        (gqa, "questions.json", "gqa"),
+        (gqa, "val_balanced_questions.json", "gqa"),
+        (pope, "pope.json", "pope"),
+        (pope, "pope_random.jsonl", "pope"),
+        (pope, "aokvqa_pope.jsonl", "pope"),
+        (pope, "gqa_pope_seem_popular.json", "pope"),
+    ],
+)
+def test_layouts_are_known_by_words_of_names(make, name, layout, tmp_path):
+    path = published(make, tmp_path, name)
+    for given in (path, tmp_path):
+        found = opened(given)
+        assert (found.layout, len(found.items)) == (layout, 1)
+    write(tmp_path / "popeye.json", ["notes"])  # beside it, and nothing of it
+    assert opened(tmp_path).items == opened(path).items
+
+
+def test_questions_beside_their_answers_are_vqav2(tmp_path):
+    vqav2(tmp_path)
+    (tmp_path / "v2_OpenEnded_mscoco_val2014_questions.json").rename(tmp_path / "questions.json")
+    (tmp_path / "v2_mscoco_val2014_annotations.json").rename(tmp_path / "annotations.json")
+    for given in (tmp_path, tmp_path / "questions.json"):
+        assert opened(given).layout == "vqav2"
+
+
+@pytest.mark.parametrize("name", ["popeye.jsonl", "hopscotch_popes.jsonl", "myquestions.jsonl", "antipope.jsonl"])
+def test_names_that_only_look_like_published_ones_are_items(name, tmp_path):
+    path = write(tmp_path / name, [ROW])
+    for given in (path, tmp_path):
+        assert opened(given).layout == "items"
 
 
 def test_what_layouts_have_beyond_one_item(tmp_path):
