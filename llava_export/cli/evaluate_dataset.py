@@ -150,7 +150,7 @@ def read_paths(arguments: argparse.Namespace, parts: Mapping[str, str | None]) -
 def plan(arguments: argparse.Namespace, console: Console) -> Work:
     """Return what is to be asked, after all was looked at that can be wrong with it. Raises ``UserError``."""
     from llava_export.cli.terminal import counted
-    from llava_export.evaluate.asking import Job, check_against, open_reader, package_headers
+    from llava_export.evaluate.asking import Job, check_against, float_options, open_reader, package_headers
     from llava_export.evaluate.datasets import check_lengths, open_dataset, refuse_unreadable, unreadable
     from llava_export.evaluate.layouts import Source
     from llava_export.evaluate.ray_engine import check_ray
@@ -180,7 +180,7 @@ def plan(arguments: argparse.Namespace, console: Console) -> Work:
     )
     readers = [open_reader(program) for program in job.programs]
     check_against(job, readers)
-    options = {"metric": job.metric, "max_new_tokens": job.max_new_tokens, "against": job.against, **job.parts}
+    options = {"metric": job.metric, "max_new_tokens": job.max_new_tokens, **float_options(job)}
     header = {"packages": package_headers(job.programs), "dataset": dataset.header(), "options": options}
     records = read_results(arguments.output, header, overwrite=arguments.overwrite) if arguments.output else {}
     left = [item for item in dataset.items if item.id not in records]

@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import open_checkpoint
+from llava_export.checkpoint.locate import local_folder
 from llava_export.evaluate.items import Item
 from llava_export.evaluate.reading import Prompt, Reader
 from llava_export.evaluate.records import Record, Result
@@ -177,6 +179,17 @@ def package_digest(program: Path) -> str:
 def package_headers(programs: Iterable[Path]) -> list[dict[str, str]]:
     """Return what tells packages from others, for the file of results."""
     return [{"name": str(program), "sha256": package_digest(program)} for program in programs]
+
+
+def absolute(model: str | None) -> str | None:
+    """Return the absolute path of a local checkpoint or part, and other names, or None, as they are."""
+    found = None if model is None or model in CHECKPOINTS else local_folder(model)
+    return model if found is None else str(found.resolve())
+
+
+def float_options(job: Job) -> dict[str, str | None]:
+    """Return the checkpoint to compare with and its parts, by absolute paths."""
+    return {"against": absolute(job.against), **{name: absolute(part) for name, part in job.parts.items()}}
 
 
 def check_against(job: Job, readers: Iterable[Reader]) -> None:

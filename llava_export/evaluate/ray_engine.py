@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from llava_export.errors import DatasetError
-from llava_export.evaluate.asking import Asker, Job, package_digest
+from llava_export.evaluate.asking import Asker, Job, absolute, package_digest
 from llava_export.evaluate.items import Item
 from llava_export.evaluate.records import Record
 from llava_runner.errors import PackageError, UserError
@@ -65,13 +65,24 @@ def ask_on_ray(
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # read as it is imported: on_lost tells in fewer words
     import ray
 
-    job = replace(job, programs=tuple(path.resolve() for path in job.programs), folder=job.folder.resolve())
+    job = from_any_folder(job)
     digests = [package_digest(program) for program in job.programs]
     with _cluster(workers, address) as (count, threads):
         actor = ray.remote(Worker).options(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")
         job = replace(job, threads=job.threads or threads)
         count = min(count, len(items))
         yield from _spread(lambda: actor.remote(job, digests), deque(items), count=count, on_lost=on_lost)
+
+
+def from_any_folder(job: Job) -> Job:
+    """Return a job with absolute paths: a worker has another current folder."""
+    return replace(
+        job,
+        programs=tuple(path.resolve() for path in job.programs),
+        folder=job.folder.resolve(),
+        against=absolute(job.against),
+        parts={name: absolute(part) for name, part in job.parts.items()},
+    )
 
 
 def check_ray() -> None:

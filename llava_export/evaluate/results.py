@@ -71,11 +71,15 @@ def results_file(path: Path | None, header: Mapping[str, Any], *, overwrite: boo
     if path is None:
         yield None
         return
-    if overwrite or not path.exists():
-        write_whole(path, json.dumps({MARK: VERSION, **header}) + "\n")
+    first = json.dumps({MARK: VERSION, **header}) + "\n"
+    if not path.exists():
+        write_whole(path, first)
     with path.open("r+b") as file:
-        _hold(file, path)
-        file.truncate(_whole_bytes(path))
+        _hold(file, path)  # before anything of it is changed
+        file.truncate(0 if overwrite else _whole_bytes(path))
+        if overwrite:
+            file.write(first.encode())
+            file.flush()
         file.seek(0, os.SEEK_END)
         yield ResultsFile(file)
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from llava_export.errors import DatasetError
 from llava_export.evaluate import asking
-from llava_export.evaluate.asking import Asker, Job, Token, common, compared, forced_logits
+from llava_export.evaluate.asking import Asker, Job, Token, common, compared, float_options, forced_logits
 from llava_export.evaluate.items import Item
-from llava_export.evaluate.ray_engine import ask_on_ray
+from llava_export.evaluate.ray_engine import ask_on_ray, from_any_folder
 from llava_export.evaluate.reading import Prompt
 from llava_export.evaluate.records import Result
 from llava_runner.model import greedy
@@ -163,3 +163,22 @@ def test_a_cluster_that_is_not_there_is_told_at_once(address, message, tmp_path)
     job = Job((), tmp_path, metric="exact", max_new_tokens=1)
     with pytest.raises(DatasetError, match=message):
         next(ask_on_ray(job, [Item("1", "", "?", ("",))], workers=1, address=address, on_lost=print))
+
+
+def test_checkpoints_have_one_spelling(tmp_path, monkeypatch):
+    """A run that goes on may name a checkpoint otherwise, and workers on a cluster have another current folder."""
+    (tmp_path / "ck/tower").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("ck")
+    (tmp_path / "tiny-llava").mkdir()  # the built-in one comes first
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "ck")
+    for name in ("../ck", "./", ".", str(tmp_path / "ck"), "../link", "~/ck", "tower/.."):
+        parts = {"vision_tower": f"{name}/tower", "projector": None}
+        job = Job((), Path("tower"), "exact", 1, against=name, parts=parts)
+        expected = {"vision_tower": str(tmp_path / "ck/tower"), "projector": None}
+        assert float_options(job) == {"against": str(tmp_path / "ck"), **expected}
+        sent = from_any_folder(job)
+        assert (sent.against, sent.parts, sent.folder) == (str(tmp_path / "ck"), expected, tmp_path / "ck/tower")
+    monkeypatch.chdir(tmp_path)
+    for name in ("tiny-llava", "llava-hf/llava-1.5-7b-hf", None):
+        assert float_options(Job((), Path(), "exact", 1, against=name)) == {"against": name}

@@ -123,7 +123,27 @@ def test_damaged_records_are_told_with_the_line(change, message, tmp_path):
         read(path)
 
 
-def test_two_processes_do_not_write_to_one_file(tmp_path):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_processes_do_not_write_to_one_file(overwrite, tmp_path):
     path = tmp_path / "results.jsonl"
-    with results_file(path, HEADER, overwrite=False), pytest.raises(DatasetError, match="another process is writing"):
-        write(path, RECORDS[0])
+    with results_file(path, HEADER, overwrite=False) as file:
+        assert file is not None
+        file.add(RECORDS[0])
+        before = path.read_bytes(), path.stat().st_ino
+        with pytest.raises(DatasetError, match="another process is writing"):
+            write(path, RECORDS[1], overwrite=overwrite)
+        assert (path.read_bytes(), path.stat().st_ino) == before
+        file.add(RECORDS[2])
+    assert list(read(path)) == ["1", "3"]
+
+
+def test_a_file_that_is_replaced_is_held_as_well(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text("notes, and more of them than a header has\n" * 99)
+    with results_file(path, HEADER, overwrite=True) as file:
+        assert file is not None and read(path) == {}
+        file.add(RECORDS[1])
+        for overwrite in (False, True):
+            with pytest.raises(DatasetError, match="another process is writing"):
+                write(path, RECORDS[0], overwrite=overwrite)
+    assert list(read(path).values()) == [RECORDS[1]]
