@@ -180,5 +180,5 @@ def test_checkpoints_have_one_spelling(tmp_path, monkeypatch):
         sent = from_any_folder(job)
         assert (sent.against, sent.parts, sent.folder) == (str(tmp_path / "ck"), expected, tmp_path / "ck/tower")
     monkeypatch.chdir(tmp_path)
-    for name in ("tiny-llava", "llava-hf/llava-1.5-7b-hf", None):
-        assert float_options(Job((), Path(), "exact", 1, against=name)) == {"against": name}
+    for no_path in ("tiny-llava", "llava-hf/llava-1.5-7b-hf", None):
+        assert float_options(Job((), Path(), "exact", 1, against=no_path)) == {"against": no_path}
