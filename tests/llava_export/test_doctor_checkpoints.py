@@ -184,20 +184,10 @@ def test_fine_tunes_with_a_prompt_of_their_own_are_healthy(name, tmp_path, capsy
     assert code == 0 and "the same prompt and tokens" in printed and "[SEG]" in printed
 
 
-@pytest.mark.parametrize(
-    ("shape", "cause", "remedy"),
-    [
-        (
-            "padded_vocabulary",
-            "the embedding has 128 rows more than the tokenizer has tokens",
-            "files of the fine-tune",
-        ),
-        ("head_dim_80", "group size 128 does not divide the 320 input features", "--group-size 32 or 64 fits"),
-    ],
-)
-def test_doubtful_sizes_are_named(shape, cause, remedy, checkpoint_of, capsys):
-    code, printed = examine(checkpoint_of(shape), capsys=capsys)
-    assert code == 1 and cause in printed and remedy in printed
+def test_rows_without_tokens_are_named(checkpoint_of, capsys):
+    code, printed = examine(checkpoint_of("padded_vocabulary"), capsys=capsys)
+    assert code == 1 and "files of the fine-tune" in printed
+    assert "the embedding has 128 rows more than the tokenizer has tokens" in printed
 
 
 def test_the_layout_of_llavas_authors_is_examined_alike(checkpoint_of, tmp_path, capsys):
