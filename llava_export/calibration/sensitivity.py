@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from llava_export.calibration.calibrate import LINEARS
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.models.names import LM_HEAD
+from llava_export.quantize.weights import round_inputs
 from llava_export.recipe import Recipe
 from llava_export.streams import DecoderBlocks, Head, Stream
 
@@ -94,15 +96,20 @@ def num_steps(checkpoint: Checkpoint) -> int:
 @contextmanager
 def _quantized(layer: nn.Module, names: Sequence[str], recipe: Recipe, *, fqn: str) -> Iterator[None]:
     """Quantize some linears of a layer with float weights while the ``with`` block runs."""
-    linears = {name: layer.get_submodule(name) for name in names}
-    weights = {name: linear.weight for name, linear in linears.items()}
-    for name, linear in linears.items():
+    linears: list[Any] = [layer.get_submodule(name) for name in names]
+    weights = [linear.weight for linear in linears]
+    hooks = []
+    for name, linear in zip(names, linears, strict=True):
         recipe.quantize(linear, fqn=f"{fqn}.{name}")
+        # torchao would do this anew for each sample.
+        linear.weight = nn.Parameter(linear.weight.dequantize(), requires_grad=False)
+        hooks.append(linear.register_forward_pre_hook(lambda _, inputs: (round_inputs(inputs[0]),)))
     try:
         yield
     finally:
-        for name, linear in linears.items():
-            linear.weight = weights[name]
+        for linear, weight, hook in zip(linears, weights, hooks, strict=True):
+            linear.weight = weight
+            hook.remove()
 
 
 def _error(stream: Stream, expected: Stream) -> float:
