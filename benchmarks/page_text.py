@@ -24,8 +24,8 @@ $$ python -m benchmarks.make_checkpoint --like mobilevlm-1.7b --out mobilevlm-1.
 
 - $processor ($extensions), $memory; $system
 - ExecuTorch $executorch; $peer
-- Programs have the default recipe of that time: `--group-size 128 --head 8da4w --algorithm minmax`. Today's default gives
-  a head 8 bits where the program grows by at most 2.5 %.
+- Programs have the default recipe of that time: `--group-size 128 --head 8da4w --algorithm minmax`. Today's default
+  gives a head 8 bits where the program grows by at most 2.5 %.
 - A figure with ± is the median over several rounds. A round is a process of its own, and rounds of everything that is
   compared take turns. ± is how far the farthest round lies from the median.
 - $again
