@@ -5,7 +5,7 @@ import pytest
 
 from llava_runner import command
 
-NAMES = ["export", "gguf", "verify", "doctor", "run", "inspect", "benchmark", "split"]
+NAMES = ["export", "gguf", "verify", "evaluate", "doctor", "run", "inspect", "benchmark", "split"]
 
 
 @pytest.fixture
