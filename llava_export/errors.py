@@ -5,12 +5,15 @@ The mistakes of a user of the runner are in ``llava_runner.errors``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from llava_runner.errors import UserError
 
 Result = TypeVar("Result")
+
+
+SHOWN = 5  # names in a message
 
 
 class ConfigError(UserError):
@@ -98,3 +101,9 @@ class CorpusError(UserError):
 
 class DatasetError(UserError):
     """A data set, or a file of results, that cannot be used, or an evaluation that cannot be done as asked."""
+
+
+def some(names: Sequence[str], noun: str) -> str:
+    """Return a number of things with the first of their names, and the verb: "3 ids (a, b, c) are"."""
+    shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return f"1 {noun} ({shown}) is" if len(names) == 1 else f"{len(names)} {noun}s ({shown}) are"

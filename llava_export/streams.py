@@ -86,15 +86,12 @@ class DecoderBlocks:
         return [decoder_layer(i) for i in range(len(self.decoder.layers))]
 
     @contextmanager
-    def loaded(self, fqn: str, *, quantized: bool = True) -> Iterator[nn.Module]:
-        """Yield a block with its weights, ready to use, and drop them afterwards.
-
-        With ``quantized`` False the weights are float32, whatever the recipe says.
-        """
+    def loaded(self, fqn: str) -> Iterator[nn.Module]:
+        """Yield a block with its weights, ready to use, and drop them afterwards."""
         block = self._model.get_submodule(fqn)
         self._weights.fill(block, prefix=fqn)
         block.to(self._device)
-        if quantized and self._recipe:
+        if self._recipe:
             self._recipe.quantize(block, fqn=fqn, calibrated=self._calibrated(fqn))
         try:
             yield block

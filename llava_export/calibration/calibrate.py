@@ -79,8 +79,7 @@ def calibrate(
     """Quantize the linears of every decoder layer, and put them into ``store``. Layers that it has are kept.
 
     ``rows`` are what the decoder reads of each sample, ``float32 [1, T, D]``. The list is emptied, so that they do not
-    stay in memory. ``device`` is torch's name of what
-    computes. ``on_step`` is called after each layer.
+    stay in memory. ``device`` is torch's name of what computes. ``on_step`` is called after each layer.
     """
     longest = max(sample.shape[1] for sample in rows)
     float_blocks, blocks = (

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llava_export.calibration.samples import Sample, some_of, spread
+from llava_export.calibration.samples import Sample, spread
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.prompt import Prompt
 from llava_export.corpus import begin_id, check_vocabulary, encode_text
-from llava_export.errors import CalibrationError
+from llava_export.errors import CalibrationError, some
 from llava_export.reference import FloatReference
 from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.errors import ImageError, PromptError
@@ -177,5 +177,5 @@ def _pixels(checkpoint: Checkpoint, paths: Sequence[Path]) -> list[np.ndarray]:
         except ImageError as error:
             reasons[str(path)] = str(error)
     if reasons:
-        raise ImageError(f"{some_of(list(reasons))} unreadable: {next(iter(reasons.values()))}")
+        raise ImageError(f"{some(list(reasons), 'image')} unreadable: {next(iter(reasons.values()))}")
     return pixels

@@ -12,18 +12,16 @@ from torch import Tensor
 
 from llava_export.builtin import CALIBRATION
 from llava_export.corpus import ARRAY, CORPUS_AT_MOST, parts_of, read_ids, read_text
-from llava_export.errors import CalibrationError
-from llava_runner.documents import JsonObject, parse_object
+from llava_export.errors import CalibrationError, some
+from llava_runner.documents import JsonObject, read_lines
 
 Item = TypeVar("Item")
 
 LINES, TEXT = ".jsonl", ".txt"
 IMAGES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 QUESTION = "What is in the image?"  # about images that come without one
-MAX_LINE = 1 << 20  # bytes of a line of JSON
 PART_OF_TEXT = 2000  # characters of a sample: about 500 tokens of English
 PART_OF_IDS = 512
-SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def open_samples(source: Path | None) -> list[Sample]:
     if not samples:
         raise CalibrationError(f"{source} is empty: there is nothing to calibrate with")
     if missing := list(dict.fromkeys(str(it.image) for it in samples if it.image and not _is_file(it.image))):
-        raise CalibrationError(f"{source}: {some_of(missing)} not there")
+        raise CalibrationError(f"{source}: {some(missing, 'image')} not there")
     return samples
 
 
@@ -76,12 +74,6 @@ def spread(items: list[Item], limit: int | None) -> list[Item]:
     if limit is None or len(items) <= limit:
         return items
     return [items[i * len(items) // limit] for i in range(limit)]
-
-
-def some_of(images: list[str]) -> str:
-    """Return how many images there are, with the names of the first, and the verb: "2 images (a, b) are"."""
-    names = ", ".join(images[:SHOWN]) + (", ..." if len(images) > SHOWN else "")
-    return f"1 image ({names}) is" if len(images) == 1 else f"{len(images)} images ({names}) are"
 
 
 def _is_file(path: Path) -> bool:
@@ -113,15 +105,8 @@ def _read_lines(path: Path) -> Iterator[Sample]:
         raise CalibrationError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
     if path.stat().st_size > CORPUS_AT_MOST:
         raise CalibrationError(f"{path} is too large: at most {CORPUS_AT_MOST >> 30} GiB are read")
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE + 1):
-            number += 1
-            name = f"line {number} of {path}"
-            if len(line) > MAX_LINE:
-                raise CalibrationError(f"{name} has more than the {MAX_LINE:,} bytes that are read of a line")
-            if line.strip():
-                yield _sample(parse_object(line.strip(), what=name, error=CalibrationError), folder=path.parent)
+    for row in read_lines(path, error=CalibrationError):
+        yield _sample(row, folder=path.parent)
 
 
 def _sample(row: JsonObject, *, folder: Path) -> Sample:

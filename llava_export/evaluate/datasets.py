@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llava_export.errors import DatasetError
-from llava_export.evaluate.items import Item, check_items, digest, some
+from llava_export.errors import DatasetError, some
+from llava_export.evaluate.items import Item, check_items, digest
 from llava_export.evaluate.layouts import LAYOUTS, Source, layout_of
 from llava_export.evaluate.reading import Reader
 from llava_export.evaluate.scores import METRICS, Metric

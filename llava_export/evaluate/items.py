@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_export.errors import DatasetError
-from llava_runner.documents import JsonObject, is_number, parse_object, read_object, read_objects
+from llava_export.errors import DatasetError, some
+from llava_runner.documents import MAX_LINE, JsonObject, is_number, read_lines, read_object, read_objects
 
-MAX_LINE = 1 << 20  # bytes of a line of JSON
 MAX_BYTES = 1 << 30  # of a JSON file: the annotations of VQAv2's training part have 380 MB
-SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
@@ -29,22 +27,6 @@ class Item:
     question: str
     answers: tuple[str, ...]
     kind: str = ""
-
-
-def read_lines(path: Path, *, size: int | None = None) -> Iterator[JsonObject]:
-    """Yield the JSON object in each line of a file that is not blank, or in its first ``size`` bytes.
-
-    Raises ``DatasetError``, which names the line.
-    """
-    with path.open("rb") as file:
-        number = 0
-        while (size is None or file.tell() < size) and (line := file.readline(MAX_LINE + 1)):
-            number += 1
-            what = f"line {number} of {path}"
-            if len(line) > MAX_LINE:
-                raise DatasetError(f"{what} has more than the {MAX_LINE:,} bytes that are read of a line")
-            if line.strip():
-                yield parse_object(line.strip(), what=what, error=DatasetError)
 
 
 def has_lines(path: Path) -> bool:
@@ -63,7 +45,7 @@ def has_lines(path: Path) -> bool:
 def read_rows(path: Path) -> Iterator[JsonObject]:
     """Yield the objects of a file: one a line, or those of a list. Raises ``DatasetError``."""
     if has_lines(path):
-        yield from read_lines(path)
+        yield from read_lines(path, error=DatasetError)
     else:
         yield from read_objects(path, error=DatasetError, max_bytes=MAX_BYTES)
 
@@ -122,12 +104,6 @@ def check_items(items: Sequence[Item], *, name: str) -> None:
     unanswered = [f"item {item.id}" for item in items if not item.answers]
     if unanswered:
         raise DatasetError(f"{name}: {some(unanswered, 'question')} without answers")
-
-
-def some(names: Sequence[str], noun: str) -> str:
-    """Return a number of things with the first of their names, and the verb: "3 ids (a, b, c) are"."""
-    shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-    return f"1 {noun} ({shown}) is" if len(names) == 1 else f"{len(names)} {noun}s ({shown}) are"
 
 
 def digest(items: Sequence[Item], *, folder: Path) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from llava_export.errors import DatasetError
-from llava_export.evaluate.items import Item, answers_of, read_document, read_items, read_lines, text_of
+from llava_export.evaluate.items import Item, answers_of, read_document, read_items, text_of
+from llava_runner.documents import read_lines
 
 # What LLaVA-1.5 appends to a question (haotian-liu/LLaVA, docs/Evaluation.md).
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
@@ -116,7 +117,7 @@ def read_pope(source: Source) -> tuple[list[Item], Path]:
     items = []
     for path in files:
         kind = path.stem.rpartition("pope_")[2]
-        for row in read_lines(path):
+        for row in read_lines(path, error=DatasetError):
             label, number = row.text("label"), text_of(row, "question_id")
             if label not in ("yes", "no"):
                 raise row.wrong("label", "yes or no")

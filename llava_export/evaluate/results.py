@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llava_export.errors import DatasetError
-from llava_export.evaluate.items import read_lines
 from llava_export.evaluate.records import Record
 from llava_export.staging import write_whole
-from llava_runner.documents import JsonObject
+from llava_runner.documents import JsonObject, read_lines
 
 VERSION = 1
 MARK = "llava_evaluation"  # the first field of the first line, with the version
@@ -95,7 +94,7 @@ def _whole_lines(path: Path) -> Iterator[JsonObject]:
     """Yield the objects of the lines that end. Raises ``DatasetError``."""
     left = _whole_bytes(path)
     if left:
-        yield from read_lines(path, size=left)
+        yield from read_lines(path, error=DatasetError, size=left)
 
 
 def _whole_bytes(path: Path) -> int:

@@ -20,6 +20,7 @@ from llava_runner.errors import UserError
 # Published documents are far smaller: a config has kilobytes and 5 levels, the largest tokenizer.json about 20 MB.
 MAX_BYTES = 32 << 20
 MAX_DEPTH = 64
+MAX_LINE = 1 << 20  # bytes of a line, where each has an object
 LARGEST = 2**63 - 1  # of a whole number
 
 Record = TypeVar("Record")
@@ -52,6 +53,22 @@ def read_objects(path: Path, *, error: type[UserError], max_bytes: int = MAX_BYT
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
         raise error(f"{path} does not hold a list of JSON objects")
     return [JsonObject(value, what=str(path), error=error, place=f"[{i}]") for i, value in enumerate(values)]
+
+
+def read_lines(path: Path, *, error: type[UserError], size: int | None = None) -> Iterator[JsonObject]:
+    """Yield the JSON object in each line of a file that is not blank, or in its first ``size`` bytes.
+
+    Raises ``error``, which names the line.
+    """
+    with path.open("rb") as file:
+        number = 0
+        while (size is None or file.tell() < size) and (line := file.readline(MAX_LINE + 1)):
+            number += 1
+            what = f"line {number} of {path}"
+            if len(line) > MAX_LINE:
+                raise error(f"{what} has more than the {MAX_LINE:,} bytes that are read of a line")
+            if line.strip():
+                yield parse_object(line.strip(), what=what, error=error)
 
 
 def _read(path: Path, error: type[UserError], max_bytes: int) -> str:

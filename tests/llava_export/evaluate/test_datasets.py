@@ -15,9 +15,10 @@ from llava_export.cli import evaluate, evaluate_dataset
 from llava_export.errors import DatasetError
 from llava_export.evaluate import reading
 from llava_export.evaluate.datasets import Dataset, check_lengths, open_dataset, refuse_unreadable, unreadable
-from llava_export.evaluate.items import MAX_LINE, Item, digest
+from llava_export.evaluate.items import Item, digest
 from llava_export.evaluate.layouts import LAYOUTS, SHORT_ANSWER, Source
 from llava_export.evaluate.scores import METRICS
+from llava_runner.documents import MAX_LINE
 from llava_runner.errors import ImageError, PromptError
 from llava_runner.tokenizer import Tokenizer
 
