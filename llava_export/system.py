@@ -18,7 +18,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
+from llava_export.errors import ExportError
+
 Result = TypeVar("Result")
+DEVICES = ("cpu", "cuda")  # torch's names of what computes
 Step = Callable[[], None]
 
 
@@ -34,6 +37,14 @@ PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 NO_LIMIT = 1 << 60  # version 1 writes a number near 2^63 where there is none
 V1 = GroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file"))
 V2 = GroupFiles("memory.max", "memory.current", ("active_file", "inactive_file"))
+
+
+def check_device(device: str) -> None:
+    """Raise ``ExportError`` if torch cannot compute on one of ``DEVICES`` here."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ExportError("--device cuda: torch finds no GPU here")
 
 
 def return_free_memory() -> None:

@@ -19,7 +19,7 @@ from llava_export.cli.flags import (
     flags_given,
 )
 from llava_export.cli.written import checkpoint_files, package_files, refuse_to_replace
-from llava_export.errors import ExportError
+from llava_export.system import DEVICES, check_device
 from llava_runner.arguments import path, positive_int
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from llava_export.evaluate.text import Estimate, TextFigures
     from llava_export.quantize.weights import QuantizedLinears
     from llava_export.recipe import Recipe
-
-DEVICES = ("cpu", "cuda")
 
 
 def add_text_flags(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +70,6 @@ def run_text(arguments: argparse.Namespace) -> int:
     from llava_export.cli.terminal import new_console, progress, silence_libraries
 
     silence_libraries()
-    import torch
-
     from llava_export.checkpoint.checkpoint import open_checkpoint
     from llava_export.corpus import open_corpus
     from llava_export.evaluate.text import evaluate_program, evaluate_recipe, fitted_recipe, num_steps
@@ -82,8 +78,7 @@ def run_text(arguments: argparse.Namespace) -> int:
     from llava_runner.program import Program
     from llava_runner.program_file import find_program
 
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise ExportError("--device cuda: torch finds no GPU here")
+    check_device(arguments.device)
     checkpoint = open_checkpoint(arguments.against if package else arguments.model, **checkpoint_parts(arguments))
     corpus = open_corpus(arguments.text, checkpoint)
     windows = corpus.windows(arguments.windows, length=arguments.window_len)

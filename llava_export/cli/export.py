@@ -20,8 +20,8 @@ from llava_export.cli.flags import (
     plot_file,
 )
 from llava_export.errors import ExportError
-from llava_export.pte.options import DEVICES, LOWERINGS, PARTITIONERS, Options
-from llava_export.system import use_huge_pages
+from llava_export.pte.options import LOWERINGS, PARTITIONERS, Options
+from llava_export.system import DEVICES, use_huge_pages
 from llava_runner import contract
 from llava_runner.arguments import ArgumentParser, positive_int, run_command
 

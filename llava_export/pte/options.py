@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_export.recipe import DEFAULT_RECIPE, RECIPES, Recipe
+from llava_export.system import DEVICES
 
 STAMPED, ORDINARY = LOWERINGS = ("stamped", "ordinary")
 PARTITIONERS = (1, 2)
-DEVICES = ("cpu", "cuda")  # torch's names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Options:
     ``prompt_template`` replaces the checkpoint's own, see ``checkpoint.prompt.find_prompt``.
 
     A recipe that calibrates does it with ``calibration_data`` (see ``calibration.samples.open_samples``), of which it
-    takes at most ``calibration_samples``, on ``device``, one of ``DEVICES``.
+    takes at most ``calibration_samples``, on ``device``, one of ``system.DEVICES``.
 
     ``budget`` is the most bytes that the program may have. With it, linears of the decoder get 8 bits where these serve
     best, which is measured with the same data.

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
-
 from llava_export.calibration.budget import least, most
 from llava_export.calibration.samples import Sample, open_samples, spread
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -16,9 +14,10 @@ from llava_export.checkpoint.prompt import Prompt, find_prompt
 from llava_export.config import LlavaConfig
 from llava_export.errors import ExportError
 from llava_export.models.llava import LlavaModel
-from llava_export.pte.options import DEVICES, STAMPED, Options
+from llava_export.pte.options import STAMPED, Options
 from llava_export.pte.preflight import Estimate, calibration_memory, estimate
 from llava_export.recipe import GPTQ, Recipe
+from llava_export.system import DEVICES, check_device
 
 DEFAULT_LENGTH = 768
 CALIBRATION_STAGES = BUDGET_STAGES = 2  # of a recipe that calibrates; of a budget
@@ -132,8 +131,7 @@ def _samples(options: Options) -> list[Sample]:
                 f"--device {options.device} is for --algorithm {GPTQ} and --budget; all else is computed on the CPU"
             )
         return []
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ExportError("--device cuda: torch finds no GPU here")
+    check_device(options.device)
     return open_samples(options.calibration_data)
 
 
