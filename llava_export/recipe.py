@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
     from llava_export.config import TextConfig
     from llava_export.models.llava import LlavaModel
-    from llava_export.quantize.weights import QuantizedLinears
+    from llava_export.quantize.weights import CalibratedBlock
 
 LINEAR_SCHEMES = ("8da4w", "8da8w", "fp32")  # coarsest first
 # Bits of a weight by its linear's scheme, and the scheme that is as coarse as an embedding of so many bits.
 SCHEME_BITS = {"8da4w": 4, "8da8w": 8, "fp32": 32}
 SCHEME_OF_BITS = {bits: scheme for scheme, bits in SCHEME_BITS.items()}
 EMBEDDING_BITS = (4, 8, 32)
-GPTQ = "gptq"
-ALGORITHMS = ("mse", "minmax", "hqq", GPTQ)
+# Algorithms that calibrate.
+GPTQ, AWQ, AWQ_GPTQ = CALIBRATED = ("gptq", "awq", "awq-gptq")
+ALGORITHMS = ("mse", "minmax", "hqq", *CALIBRATED)
 # torch's names for the types of cached keys and values.
 KV_CACHES = {"fp32": "float32", "bf16": "bfloat16"}
 # XNNPACK's int4 kernels read a scale for each multiple of 32 input features.
@@ -71,7 +72,8 @@ class Recipe:
     the token embedding, ``kv_cache`` the type of cached keys and values, and ``group_size`` the number of input
     features that share a scale. ``algorithm`` chooses the scales of 4-bit weights: ``mse`` searches for the least
     squared error, ``minmax`` takes the largest magnitude, and ``hqq`` is Half-Quadratic Quantization (Badri and Shaji,
-    2023). With ``gptq`` the decoder's layers are calibrated (see ``calibration``), and the rest is as with ``mse``.
+    2023). With ``gptq``, ``awq`` and ``awq-gptq`` the decoder's layers are calibrated (see ``calibration``), and the
+    rest is as with ``mse``.
 
     ``head`` and ``group_size`` may be None until ``fitted`` chooses them for a model. ``exceptions`` are linears with a
     scheme of their own, by their names in the model: ``text_decoder.layers.3.mlp.down_proj``.
@@ -102,8 +104,8 @@ class Recipe:
                 raise RecipeError(f"{what} {value!r} is not one of {', '.join(map(str, allowed))}")
         if LM_HEAD in self.exceptions:
             raise RecipeError(f"{LM_HEAD} is the head, which is no exception: it has a scheme of its own")
-        if self.algorithm == GPTQ and SCHEME_BITS[self.text] != 4:
-            raise RecipeError(f"{GPTQ} chooses 4-bit weights, and the text scheme {self.text} has none")
+        if self.calibrates and SCHEME_BITS[self.text] != 4:
+            raise RecipeError(f"{self.algorithm} chooses 4-bit weights, and the text scheme {self.text} has none")
         size = self.group_size
         if size is not None and (size < GROUP_SIZE_STEP or size % GROUP_SIZE_STEP):
             raise RecipeError(f"group size {self.group_size} is not a multiple of {GROUP_SIZE_STEP}, as XNNPACK needs")
@@ -137,7 +139,7 @@ class Recipe:
     @property
     def calibrates(self) -> bool:
         """Whether the decoder's layers are quantized for the inputs that samples give them."""
-        return self.algorithm == GPTQ
+        return self.algorithm in CALIBRATED
 
     def scheme(self, fqn: str) -> str:
         """Return the scheme of a linear, by its name in the model."""
@@ -223,11 +225,11 @@ class Recipe:
             sizes[f"{LM_HEAD}.weight"] = 0
         return sizes
 
-    def quantize(self, block: nn.Module, *, fqn: str, calibrated: QuantizedLinears | None = None) -> None:
+    def quantize(self, block: nn.Module, *, fqn: str, calibrated: CalibratedBlock | None = None) -> None:
         """Replace the weights of ``block`` by quantized ones. ``fqn`` is its name in the model, and decides the scheme.
 
         The weights may be of any float type. Those of linears and embeddings that are not quantized become float32.
-        ``calibrated`` has 4-bit linears of the block that were quantized before.
+        ``calibrated`` has what was calibrated before, and is used as it is.
         """
         import torch
         from torch import nn
@@ -237,15 +239,18 @@ class Recipe:
         for path, module in list(block.named_modules()):
             name = ".".join(part for part in (fqn, path) if part)
             bits = self._bits(name, module)
-            if calibrated and path in calibrated:
-                integers, scales = (tensor.to(module.weight.device) for tensor in calibrated[path])
+            if calibrated and path in calibrated.norms:
+                weight = calibrated.norms[path].to(module.weight.device)
+                module.weight = nn.Parameter(weight, requires_grad=False)
+            elif calibrated and path in calibrated.linears:
+                integers, scales = (tensor.to(module.weight.device) for tensor in calibrated.linears[path])
                 module.weight = int4_weight(integers, scales, rounds_inputs=True)
             elif bits < 32:
                 module.weight = quantized(
                     module.weight,
                     bits=bits,
                     group_size=self._fitted_group_size if bits == 4 else None,
-                    algorithm="mse" if self.algorithm == GPTQ else self.algorithm,
+                    algorithm="mse" if self.calibrates else self.algorithm,
                     rounds_inputs=isinstance(module, nn.Linear),
                 )
             elif isinstance(module, (nn.Linear, nn.Embedding)):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.models.llama import LlamaDecoder
 from llava_export.models.names import DECODER_NORM, LM_HEAD, TOKEN_EMBEDDING, decoder_layer
-from llava_export.quantize.weights import QuantizedLinears
+from llava_export.quantize.weights import CalibratedBlock
 from llava_export.recipe import KV_CACHES, Recipe
 
 
@@ -54,8 +54,8 @@ class WholeSequenceAttention(nn.Module):
 class DecoderBlocks:
     """The token embedding and the text decoder of a checkpoint, loaded block by block, quantized by a recipe or not.
 
-    No sequence may be longer than ``max_len``. ``device`` is torch's name of what computes. ``calibrated`` returns the
-    linears of a layer that were quantized before, as ``Recipe.quantize`` takes them.
+    No sequence may be longer than ``max_len``. ``device`` is torch's name of what computes. ``calibrated`` returns
+    what was calibrated of a layer before, as ``Recipe.quantize`` takes it.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class DecoderBlocks:
         max_len: int,
         recipe: Recipe | None = None,
         device: str = "cpu",
-        calibrated: Callable[[str], QuantizedLinears | None] = lambda fqn: None,
+        calibrated: Callable[[str], CalibratedBlock | None] = lambda fqn: None,
     ) -> None:
         kv_cache = KV_CACHES[recipe.kv_cache] if recipe else "float32"
         attention = partial(WholeSequenceAttention, cache_dtype=getattr(torch, kv_cache))

@@ -1,4 +1,4 @@
-"""Calibrates a decoder with GPTQ: layer by layer, and within a layer linear by linear.
+"""Calibrates a decoder: layer by layer, and within a layer linear by linear.
 
 Two models read the samples side by side: the float model, and one whose linears are rounded as soon as all samples have
 reached them. So a linear is rounded for the inputs that it will really get.
@@ -15,22 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llava_export.calibration.data import calibration_rows, num_steps
+from llava_export.calibration.data import read_samples
 from llava_export.calibration.samples import Sample
 from llava_export.calibration.store import LayerStore
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.prompt import Prompt
 from llava_export.models.llama import LlamaLayer
+from llava_export.quantize.awq import input_factors, rounded_for_inputs
 from llava_export.quantize.gptq import gptq
-from llava_export.quantize.weights import QuantizedLinears, dequantized, round_inputs
-from llava_export.recipe import SCHEME_BITS, Recipe
+from llava_export.quantize.weights import CalibratedBlock, dequantized, round_inputs, simulate
+from llava_export.recipe import AWQ, AWQ_GPTQ, SCHEME_BITS, Recipe
 from llava_export.stages import Stages
 from llava_export.staging import fingerprint
 from llava_export.streams import DecoderBlocks, Stream
 
-FORMAT = 1  # of the layers in a store, and of how they are computed
+FORMAT = 2  # of the layers in a store, and of how they are computed
 # The linears of a layer in the order in which they are computed.
 LINEARS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+# The norms that linears read from.
+NORMS = {"self_attn.qkv_proj": "input_layernorm", "mlp.gate_up_proj": "post_attention_layernorm"}
 
 
 def calibrate_with(
@@ -50,17 +53,7 @@ def calibrate_with(
     They wait in ``folder``, and stay there if this is stopped, so that it can go on. ``max_len`` is the most positions
     that a sample has. Raises a ``UserError`` for samples that cannot be used.
     """
-    with stages.stage("read samples", steps=num_steps(checkpoint, samples, limit=limit)) as step:
-        rows = calibration_rows(
-            checkpoint,
-            samples,
-            prompt=prompt,
-            max_len=max_len,
-            embed=DecoderBlocks(checkpoint, max_len=1).embed,
-            limit=limit,
-            on_step=step,
-            on_note=stages.note,
-        )
+    rows = read_samples(samples, checkpoint, prompt=prompt, max_len=max_len, limit=limit, stages=stages)
     store = LayerStore(folder, key=calibration_key(checkpoint, recipe, rows, device=device))
     with stages.stage("calibrate", steps=checkpoint.config.text.num_hidden_layers) as step:
         calibrate(checkpoint, recipe, rows, store=store, device=device, on_step=step)
@@ -156,37 +149,59 @@ class LayerReader:
 
 @torch.no_grad()
 def _pass_layer(
-    float_reader: LayerReader, reader: LayerReader, *, fqn: str, recipe: Recipe, found: QuantizedLinears | None
-) -> QuantizedLinears:
+    float_reader: LayerReader, reader: LayerReader, *, fqn: str, recipe: Recipe, found: CalibratedBlock | None
+) -> CalibratedBlock:
     """Move both readers' streams through a layer, and quantize the linears of the second. Return those of 4 bits.
 
-    Both layers begin with the float weights. ``fqn`` is the layer's name, and ``found`` has the 4-bit linears if they
-    were quantized before. A linear that the recipe gives another scheme is quantized without data.
+    Both layers begin with the float weights. ``fqn`` is the layer's name, and ``found`` is returned if there is one. A
+    linear that the recipe gives another scheme is quantized without data.
     """
-    assert recipe.group_size is not None, "the recipe was not fitted to a model"
-    result = {}
+    result = found or CalibratedBlock()
+    for name, weight in result.norms.items():
+        _set_weight(reader.layer.get_submodule(name), weight)
     for name in LINEARS:
         linear: Any = reader.layer.get_submodule(name)
         bits = SCHEME_BITS[recipe.scheme(f"{fqn}.{name}")]
         inputs = zip(float_reader.inputs(name), map(round_inputs, reader.inputs(name)), strict=True)
         if bits == 4 and found is None:
-            result[name] = gptq(linear.weight, *_sums(inputs), group_size=recipe.group_size)
+            _calibrate_linear(name, reader.layer, *_sums(inputs), recipe=recipe, result=result)
         elif name == "self_attn.o_proj":
             for _ in inputs:  # the readers need them
                 pass
         if bits == 4:
-            integers, scales = (found or result)[name]
-            result[name] = integers.cpu(), scales.cpu()
-            weight = dequantized(integers.to(linear.weight.device), scales.to(linear.weight.device))
-            linear.weight = nn.Parameter(weight, requires_grad=False)
+            simulate(linear, dequantized(*(it.to(linear.weight.device) for it in result.linears[name])))
         elif bits == 8:
             recipe.quantize(linear, fqn=f"{fqn}.{name}")
-            linear.weight = nn.Parameter(linear.weight.dequantize(), requires_grad=False)
-        if bits < 32:
-            linear.register_forward_pre_hook(lambda _, inputs: (round_inputs(inputs[0]),))
+            simulate(linear, linear.weight.dequantize())
         for each in (float_reader, reader):
             each.add(name)
     return result
+
+
+def _calibrate_linear(
+    name: str, layer: LlamaLayer, hessian_II: Tensor, drift_II: Tensor, *, recipe: Recipe, result: CalibratedBlock
+) -> None:
+    """Quantize a linear of a layer, and put it into ``result``. ``_sums`` has the other arguments."""
+    assert recipe.group_size is not None, "the recipe was not fitted to a model"
+    linear: Any = layer.get_submodule(name)
+    weight_OI = linear.weight
+    if recipe.algorithm in (AWQ, AWQ_GPTQ) and name in NORMS:
+        norm: Any = layer.get_submodule(NORMS[name])
+        factors_I = input_factors(weight_OI, hessian_II, group_size=recipe.group_size)
+        _set_weight(norm, norm.weight / factors_I)
+        result.norms[NORMS[name]] = norm.weight.detach().cpu()
+        weight_OI = weight_OI * factors_I
+        hessian_II, drift_II = (sums / factors_I[:, None] / factors_I for sums in (hessian_II, drift_II))
+    if recipe.algorithm == AWQ:
+        integers, scales = rounded_for_inputs(weight_OI, hessian_II.diagonal(), group_size=recipe.group_size)
+    else:
+        integers, scales = gptq(weight_OI, hessian_II, drift_II, group_size=recipe.group_size)
+    result.linears[name] = integers.cpu(), scales.cpu()
+
+
+def _set_weight(module: Any, weight: Tensor) -> None:
+    """Give a module another weight. The modules that shared the old one keep it."""
+    module.weight = nn.Parameter(weight.to(module.weight.device), requires_grad=False)
 
 
 def _sums(inputs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,8 @@ from llava_export.checkpoint.prompt import Prompt
 from llava_export.corpus import begin_id, check_vocabulary, encode_text
 from llava_export.errors import CalibrationError, some
 from llava_export.reference import FloatReference
+from llava_export.stages import Stages
+from llava_export.streams import DecoderBlocks
 from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.errors import ImageError, PromptError
 from llava_runner.image import prepare_image
@@ -37,6 +39,29 @@ class _Sequence:
     ids: Tensor
     image: Path | None = None
     position: int = 0
+
+
+def read_samples(
+    samples: Sequence[Sample],
+    checkpoint: Checkpoint,
+    *,
+    prompt: Prompt,
+    max_len: int,
+    limit: int | None,
+    stages: Stages,
+) -> list[Tensor]:
+    """Return what ``calibration_rows`` does, as a stage that is timed and shown."""
+    with stages.stage("read samples", steps=num_steps(checkpoint, samples, limit=limit)) as step:
+        return calibration_rows(
+            checkpoint,
+            samples,
+            prompt=prompt,
+            max_len=max_len,
+            embed=DecoderBlocks(checkpoint, max_len=1).embed,
+            limit=limit,
+            on_step=step,
+            on_note=stages.note,
+        )
 
 
 def calibration_rows(

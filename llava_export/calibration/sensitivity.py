@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from llava_export.calibration.calibrate import LINEARS
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.models.names import LM_HEAD
-from llava_export.quantize.weights import round_inputs
+from llava_export.quantize.weights import simulate
 from llava_export.recipe import Recipe
 from llava_export.streams import DecoderBlocks, Head, Stream
 
@@ -101,9 +101,7 @@ def _quantized(layer: nn.Module, names: Sequence[str], recipe: Recipe, *, fqn: s
     hooks = []
     for name, linear in zip(names, linears, strict=True):
         recipe.quantize(linear, fqn=f"{fqn}.{name}")
-        # torchao would do this anew for each sample.
-        linear.weight = nn.Parameter(linear.weight.dequantize(), requires_grad=False)
-        hooks.append(linear.register_forward_pre_hook(lambda _, inputs: (round_inputs(inputs[0]),)))
+        hooks.append(simulate(linear, linear.weight.dequantize()))
     try:
         yield
     finally:
@@ -131,7 +129,7 @@ def _divergences(floats: Stream, variants: dict[str, Stream], head: Head, quanti
         for name, stream in variants.items():
             sums[name] += _sum_of_kl(expected, _log_probabilities(head, stream.rows[i][:, -POSITIONS:]))
     # A divergence is never negative. Rounding may make one of nearly 0 so.
-    return {name: max(0.0, total / compared) for name, total in sums.items()}
+    return {name: max(total / compared, 0.0) for name, total in sums.items()}
 
 
 def _log_probabilities(head: Head, x_1TD: Tensor) -> Tensor:

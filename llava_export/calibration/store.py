@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llava_export.errors import ExportError
 from llava_export.models.names import is_decoder_layer
-from llava_export.quantize.weights import QuantizedLinears
+from llava_export.quantize.weights import CalibratedBlock
 
 KEY, LAYER = "key.txt", ".safetensors"  # the ends of the names of files
 
@@ -35,25 +35,31 @@ class LayerStore:
             folder.mkdir(parents=True, exist_ok=True)
             found.write_bytes(key.encode())
 
-    def load(self, fqn: str) -> QuantizedLinears | None:
+    def load(self, fqn: str) -> CalibratedBlock | None:
         """Return a layer by its name in the model, or None if it is not there, or damaged."""
         try:
             tensors = load_file(self._path(fqn))
         except (FileNotFoundError, SafetensorError):
             return None
-        names = {name.rpartition(".")[0] for name in tensors}
-        return {name: (tensors[f"{name}.integers"], tensors[f"{name}.scales"]) for name in names}
+        found = CalibratedBlock()
+        for name, tensor in tensors.items():
+            owner, _, what = name.rpartition(".")
+            if what == "integers":
+                found.linears[owner] = tensor, tensors[f"{owner}.scales"]
+            elif what == "weight":
+                found.norms[owner] = tensor
+        return found
 
-    def save(self, fqn: str, layer: QuantizedLinears) -> None:
+    def save(self, fqn: str, layer: CalibratedBlock) -> None:
         """Write a layer. A process that is killed meanwhile leaves none."""
-        tensors: dict[str, Tensor] = {}
-        for name, (integers, scales) in layer.items():
+        tensors: dict[str, Tensor] = {f"{name}.weight": weight for name, weight in layer.norms.items()}
+        for name, (integers, scales) in layer.linears.items():
             tensors |= {f"{name}.integers": integers.contiguous(), f"{name}.scales": scales.contiguous()}
         unfinished = self._folder / f"unfinished-{os.getpid()}"
         save_file(tensors, unfinished)
         os.replace(unfinished, self._path(fqn))
 
-    def layer(self, fqn: str) -> QuantizedLinears | None:
+    def layer(self, fqn: str) -> CalibratedBlock | None:
         """Return a layer of a calibration that is done, and None for a block that is no layer of the decoder."""
         if not is_decoder_layer(fqn):
             return None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from llava_export.checkpoint.checkpoint import Checkpoint
     from llava_export.evaluate.text import Estimate, TextFigures
-    from llava_export.quantize.weights import QuantizedLinears
+    from llava_export.quantize.weights import CalibratedBlock
     from llava_export.recipe import Recipe
 
 
@@ -114,7 +114,7 @@ def run_text(arguments: argparse.Namespace) -> int:
 @contextmanager
 def _calibrated(
     arguments: argparse.Namespace, checkpoint: Checkpoint, recipe: Recipe, console: Console
-) -> Iterator[Callable[[str], QuantizedLinears | None]]:
+) -> Iterator[Callable[[str], CalibratedBlock | None]]:
     """Yield the calibrated layers of a recipe, by their names, and none if it does not calibrate."""
     if not recipe.calibrates:
         yield lambda fqn: None

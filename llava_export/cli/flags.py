@@ -102,7 +102,7 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
         "--group-size",
         type=int,
         metavar="N",
-        help="input features that share a 4-bit scale (default: 128 if it fits; 32 below a billion parameters)",
+        help="input features that share a 4-bit scale (default: 128, 64 or 32; 32 below a billion parameters)",
     )
     recipe.add_argument(
         "--embedding-bits", type=int, choices=EMBEDDING_BITS, help="of the token embedding (default: the recipe's)"

@@ -19,7 +19,7 @@ from torch import Tensor
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.errors import CorpusError
 from llava_export.pte.against import check_sizes
-from llava_export.quantize.weights import QuantizedLinears
+from llava_export.quantize.weights import CalibratedBlock
 from llava_export.recipe import Recipe
 from llava_export.streams import DecoderBlocks, Head, Stream
 from llava_runner.program import Program
@@ -81,15 +81,14 @@ def evaluate_recipe(
     recipe: Recipe,
     windows: Sequence[Tensor],
     *,
-    calibrated: Callable[[str], QuantizedLinears | None] = lambda fqn: None,
+    calibrated: Callable[[str], CalibratedBlock | None] = lambda fqn: None,
     device: str = "cpu",
     on_step: Callable[[str], None] = lambda name: None,
 ) -> TextFigures:
     """Return the figures of a checkpoint quantized by a recipe, computed in torch.
 
-    ``windows`` are token ids ``[T]``, all of one length. ``calibrated`` returns the linears of a layer that were
-    quantized before. ``on_step`` is told what begins. Raises ``RecipeError`` for a
-    recipe that does not fit the model.
+    ``windows`` are token ids ``[T]``, all of one length. ``calibrated`` returns what was calibrated of a layer before.
+    ``on_step`` is told what begins. Raises ``RecipeError`` for a recipe that does not fit the model.
     """
     recipe = fitted_recipe(checkpoint, recipe, windows)
     max_len = len(windows[0])
@@ -235,7 +234,7 @@ def _compared(
         window_len=len(windows[0]),
         float_perplexity=float_nll.map(_exp),
         perplexity=nll.map(_exp),
-        kl=kl_mean.map(lambda value: max(0.0, value)),
+        kl=kl_mean.map(lambda value: max(value, 0.0)),  # rounding may make one of 0 negative; NaN stays
         top1=top1.map(lambda value: min(1.0, max(0.0, value))),
     )
 

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 from llava_export.calibration import sensitivity
 from llava_export.calibration.budget import spent
-from llava_export.calibration.data import calibration_rows, num_steps
+from llava_export.calibration.data import read_samples
 from llava_export.calibration.sensitivity import KlOf
 from llava_export.pte.plan import Plan
 from llava_export.stages import Stages
-from llava_export.streams import DecoderBlocks
 
 
 def spend_budget(plan: Plan, *, stages: Stages) -> tuple[Plan, KlOf]:
@@ -21,17 +20,14 @@ def spend_budget(plan: Plan, *, stages: Stages) -> tuple[Plan, KlOf]:
     """
     assert plan.budget is not None, "the plan has no budget"
     checkpoint, recipe, samples = plan.checkpoint, plan.options.recipe, plan.samples
-    limit = sensitivity.SAMPLES
-    with stages.stage("read samples", steps=num_steps(checkpoint, samples, limit=limit)) as step:
-        rows = calibration_rows(
-            checkpoint,
-            samples,
-            prompt=plan.prompt,
-            max_len=min(plan.max_seq_len, checkpoint.config.num_image_tokens + sensitivity.LONGEST_TEXT),
-            embed=DecoderBlocks(checkpoint, max_len=1).embed,
-            limit=limit,
-            on_step=step,
-        )
+    rows = read_samples(
+        samples,
+        checkpoint,
+        prompt=plan.prompt,
+        max_len=min(plan.max_seq_len, checkpoint.config.num_image_tokens + sensitivity.LONGEST_TEXT),
+        limit=sensitivity.SAMPLES,
+        stages=stages,
+    )
     with stages.stage("measure linears", steps=sensitivity.num_steps(checkpoint)) as step:
         kl = sensitivity.measure(checkpoint, recipe, rows, device=plan.options.device, on_step=step)
     shapes = checkpoint.build_model(max_context_len=1)

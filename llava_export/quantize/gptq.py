@@ -14,12 +14,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llava_export.quantize.scales import GREATEST, LEAST, ROWS_AT_ONCE, least_error_scales
+from llava_export.quantize.scales import GREATEST, LEAST, scales_for_inputs
 
-DAMPING = 0.01  # share of the mean squared input that is added to all, so that the matrix can be inverted
+# Shares of the mean squared input of which one is added to all, the first with which the matrix can be inverted.
+DAMPINGS = (0.01, 0.1, 1.0)
 # How far the weight is moved toward the float model's outputs. All the way would fit the calibration set too closely.
 PROPAGATION = 0.5
-LEAST_IMPORTANCE = 1e-6  # of a weight whose input is always 0, as a share of the mean
 COLUMNS_AT_ONCE = 128  # whose errors reach the other columns by one product
 
 
@@ -35,7 +35,7 @@ def gptq(weight_OI: Tensor, hessian_II: Tensor, drift_II: Tensor, *, group_size:
     change_OI = _toward_float(weight_OI, drift_II[:, order], factor_II)
     weight_OI = weight_OI.index_add(1, order, change_OI, alpha=PROPAGATION)
     del change_OI
-    scales = _group_scales(weight_OI, squares_I, group_size=group_size)
+    scales = scales_for_inputs(weight_OI, squares_I, group_size=group_size)
     # Rows are columns here, so that each is contiguous.
     left_IO = weight_OI.T[order].contiguous()
     integers_IO = torch.empty(left_IO.shape, dtype=torch.int8, device=left_IO.device)
@@ -69,17 +69,6 @@ def _toward_float(weight_OI: Tensor, drift_II: Tensor, factor_II: Tensor) -> Ten
     return weight_OI @ (drift_II @ factor_II.T @ factor_II)
 
 
-def _group_scales(weight_OI: Tensor, squares_I: Tensor, *, group_size: int) -> Tensor:
-    """Return the scales ``[O, I / group_size]`` with the least error, weighted by the squared inputs ``[I]``."""
-    importance_I = squares_I.clamp_min(squares_I.mean() * LEAST_IMPORTANCE)
-    scales = []
-    for rows in weight_OI.split(ROWS_AT_ONCE):
-        groups_NG = rows.reshape(-1, group_size)
-        importance_NG = importance_I.expand(rows.shape).reshape(groups_NG.shape)
-        scales.append(least_error_scales(groups_NG, importance_NG).view(len(rows), -1))
-    return torch.cat(scales)
-
-
 def inverse_factor(hessian_II: Tensor, order: Tensor) -> Tensor:
     """Return the upper triangular ``U`` with ``U^T U = (H + damping)^-1``, rows and columns of H put into ``order``.
 
@@ -87,8 +76,15 @@ def inverse_factor(hessian_II: Tensor, order: Tensor) -> Tensor:
     """
     backwards = order.flip(0)
     damped_II = hessian_II[backwards[:, None], backwards]
-    damped_II.diagonal().add_(DAMPING * damped_II.diagonal().mean() + 1e-10)
-    factor_II = torch.linalg.cholesky(damped_II)
+    mean, added = float(damped_II.diagonal().mean()), 0.0
+    for damping in DAMPINGS:
+        damped_II.diagonal().add_((damping - added) * mean + 1e-10)
+        added = damping
+        factor_II, failed = torch.linalg.cholesky_ex(damped_II)
+        if not failed:
+            break
+    else:
+        raise torch.linalg.LinAlgError("the products of the inputs have no inverse: they are not finite")
     del damped_II
     identity = torch.eye(len(factor_II), dtype=factor_II.dtype, device=factor_II.device)
     inverse_II = torch.linalg.solve_triangular(factor_II, identity, upper=False)

@@ -18,6 +18,7 @@ LARGEST_BECOMES = (7.0, 7.5, 8.0, 9.0)
 ROWS_AT_ONCE = 128
 # A group of zeros gets a scale, too. XNNPACK wants normal positive numbers.
 SMALLEST_MAGNITUDE = 1e-9
+LEAST_IMPORTANCE = 1e-6  # of a weight whose input is always 0, as a share of the mean
 
 
 def least_error_scales(weight_NG: Tensor, importance_NG: Tensor | None = None) -> Tensor:
@@ -45,6 +46,17 @@ def least_error_scales(weight_NG: Tensor, importance_NG: Tensor | None = None) -
         torch.where(is_better, scale, scale_N1, out=scale_N1)
         torch.where(is_better, lowered, least_N1, out=least_N1)
     return scale_N1.to(torch.bfloat16).to(torch.float32)
+
+
+def scales_for_inputs(weight_OI: Tensor, squares_I: Tensor, *, group_size: int) -> Tensor:
+    """Return the scales ``[O, I / group_size]`` with the least error, weighted by the squared inputs ``[I]``."""
+    importance_I = squares_I.clamp_min(squares_I.mean() * LEAST_IMPORTANCE)
+    scales = []
+    for rows in weight_OI.split(ROWS_AT_ONCE):
+        groups_NG = rows.reshape(-1, group_size)
+        importance_NG = importance_I.expand(rows.shape).reshape(groups_NG.shape)
+        scales.append(least_error_scales(groups_NG, importance_NG).view(len(rows), -1))
+    return torch.cat(scales)
 
 
 def rounded(weight_NG: Tensor, scale_N1: Tensor) -> Tensor:

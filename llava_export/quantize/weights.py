@@ -5,11 +5,12 @@ torchao computes with them, too: it rounds the inputs of a linear to 8 bits as X
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from torchao.quantization import IntxUnpackedToInt8Tensor, quantize_
 from torchao.quantization.granularity import PerAxis, PerGroup
 from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig
@@ -20,14 +21,24 @@ from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor 
 
 from llava_export.quantize.scales import ROWS_AT_ONCE, least_error_scales, rounded
 
-# Integers ``int8 [out, in]`` and scales ``float32 [out, groups]`` of 4-bit linears, by their names in a block.
-QuantizedLinears = Mapping[str, tuple[Tensor, Tensor]]
+QuantizedLinear = tuple[Tensor, Tensor]  # integers ``int8 [out, in]`` and scales ``float32 [out, groups]``, 4 bits
 
 INT_OF_BITS = {4: torch.int4, 8: torch.int8}  # type: ignore[attr-defined]  # torch's stubs lack int4
 TORCHAO_ALGORITHMS = {
     "minmax": IntxChooseQParamsAlgorithm.AFFINE,
     "hqq": IntxChooseQParamsAlgorithm.HQQ_SCALE_ONLY,
 }
+
+
+@dataclass(frozen=True)
+class CalibratedBlock:
+    """What a calibration made of a block: its 4-bit linears, and the weights of norms that took over their factors.
+
+    Both are by the names that they have in the block.
+    """
+
+    linears: dict[str, QuantizedLinear] = field(default_factory=dict)
+    norms: dict[str, Tensor] = field(default_factory=dict)
 
 
 def quantized(
@@ -75,6 +86,15 @@ def round_inputs(x: Tensor) -> Tensor:
     scale = ((high - low) / 255).clamp_(min=torch.finfo(x.dtype).tiny)
     zero = (-low / scale).round_()
     return (x / scale).add_(zero).round_().clamp_(0, 255).sub_(zero).mul_(scale)
+
+
+def simulate(linear: Any, weight: Tensor) -> RemovableHandle:
+    """Let a linear compute with a dequantized weight ``[out, in]`` and rounded inputs. Return what ends the rounding.
+
+    So does torchao with a quantized weight, but it would dequantize it for every sample.
+    """
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    return linear.register_forward_pre_hook(lambda _, inputs: (round_inputs(inputs[0]),))
 
 
 def _with_least_error(weight: Tensor, *, group_size: int, rounds_inputs: bool) -> nn.Parameter:

@@ -77,6 +77,17 @@ def test_the_factor_is_that_of_the_inverse():
     torch.testing.assert_close(factor.T @ factor @ damped[order][:, order], torch.eye(40), rtol=1e-3, atol=1e-3)
 
 
+def test_a_matrix_without_inverse_is_damped_more():
+    """In float32 sums of many products may have a slightly negative eigenvalue."""
+    hessian = torch.eye(40)
+    hessian[3, 3] = -0.05
+    factor = inverse_factor(hessian, torch.arange(40))
+    damped = hessian + 0.1 * hessian.diagonal().mean() * torch.eye(40)
+    torch.testing.assert_close(factor.T @ factor @ damped, torch.eye(40), rtol=1e-4, atol=1e-4)
+    with pytest.raises(torch.linalg.LinAlgError, match="not finite"):
+        inverse_factor(hessian * torch.nan, torch.arange(40))
+
+
 def test_inputs_are_rounded_as_torchao_does():
     from llava_export.quantize.weights import int4_weight
 

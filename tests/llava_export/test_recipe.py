@@ -16,7 +16,8 @@ from llava_export.errors import RecipeError
 from llava_export.models.llava import LlavaModel
 from llava_export.pte.stamp.packing import pack
 from llava_export.quantize import weights as quantize_weights
-from llava_export.recipe import ALGORITHMS, GPTQ, RECIPES, Recipe, recipe_text
+from llava_export.quantize.weights import CalibratedBlock
+from llava_export.recipe import ALGORITHMS, CALIBRATED, GPTQ, RECIPES, Recipe, recipe_text
 from llava_runner.contract import ModelCard
 from tests.fuzz.card import CARD
 
@@ -226,7 +227,7 @@ def test_a_head_that_is_stored_with_the_embedding_costs_nothing(changes, head, i
     assert recipe.stored_bytes(tied) == apart | ({"text_decoder.lm_head.weight": 0} if is_stored_once else {})
 
 
-@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != GPTQ])  # which is for 4 bits
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in CALIBRATED])  # which are for 4 bits
 def test_a_tied_head_of_8_bits_is_the_embedding_to_the_last_bit(algorithm, model):
     tied = copy.deepcopy(model)
     tied.text_decoder.lm_head.weight.data = tied.token_embedding.weight.data.clone()
@@ -241,11 +242,12 @@ def test_calibrated_linears_are_taken_as_they_are():
     scales = torch.rand(8, 2)
     block: Any = nn.ModuleDict({"o_proj": linear})
     recipe = RECIPES["8da4w"].with_changes(group_size=32, algorithm=GPTQ)
-    recipe.quantize(block, fqn="text_decoder", calibrated={"o_proj": (integers, scales)})
+    calibrated = CalibratedBlock(linears={"o_proj": (integers, scales)})
+    recipe.quantize(block, fqn="text_decoder", calibrated=calibrated)
     found: Any = block["o_proj"].weight
     assert torch.equal(found.qdata, integers) and torch.equal(found.scale, scales)
     block["o_proj"] = nn.Linear(64, 8, bias=False, device="meta")  # what is given may be elsewhere than the block
-    recipe.quantize(block, fqn="text_decoder", calibrated={"o_proj": (integers, scales)})
+    recipe.quantize(block, fqn="text_decoder", calibrated=calibrated)
     assert block["o_proj"].weight.is_meta
 
 

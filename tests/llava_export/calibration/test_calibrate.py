@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from llava_export.calibration.calibrate import LINEARS, LayerReader, calibrate, calibration_key
+from llava_export.calibration.calibrate import LINEARS, NORMS, LayerReader, calibrate, calibration_key
 from llava_export.calibration.store import LayerStore
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.errors import ExportError
 from llava_export.evaluate.text import evaluate_recipe
 from llava_export.pte.source import ModelSource
-from llava_export.recipe import RECIPES, Recipe
+from llava_export.quantize.weights import dequantized
+from llava_export.recipe import CALIBRATED, RECIPES, Recipe
 from llava_export.streams import DecoderBlocks, Stream
 
 LENGTH = 24
@@ -24,8 +25,8 @@ def checkpoint(request, checkpoint_of) -> Checkpoint:
     return open_checkpoint(str(checkpoint_of(request.param)))
 
 
-def recipe_of(checkpoint: Checkpoint) -> Recipe:
-    return RECIPES["8da4w"].with_changes(algorithm="gptq").fitted(checkpoint.build_model(max_context_len=1))
+def recipe_of(checkpoint: Checkpoint, algorithm: str = "gptq") -> Recipe:
+    return RECIPES["8da4w"].with_changes(algorithm=algorithm).fitted(checkpoint.build_model(max_context_len=1))
 
 
 def windows_of(checkpoint: Checkpoint, count: int, *, seed: int) -> list[torch.Tensor]:
@@ -59,14 +60,34 @@ def test_a_layer_read_linear_by_linear_is_the_layer(checkpoint):
         torch.testing.assert_close(found, expected)
 
 
-def test_calibrated_decoders_are_nearer_to_the_float_model(checkpoint, tmp_path):
-    recipe = recipe_of(checkpoint)
+@pytest.mark.parametrize("algorithm", CALIBRATED)
+def test_calibrated_decoders_are_nearer_to_the_float_model(checkpoint, algorithm, tmp_path):
+    recipe = recipe_of(checkpoint, algorithm)
     store = LayerStore(tmp_path / "store", key="a")
     calibrate(checkpoint, recipe, rows_of(checkpoint, 60), store=store)
     held_out = [ids[:20] for ids in windows_of(checkpoint, 6, seed=9)]
     calibrated = evaluate_recipe(checkpoint, recipe, held_out, calibrated=store.load)
     searched = evaluate_recipe(checkpoint, recipe.with_changes(algorithm="mse"), held_out)
-    assert calibrated.kl.value < 0.8 * searched.kl.value
+    # Random weights read inputs of about one size, and AWQ has little to gain.
+    most = {"gptq": 0.8, "awq": 0.95, "awq-gptq": 0.8}[algorithm]
+    assert calibrated.kl.value < most * searched.kl.value
+
+
+def test_factors_of_inputs_change_nothing_but_the_rounding(checkpoint, tmp_path):
+    """The norm before a linear takes over what the linear's weights are multiplied by."""
+    fqn, store = "text_decoder.layers.0", LayerStore(tmp_path / "store", key="a")
+    calibrate(checkpoint, recipe_of(checkpoint, "awq"), rows_of(checkpoint), store=store)
+    found = store.load(fqn)
+    blocks = DecoderBlocks(checkpoint, max_len=LENGTH)
+    assert found and set(found.norms) == set(NORMS.values())
+    with blocks.loaded(fqn) as layer:
+        for name, norm in NORMS.items():
+            weight = {it: layer.get_submodule(it).get_parameter("weight") for it in (name, norm)}
+            factors = weight[norm] / found.norms[norm]
+            assert factors.max() > 1.01 * factors.min() > 0
+            unscaled = dequantized(*found.linears[name]) / factors
+            error = (unscaled - weight[name]).square().mean() / weight[name].square().mean()
+            assert error < 0.02
 
 
 def test_linears_of_8_bits_are_rounded_by_rows_and_seen_by_those_behind(checkpoint, tmp_path):
@@ -78,8 +99,10 @@ def test_linears_of_8_bits_are_rounded_by_rows_and_seen_by_those_behind(checkpoi
         for _ in range(2):  # the second time they are there
             calibrate(checkpoint, chosen, rows_of(checkpoint), store=stores[name])
     mixed, four = (stores[name].load(fqn) for name in ("mixed", "four"))
-    assert mixed and four and set(mixed) == set(LINEARS) - set(eight)
-    assert not torch.equal(mixed["self_attn.o_proj"][0], four["self_attn.o_proj"][0])  # it has other inputs
+    assert mixed and four and set(mixed.linears) == set(LINEARS) - set(eight)
+    assert not torch.equal(
+        mixed.linears["self_attn.o_proj"][0], four.linears["self_attn.o_proj"][0]
+    )  # it has other inputs
     blocks = DecoderBlocks(checkpoint, max_len=LENGTH, recipe=recipe, calibrated=stores["mixed"].load)
     linears: dict[str, Any] = {name: blocks.decoder.get_submodule(f"layers.0.{name}") for name in LINEARS}
     with blocks.loaded(fqn):
@@ -105,9 +128,9 @@ def test_a_calibration_that_was_stopped_goes_on(checkpoint, tmp_path):
     assert first.stat().st_mtime_ns == written
     for fqn in DecoderBlocks(checkpoint, max_len=1).layers:
         expected, found = whole.load(fqn), resumed.load(fqn)
-        assert expected and found and set(found) == set(LINEARS) == set(expected)
+        assert expected and found and set(found.linears) == set(LINEARS) == set(expected.linears)
         for name in LINEARS:
-            assert all(map(torch.equal, found[name], expected[name]))
+            assert all(map(torch.equal, found.linears[name], expected.linears[name]))
 
 
 def test_layers_that_are_damaged_or_of_another_calibration_are_made_anew(checkpoint, tmp_path):
@@ -175,7 +198,7 @@ def test_a_program_has_the_layers_of_its_calibration(checkpoint_of, tmp_path):
             num_layers += 1
             for name in LINEARS:
                 found: Any = block.get_submodule(name).weight
-                assert torch.equal(found.qdata, expected[name][0]) and torch.equal(found.scale, expected[name][1])
+                assert all(map(torch.equal, (found.qdata, found.scale), expected.linears[name]))
     assert num_layers == checkpoint.config.text.num_hidden_layers
     (tmp_path / "store" / "text_decoder.layers.1.safetensors").unlink()
     with pytest.raises(ExportError, match=r"layers\.1\.safetensors is gone or damaged"):
