@@ -55,7 +55,13 @@ def text_tensors(sources: Sequence[CheckpointTensor], *, config: LlavaConfig, qu
                 GgufTensor(
                     name=name,
                     source=source,
-                    kind=text_type(name, source.shape, quantization=quantization, num_layers=text.num_hidden_layers),
+                    kind=text_type(
+                        name,
+                        source.shape,
+                        quantization=quantization,
+                        num_layers=text.num_hidden_layers,
+                        tied=text.tie_word_embeddings,
+                    ),
                     num_rotary_heads=heads.get(part, 0),
                 )
             )

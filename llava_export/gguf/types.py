@@ -31,18 +31,27 @@ FILE_TYPES = {
     "q4_0": LlamaFileType.MOSTLY_Q4_0,
     "q4_k_s": LlamaFileType.MOSTLY_Q4_K_S,
     "q4_k_m": LlamaFileType.MOSTLY_Q4_K_M,
+    "q5_k_m": LlamaFileType.MOSTLY_Q5_K_M,
 }
 # The type that most matrices of the language model have, by the value of --quantization.
-MAIN_TYPES = {"f16": F16, "q8_0": Q8_0, "q4_0": Q4_0, "q4_k_s": Q4_K, "q4_k_m": Q4_K}
+MAIN_TYPES = {"f16": F16, "q8_0": Q8_0, "q4_0": Q4_0, "q4_k_s": Q4_K, "q4_k_m": Q4_K, "q5_k_m": Q5_K}
 # The type to use instead where a type's blocks do not divide the rows.
 FALLBACKS = {Q4_K: Q5_0, Q5_K: Q5_1, Q6_K: Q8_0, Q4_0: F16, Q5_0: F16, Q5_1: F16, Q8_0: F16}
+EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 VALUES_AT_ONCE = 1 << 20  # quantized together, few enough that float32 copies stay small
 
 
-def text_type(name: str, shape: tuple[int, ...], *, quantization: str, num_layers: int) -> GGMLQuantizationType:
-    """Return the type of a language model's tensor. ``name`` is its name in GGUF. Norms and biases stay float32."""
+def text_type(
+    name: str, shape: tuple[int, ...], *, quantization: str, num_layers: int, tied: bool = False
+) -> GGMLQuantizationType:
+    """Return the type of a language model's tensor. ``name`` is its name in GGUF. Norms and biases stay float32.
+
+    With ``tied`` the token embedding is the head, too, and has the type of that.
+    """
     if len(shape) == 1:
         return F32
+    if tied and name == EMBEDDING:
+        name = HEAD
     return _fitting(_matrix_type(name, quantization=quantization, num_layers=num_layers), columns=shape[-1])
 
 
@@ -106,12 +115,12 @@ def _fitting(kind: GGMLQuantizationType, *, columns: int) -> GGMLQuantizationTyp
 def _matrix_type(name: str, *, quantization: str, num_layers: int) -> GGMLQuantizationType:
     """Return the type of a matrix of the language model, if its rows fit the blocks.
 
-    Files of 4 bits keep more bits where errors show the most: in the head, and in some values and down projections.
+    Files of 4 or 5 bits keep more where errors show the most: in the head, and in some values and down projections.
     """
     main = MAIN_TYPES[quantization]
     if main in (F16, Q8_0):
         return main
-    if name == "output.weight":
+    if name == HEAD:
         return Q6_K
     layer, part = _layer_and_part(name)
     eighth = num_layers // 8
@@ -119,7 +128,7 @@ def _matrix_type(name: str, *, quantization: str, num_layers: int) -> GGMLQuanti
         return Q5_K
     # The first and the last eighth of the layers, and every third between them.
     in_some_layers = layer < eighth or layer >= 7 * num_layers // 8 or (layer - eighth) % 3 == 2
-    if quantization == "q4_k_m" and part in ("attn_v", "ffn_down") and in_some_layers:
+    if quantization.endswith("k_m") and part in ("attn_v", "ffn_down") and in_some_layers:
         return Q6_K
     return main
 

@@ -42,7 +42,7 @@ LARGEST_ERROR = {
 }  # fmt: skip
 # Largest divergence of llama.cpp's next token from the float model's, in nats. The flat logits of untrained models move
 # the most with 4 bits.
-LARGEST_KL = {"f16": 1e-3, "q8_0": 0.01, "q4_0": 0.5, "q4_k_s": 0.5, "q4_k_m": 0.5}
+LARGEST_KL = {"f16": 1e-3, "q8_0": 0.01, "q4_0": 0.5, "q4_k_s": 0.5, "q4_k_m": 0.5, "q5_k_m": 0.2}
 TEXT_KEYS = (
     "general.architecture", "general.file_type", "llama.vocab_size", "llama.context_length", "llama.embedding_length",
     "llama.block_count", "llama.feed_forward_length", "llama.attention.head_count", "llama.attention.head_count_kv",

@@ -147,13 +147,44 @@ def test_types_are_those_of_the_published_7b_files():
         return Counter(kind.name for kind in kinds)
 
     assert types("q4_k_m") == {"Q4_K": 193, "Q6_K": 33}
+    assert types("q5_k_m") == {"Q5_K": 193, "Q6_K": 33}
     assert types("q4_k_s") == {"Q4_K": 217, "Q5_K": 8, "Q6_K": 1}
     assert types("q4_0") == {"Q4_0": 225, "Q6_K": 1}
 
 
+def test_rows_that_blocks_of_256_do_not_divide_get_the_next_finer_type():
+    """The types by llama.cpp's rules of a model that is 576 wide, with 30 layers and a head tied to the embedding."""
+
+    def kind(name: str, quantization: str) -> str:
+        columns = 1536 if "ffn_down" in name else 576
+        return text_type(name, (1, columns), quantization=quantization, num_layers=30, tied=True).name
+
+    names = ("token_embd.weight", "blk.0.attn_v.weight", "blk.3.attn_v.weight", "blk.3.attn_q.weight")
+    downs = ("blk.0.ffn_down.weight", "blk.3.ffn_down.weight")
+    found = {q: [kind(name, q) for name in (*names, *downs)] for q in ("q4_0", "q4_k_m", "q5_k_m")}
+    assert found == {
+        "q4_0": ["Q8_0", "Q4_0", "Q4_0", "Q4_0", "Q4_0", "Q4_0"],
+        "q4_k_m": ["Q8_0", "Q8_0", "Q5_0", "Q5_0", "Q6_K", "Q4_K"],
+        "q5_k_m": ["Q8_0", "Q8_0", "Q5_1", "Q5_1", "Q6_K", "Q5_K"],
+    }
+
+
+def test_a_tied_embedding_has_the_type_of_the_head(checkpoint_of, tmp_path):
+    kinds = {}
+    for shape in ("plain", "tied_head"):
+        folder = export(checkpoint_of(shape), tmp_path / shape, "q4_k_m")
+        assert failures(folder) == []
+        tensors = GGUFReader(folder / "ggml-model-q4_k_m.gguf").tensors
+        kinds[shape] = {
+            it.name: it.tensor_type.name for it in tensors if it.name.split(".")[0] in ("token_embd", "output")
+        }
+    assert kinds["plain"] == {"token_embd.weight": "Q4_K", "output.weight": "Q6_K"}
+    assert kinds["tied_head"] == {"token_embd.weight": "Q6_K"}
+
+
 def test_the_command_line_offers_the_types_there_are():
     texts = [text_type("blk.0.ffn_up.weight", (256, 256), quantization=q, num_layers=32) for q in TEXT_QUANTIZATIONS]
-    assert [kind.name for kind in texts] == ["F16", "Q8_0", "Q4_0", "Q4_K", "Q4_K"]
+    assert [kind.name for kind in texts] == ["F16", "Q8_0", "Q4_0", "Q4_K", "Q4_K", "Q5_K"]
     visions = [vision_type("v.blk.0.ffn_up.weight", (256, 256), quantization=name) for name in MMPROJ_TYPES]
     assert [kind.name for kind in visions] == ["F16", "Q8_0", "F32"]
 
