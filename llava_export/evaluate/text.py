@@ -76,6 +76,43 @@ class TextFigures:
         return {name: _finite(value) for name, value in asdict(self).items()}
 
 
+class FloatReading:
+    """What the float model makes of a text, read once. Any number of models can be compared with it.
+
+    ``windows`` are token ids ``[T]``, all of one length. ``on_step`` is told what begins. Raises ``CorpusError`` for
+    windows that are too long for the model.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        windows: Sequence[Tensor],
+        *,
+        device: str = "cpu",
+        on_step: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        limit = checkpoint.config.text.max_position_embeddings
+        _check_length(windows, limit=limit, what="the model was trained for")
+        self._windows = windows
+        self._device = device
+        self._blocks = DecoderBlocks(checkpoint, max_len=len(windows[0]), device=device)
+        (self._stream,) = _read([self._blocks], windows, on_step=on_step)
+
+    def compared_with(
+        self, blocks: DecoderBlocks, *, on_step: Callable[[str], None] = lambda name: None
+    ) -> TextFigures:
+        """Return the figures of another decoder, on the device of this one."""
+        (stream,) = _read([blocks], self._windows, on_step=on_step)
+        with blocks.head() as head:
+            return self.compared_with_logits(_logits_of(stream, head), on_step=on_step)
+
+    def compared_with_logits(self, found: WindowLogits, *, on_step: Callable[[str], None]) -> TextFigures:
+        """Return the figures of whatever computes these logits."""
+        with self._blocks.head() as head:
+            expected = _logits_of(self._stream, head)
+            return _compared(expected, found, self._windows, device=self._device, on_step=on_step)
+
+
 def evaluate_recipe(
     checkpoint: Checkpoint,
     recipe: Recipe,
@@ -118,8 +155,7 @@ def evaluate_program(
     """
     check_sizes(checkpoint, program.card)
     _check_length(windows, limit=program.card.max_context_len, what="of the program's context")
-    blocks = DecoderBlocks(checkpoint, max_len=len(windows[0]), device=device)
-    (stream,) = _read([blocks], windows, on_step=on_step)
+    floats = FloatReading(checkpoint, windows, device=device, on_step=on_step)
     embedded: dict[int, Tensor] = {}
 
     def logits(window: int, start: int, end: int) -> Tensor:
@@ -129,8 +165,7 @@ def evaluate_program(
         rows = embedded[window]
         return torch.stack([program.decode(rows[:, at : at + 1], position=at) for at in range(start, end)])
 
-    with blocks.head() as head:
-        return _compared(_logits_of(stream, head), logits, windows, device=device, on_step=on_step)
+    return floats.compared_with_logits(logits, on_step=on_step)
 
 
 def fitted_recipe(checkpoint: Checkpoint, recipe: Recipe, windows: Sequence[Tensor]) -> Recipe:

@@ -1,0 +1,109 @@
+"""The command ``python -m benchmarks.recipes``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+from pathlib import Path
+from typing import NoReturn
+
+from benchmarks.recipes.entries import ENTRIES
+from llava_export.cli.flags import DEFAULT_SAMPLES
+from llava_export.system import DEVICES, check_device
+from llava_runner.arguments import ArgumentParser, path, positive_int, run_command
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "benchmarks" / "recipes.json"
+STEPS = ("measure", "speed", "page")
+DESCRIPTION = """Measure recipes on a real language model, and write docs/RECIPES.md.
+
+  measure   perplexity, KL and the same top-1 of each recipe on a text, in torch
+  speed     export the recipes whose programs differ, and time their decoding
+  page      write the page and its plots
+
+Every figure is written as soon as it is there. What is there is not measured
+again. The checkpoint and the texts are those of python -m benchmarks.real_llm.
+"""
+EPILOG = """example:
+  python -m benchmarks.real_llm --work-dir smollm2
+  python -m benchmarks.recipes measure --work-dir smollm2 --device cuda
+  python -m benchmarks.recipes speed --work-dir smollm2
+  python -m benchmarks.recipes page
+"""
+
+
+def main() -> NoReturn:
+    """Run the command and exit."""
+    run_command(build_parser(), run, None)
+
+
+def build_parser() -> ArgumentParser:
+    """Return the parser of the command."""
+    parser = ArgumentParser(prog="python -m benchmarks.recipes", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("step", choices=STEPS, help="what to do")
+    parser.add_argument("--work-dir", type=path, metavar="DIR", help="folder that benchmarks.real_llm made")
+    parser.add_argument(
+        "--results", type=path, default=RESULTS, metavar="FILE", help="JSON of the figures (default: the project's)"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=ENTRIES, metavar="NAME", help=f"these recipes alone: {', '.join(ENTRIES)}"
+    )
+    measuring = parser.add_argument_group("measure")
+    measuring.add_argument("--text", default="page.npy", metavar="NAME", help="text in DIR (default: %(default)s)")
+    measuring.add_argument("--windows", type=positive_int, default=8, metavar="N", help="parts of it (default: 8)")
+    measuring.add_argument(
+        "--window-len", type=positive_int, default=512, metavar="N", help="tokens of a part (default: %(default)s)"
+    )
+    measuring.add_argument(
+        "--calibration", default="calibration.npy", metavar="NAME", help="text in DIR to calibrate with"
+    )
+    measuring.add_argument(
+        "--calibration-samples",
+        type=positive_int,
+        default=DEFAULT_SAMPLES,
+        metavar="N",
+        help="parts of it (default: %(default)s)",
+    )
+    measuring.add_argument("--device", choices=DEVICES, default=DEVICES[0], help="(default: %(default)s)")
+    measuring.add_argument("--again", action="store_true", help="measure what is there, too")
+    speed = parser.add_argument_group("speed")
+    speed.add_argument("--rounds", type=positive_int, default=5, metavar="N", help="of each (default: %(default)s)")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Do what the command line says. Raises a ``UserError`` for the user's mistakes."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    {"measure": measure}[arguments.step](arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Measure recipes in torch. Raises a ``UserError`` for the user's mistakes."""
+    check_device(arguments.device)
+    from benchmarks.recipes.measure import Data, Measurer, measure_all
+    from benchmarks.recipes.results import RecipeResults
+    from llava_export.checkpoint.checkpoint import open_checkpoint
+
+    folder: Path = arguments.work_dir
+    data = Data(
+        text=folder / arguments.text,
+        windows=arguments.windows,
+        window_len=arguments.window_len,
+        calibration=folder / arguments.calibration,
+        calibration_samples=arguments.calibration_samples,
+    )
+    checkpoint = open_checkpoint(str(folder / "checkpoint"))
+    measurer = Measurer(checkpoint, data, scratch=folder / "recipes", device=arguments.device, say=say)
+    chosen = [ENTRIES[name] for name in arguments.only or ENTRIES]
+    measure_all(chosen, measurer, RecipeResults(arguments.results), again=arguments.again, say=say)
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
