@@ -31,6 +31,7 @@ SCHEME_OF_BITS = {bits: scheme for scheme, bits in SCHEME_BITS.items()}
 EMBEDDING_BITS = (4, 8, 32)
 # Algorithms that calibrate.
 GPTQ, AWQ, AWQ_GPTQ = CALIBRATED = ("gptq", "awq", "awq-gptq")
+CALIBRATING = f"{', '.join(CALIBRATED[:-1])} or {CALIBRATED[-1]}"  # in messages
 ALGORITHMS = ("mse", "minmax", "hqq", *CALIBRATED)
 # torch's names for the types of cached keys and values.
 KV_CACHES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -54,13 +55,14 @@ class Thresholds:
     kl: float
 
 
-# Thresholds by the coarsest scheme of a recipe. Trained models stay far inside. Untrained ones have to pass, too, and 4
-# bits change their flat logits the most. The logits of another model have a cosine near 0.
+# Thresholds by the coarsest scheme of a recipe, and those of calibrated 4 bits. Untrained models have to pass, too, and
+# 4 bits change their flat logits the most. The logits of another model have a cosine near 0.
 THRESHOLDS = {
     "fp32": Thresholds(cosine=0.9999, kl=1e-4),
     "8da8w": Thresholds(cosine=0.99, kl=0.05),
-    "8da4w": Thresholds(cosine=0.8, kl=0.5),
+    "8da4w": Thresholds(cosine=0.8, kl=0.35),
 }
+CALIBRATED_THRESHOLDS = Thresholds(cosine=0.8, kl=0.25)
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,15 @@ class Recipe:
 
     @property
     def thresholds(self) -> Thresholds:
-        """The thresholds for a program of this recipe."""
+        """The thresholds for the logits of a program of this recipe."""
         embedding = SCHEME_OF_BITS[self.embedding_bits]
         schemes = (self.text, self.head or self.text, self.vision, embedding, *self.exceptions.values())
-        return THRESHOLDS[min(schemes, key=LINEAR_SCHEMES.index)]
+        return CALIBRATED_THRESHOLDS if self.calibrates else THRESHOLDS[min(schemes, key=LINEAR_SCHEMES.index)]
+
+    @property
+    def feature_thresholds(self) -> Thresholds:
+        """The thresholds for the image features of a program of this recipe."""
+        return THRESHOLDS[self.vision]
 
     @property
     def quantizes_layers(self) -> bool:

@@ -13,9 +13,10 @@ from llava_export.errors import RecipeError
 from llava_export.families.prompts import PROMPTS
 from llava_export.recipe import (
     ALGORITHMS,
+    CALIBRATED,
+    CALIBRATING,
     DEFAULT_RECIPE,
     EMBEDDING_BITS,
-    GPTQ,
     KV_CACHES,
     LINEAR_SCHEMES,
     RECIPES,
@@ -115,19 +116,19 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup
     recipe.add_argument(
         "--algorithm",
         choices=ALGORITHMS,
-        help=f"how 4-bit weights are rounded; {GPTQ} uses samples (default: mse)",
+        help=f"how 4-bit weights are rounded; {', '.join(CALIBRATED)} read samples (default: mse)",
     )
     recipe.add_argument(
         "--calibration-data",
         type=path,
         metavar="PATH",
-        help=f"for {GPTQ}: folder or .jsonl of image, question, answer; .txt; .npy (default: what ships with llava)",
+        help="samples: folder or .jsonl of image, question, answer; .txt; .npy (default: what ships with llava)",
     )
     recipe.add_argument(
         "--calibration-samples",
         type=positive_int,
         metavar="N",
-        help=f"for {GPTQ}: use at most N samples, evenly spread (default: {DEFAULT_SAMPLES})",
+        help=f"use at most N samples, evenly spread (default: {DEFAULT_SAMPLES})",
     )
     return recipe
 
@@ -153,7 +154,7 @@ def chosen_recipe(arguments: argparse.Namespace) -> Recipe:
         for flag in ("calibration_data", "calibration_samples"):
             if getattr(arguments, flag) is not None:
                 name = flag.replace("_", "-")
-                raise RecipeError(f"--{name} is for --algorithm {GPTQ}; {recipe.algorithm} uses no data")
+                raise RecipeError(f"--{name} is for --algorithm {CALIBRATING}; {recipe.algorithm} reads no samples")
     return recipe
 
 

@@ -114,7 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def verify_package(console: Console, package: Path, *, image: Path | None, prompt: str | None) -> list[str]:
     """Compare a package with its golden record, ask it about an image, and print both. Return what is wrong."""
-    from llava_export.pte.verify import agreement, changed_files, compare, judge, read_manifest
+    from llava_export.pte.verify import advice, agreement, changed_files, compare, judge, read_manifest
+    from llava_export.recipe import Recipe
     from llava_runner.image import load_image
     from llava_runner.program_file import find_program
     from llava_runner.session import Session
@@ -136,7 +137,10 @@ def verify_package(console: Console, package: Path, *, image: Path | None, promp
     if answer is not None:
         console.print(f"\n{image}: {question}", soft_wrap=True)
         console.print(answer.strip(), soft_wrap=True)
-    return judge(comparisons, manifest)
+    failures = judge(comparisons, manifest)
+    if failures and (help_with_it := advice(comparisons, Recipe.from_dict(manifest.card.recipe))):
+        console.print(help_with_it, soft_wrap=True)
+    return failures
 
 
 def verify_against(
@@ -161,13 +165,16 @@ def verify_against(
     processor = Processor.open(checkpoint)
     original = original_of(checkpoint, processor, max_context_len=card.max_context_len, eos_ids=card.eos_ids)
     console.print(f"\nagainst {checkpoint.source}: {original.name}", soft_wrap=True)
-    thresholds = Recipe.from_dict(card.recipe).thresholds
+    recipe = Recipe.from_dict(card.recipe)
+    thresholds = recipe.thresholds
     table = plain_table("picture", "answer", "cosine", "top-1", "KL", right=("cosine", "top-1", "KL"))
     failures = described_otherwise(card, checkpoint)
     for found in conversations(program, tokenizer, original=original, processor=processor, pictures=pictures(image)):
         assert found.features is not None
         table.add_row(found.name, "image features", f"{found.features.cosine:.5f}")
-        failures += found.failures + [f"{found.name}: {it}" for it in found.features.failures(thresholds)]
+        failures += found.failures + [
+            f"{found.name}: {it}" for it in found.features.failures(recipe.feature_thresholds)
+        ]
         for number, turn in enumerate(found.turns, start=1):
             same = sum(bool(it.top1) for it in turn)
             kl = sum(it.kl or 0.0 for it in turn) / len(turn)

@@ -16,7 +16,7 @@ from llava_export.errors import ExportError
 from llava_export.models.llava import LlavaModel
 from llava_export.pte.options import STAMPED, Options
 from llava_export.pte.preflight import Estimate, calibration_memory, estimate
-from llava_export.recipe import GPTQ, Recipe
+from llava_export.recipe import CALIBRATING, Recipe
 from llava_export.system import DEVICES, check_device
 
 DEFAULT_LENGTH = 768
@@ -128,7 +128,8 @@ def _samples(options: Options) -> list[Sample]:
     if not options.recipe.calibrates and options.budget is None:
         if options.device != DEVICES[0]:
             raise ExportError(
-                f"--device {options.device} is for --algorithm {GPTQ} and --budget; all else is computed on the CPU"
+                f"--device {options.device} is for --algorithm {CALIBRATING} and for --budget; all else is computed on "
+                "the CPU"
             )
         return []
     check_device(options.device)

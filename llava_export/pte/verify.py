@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llava_export.pte.golden import GoldenRecord
 from llava_export.pte.package.manifest import file_record
-from llava_export.recipe import Recipe, Thresholds
+from llava_export.recipe import AWQ_GPTQ, Recipe, Thresholds
 from llava_runner import contract
 from llava_runner.contract import Manifest
 from llava_runner.documents import MAX_BYTES
@@ -116,8 +116,23 @@ def agreement(program_path: Path) -> str:
 
 def judge(comparisons: list[Comparison], manifest: Manifest) -> list[str]:
     """Return everything that fails the thresholds of the manifest's recipe, in words."""
-    thresholds = Recipe.from_dict(manifest.card.recipe).thresholds
-    return [failure for comparison in comparisons for failure in comparison.failures(thresholds)]
+    recipe = Recipe.from_dict(manifest.card.recipe)
+    return [
+        failure
+        for it in comparisons
+        for failure in it.failures(recipe.feature_thresholds if it.kl is None else recipe.thresholds)
+    ]
+
+
+def advice(comparisons: list[Comparison], recipe: Recipe) -> str | None:
+    """Return what helps where 4 bits without samples are too few for a model; None where that is not the reason."""
+    is_off = any(it.kl is not None and it.failures(recipe.thresholds) for it in comparisons)
+    if recipe.calibrates or recipe.text != "8da4w" or not is_off:
+        return None
+    return (
+        f"4 bits may be too few for this model where no samples are read: an export with --algorithm {AWQ_GPTQ} keeps "
+        "more of it, and one with --recipe 8da8w nearly all"
+    )
 
 
 def compare_features(found: Tensor, expected: Tensor) -> Comparison:

@@ -181,6 +181,13 @@ def test_thresholds_follow_the_coarsest_part():
     assert RECIPES["8da8w"].with_changes(embedding_bits=4).thresholds == four
 
 
+def test_calibrated_programs_and_image_features_have_to_be_nearer():
+    four, calibrated = RECIPES["8da4w"], RECIPES["8da4w"].with_changes(algorithm="awq-gptq")
+    assert calibrated.thresholds.kl < four.thresholds.kl
+    assert four.feature_thresholds == RECIPES["8da8w"].thresholds
+    assert four.with_changes(vision="8da4w").feature_thresholds == four.thresholds
+
+
 @pytest.mark.parametrize(
     ("sizes", "group_size", "head"),
     [
