@@ -1,6 +1,7 @@
 # Each target works by itself on a machine with Python 3.10 or newer and make.
 PYTHON ?= python3
 MINUTES ?= 10
+WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -15,8 +16,8 @@ demo: $(READY)  ## export the built-in model, verify it, ask it about the sample
 	@echo && echo "Q: What is in the image?  (demo/image.png)"
 	$(BIN)/llava run demo --image demo/image.png --prompt "What is in the image?"
 
-test: $(READY)  ## run all tests (half an hour on two cores)
-	$(BIN)/python -m pytest
+test: $(READY)  ## run all tests in WORKERS=2 processes (less than half an hour on two cores)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 fuzz: $(READY)  ## feed damaged input to every parser for MINUTES=10 (takes clang; CONTRIBUTING.md says more)
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)

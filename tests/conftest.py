@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +17,30 @@ from tests.fine_tunes import save_rigged
 
 if TYPE_CHECKING:
     from tests.adapters import Adapted
+
+# In the processes in which pytest-xdist runs tests; each has a temporary folder within that of the run.
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[], Any]], Any]:
+    """A function ``once(name, make)``: it returns what ``make()`` returns, which is called in one process of the run.
+
+    Another process that asks for the same name waits until it is made, and gets a copy.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if IS_WORKER else base) / "once"
+    folder.mkdir(exist_ok=True)
+
+    def once(name: str, make: Callable[[], Any]) -> Any:
+        path = folder / hashlib.sha256(name.encode()).hexdigest()
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                path.write_bytes(pickle.dumps(make()))
+            return pickle.loads(path.read_bytes())
+
+    return once
 
 
 @pytest.fixture(scope="session")

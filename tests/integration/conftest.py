@@ -1,4 +1,4 @@
-"""Packages and builds of the C++ runner to test with. Each is made once a session."""
+"""Packages and builds of the C++ runner to test with. Each is made once a run, also by several processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,13 +39,13 @@ def build_runner(target: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def native_build() -> Path:
+def native_build(once) -> Path:
     """Build the C++ runner for this machine. Return the folder with its programs."""
     headers = ("CLI/CLI.hpp", "nlohmann/json.hpp", "jpeglib.h", "zlib.h", "xxhash.h")
     if not shutil.which("g++") or not all((Path("/usr/include") / name).exists() for name in headers):
         packages = "g++ libcli11-dev lib{jpeg,tiff,webp}-dev zlib1g-dev libxxhash-dev nlohmann-json3-dev"
         lacking("the C++ runner", f"apt-get install {packages}")
-    return build_runner("native")
+    return once("native", lambda: build_runner("native"))
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def llava_main(native_build) -> Path:
 
 
 @pytest.fixture(scope="session")
-def aarch64_build() -> Path:
+def aarch64_build(once) -> Path:
     """Build the C++ runner for 64-bit ARM, if it can also be run here. Return the folder with its programs."""
     libraries = Path("/usr/lib/aarch64-linux-gnu")
     if not shutil.which("aarch64-linux-gnu-g++") or not (libraries / "libjpeg.a").exists():
@@ -66,11 +66,21 @@ def aarch64_build() -> Path:
         )
     if not shutil.which("qemu-aarch64"):
         lacking("what runs programs for ARM", "apt-get install qemu-user libstdc++6:arm64")
-    return build_runner("aarch64")
+    return once("aarch64", lambda: build_runner("aarch64"))
 
 
-# Options of an export that several tests share, of a built-in model.
-CALIBRATED = {"algorithm": "gptq", "calibration_samples": 16}
+# Options of exports that several tests share: of a built-in model, and of "deep_with_biases_and_tied_head".
+CALIBRATED: dict[str, Any] = {"algorithm": "gptq", "calibration_samples": 16}
+SEVERAL_SCHEMES: dict[str, Any] = {
+    "group_size": 32,
+    "exceptions": {
+        "text_decoder.layers.0.mlp.down_proj": "8da8w",  # in front of the layers that are copied
+        "text_decoder.layers.1.mlp.down_proj": "8da8w",
+        "text_decoder.layers.2.self_attn.qkv_proj": "8da8w",
+        "text_decoder.layers.3.self_attn.o_proj": "8da8w",  # behind them
+        "vision_encoder.vision_tower.layers.1.mlp.fc1": "8da4w",
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -93,10 +103,11 @@ class Package:
 
 
 @pytest.fixture(scope="session")
-def package_of(checkpoint_of, tmp_path_factory) -> Callable[..., Package]:
+def package_of(checkpoint_of, once, tmp_path_factory) -> Callable[..., Package]:
     """Return a function that exports a random checkpoint by its shape, or a built-in one by its name.
 
-    Further arguments are the options of the export. The same call again returns the same package.
+    Further arguments are the options of the export. The same call again returns the same package. Each process has a
+    copy of its own, as the runners leave packed weights in it.
     """
     packages: dict[str, Package] = {}
 
@@ -106,11 +117,11 @@ def package_of(checkpoint_of, tmp_path_factory) -> Callable[..., Package]:
         *,
         partitioners: int = 2,
         lowering: str = STAMPED,
+        golden: bool = True,
         calibration_samples: int | None = None,
         **changes: Any,
     ) -> Package:
-        key = repr((name, recipe, partitioners, lowering, calibration_samples, sorted(changes.items())))
-        if key not in packages:
+        def make_it() -> Package:
             model = name if name in CHECKPOINTS else str(checkpoint_of(name))
             stages = Stages()
             with stages.stage("open checkpoint"):
@@ -118,13 +129,20 @@ def package_of(checkpoint_of, tmp_path_factory) -> Callable[..., Package]:
                     recipe=RECIPES[recipe].with_changes(**changes),
                     partitioners=partitioners,
                     lowering=lowering,
+                    golden=golden,
                     artifacts=True,
                     calibration_samples=calibration_samples,
                 )
                 planned = plan(model, options)
             folder = tmp_path_factory.mktemp(name)
             exported = export(planned, output_dir=folder, pte_name="llava.pte", stages=stages)
-            packages[key] = Package(model, exported, stages)
+            return Package(model, exported, stages)
+
+        key = repr((name, recipe, partitioners, lowering, golden, calibration_samples, sorted(changes.items())))
+        if key not in packages:
+            made: Package = once(key, make_it)
+            folder = shutil.copytree(made.folder, tmp_path_factory.mktemp(name) / "package")
+            packages[key] = replace(made, exported=replace(made.exported, program=folder / made.program.name))
         return packages[key]
 
     return make

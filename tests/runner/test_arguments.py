@@ -164,7 +164,7 @@ def test_numbers():
         (thread_count, "0", "0 must be from 1 to 1024"),
         (thread_count, "1025", "1025 must be from 1 to 1024"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", value),
 )
 def test_numbers_out_of_range(read, text, message):
     with pytest.raises(argparse.ArgumentTypeError, match=message):
