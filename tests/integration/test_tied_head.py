@@ -15,7 +15,7 @@ from llava_export.pte.read.program import read_pte
 from llava_export.pte.verify import compare, judge, read_manifest
 from llava_runner import contract
 from llava_runner.session import Session
-from tests.integration.conftest import Package
+from tests.integration.conftest import SEVERAL_SCHEMES, Package
 from tests.integration.llava_main import PACKING, QUESTION, ask
 
 NEW_TOKENS = 8
@@ -24,7 +24,7 @@ NEW_TOKENS = 8
 @pytest.fixture(scope="module")
 def tied(package_of) -> Package:
     """Return the package with a tied head that the tests of stamping use."""
-    return package_of("deep_with_biases_and_tied_head", recipe="8da4w", group_size=64)
+    return package_of("deep_with_biases_and_tied_head", **SEVERAL_SCHEMES)
 
 
 def test_the_head_is_found_once_and_belongs_to_both_methods(tied):
