@@ -19,5 +19,6 @@ def test_the_answers_are_the_same(aarch64_build, tiny_package, tmp_path):
 
 
 def test_attention_on_neon_is_what_its_definition_says(aarch64_build):
-    done = subprocess.run([*emulator(), aarch64_build / "build/attention_test"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    step = "7"  # not a divisor of how many sizes, heads, lengths or starts are combined, so all of them occur
+    done = subprocess.run([*emulator(), aarch64_build / "build/attention_test", step], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0 of 120 shapes failed\n")
