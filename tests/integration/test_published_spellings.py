@@ -65,7 +65,7 @@ def installed(tmp_path_factory) -> dict[str, str]:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     for project, package in ((ROOT / "runner", "llava_runner"), (ROOT, "llava_export")):
         copy = folder / package  # a build leaves folders in its source
-        shutil.copytree(project / package, copy / package)
+        shutil.copytree(project / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(project / name, copy)
         subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, copy], check=True, capture_output=True)
