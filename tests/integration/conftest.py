@@ -70,7 +70,7 @@ def aarch64_build(once) -> Path:
 
 
 # Options of exports that several tests share: of a built-in model, and of "deep_with_biases_and_tied_head".
-CALIBRATED: dict[str, Any] = {"algorithm": "gptq", "calibration_samples": 16}
+CALIBRATED: dict[str, Any] = {"algorithm": "awq-gptq", "calibration_samples": 16}
 SEVERAL_SCHEMES: dict[str, Any] = {
     "group_size": 32,
     "exceptions": {

@@ -25,6 +25,6 @@ def test_both_runners_give_the_same_right_answer(calibrated, llava_main):
 
 def test_the_card_says_it_and_nothing_is_left_behind(calibrated):
     manifest = json.loads((calibrated.folder / "llava.json").read_text())
-    assert manifest["card"]["recipe"]["algorithm"] == "gptq"
+    assert manifest["card"]["recipe"]["algorithm"] == "awq-gptq"
     assert not list(calibrated.folder.glob(".*.calibration"))
     assert [record.name for record in calibrated.stages.records][2:4] == ["read samples", "calibrate"]
