@@ -35,7 +35,7 @@ format: $(READY)  ## format Python and C++
 	$(BIN)/ruff format .
 	git ls-files '*.cpp' '*.h' | xargs -r $(BIN)/clang-format -i
 
-docs: $(READY)  ## write the generated pages: command reference, benchmarks, README's table
+docs: $(READY)  ## write the generated pages: command reference, benchmarks, recipes, README's table
 	$(BIN)/python -m docs.generate
 
 wheels: $(READY)  ## build both distributions into dist/

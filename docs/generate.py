@@ -1,4 +1,6 @@
-"""Writes the pages that are made from code and results: docs/reference/cli.md, docs/BENCHMARKS.md, README's table.
+"""Writes the pages that are made from code and results.
+
+They are docs/reference/cli.md, docs/BENCHMARKS.md, README's table, docs/RECIPES.md, and the advice in the guide.
 
 Usage, in the root of a checkout:
     python -m docs.generate
@@ -16,6 +18,7 @@ from pathlib import Path
 from benchmarks.page import PAGE, README, RESULTS
 from benchmarks.page_text import render
 from benchmarks.readme import with_table
+from benchmarks.recipes.page import pages as recipe_pages
 from llava_export.cli import COMMANDS
 from llava_runner.command import usage
 
@@ -57,6 +60,7 @@ def main() -> int:
     """Write the pages, or check them. Return the exit code."""
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     pages = {CLI_PAGE: cli_page(), PAGE: render(results), README: with_table(README.read_text("utf-8"), results)}
+    pages |= recipe_pages()
     if "--check" not in sys.argv[1:]:
         for path, text in pages.items():
             path.write_text(text, encoding="utf-8")

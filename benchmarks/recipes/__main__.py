@@ -8,8 +8,8 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from benchmarks.recipes.entries import ENTRIES
-from llava_export.cli.flags import DEFAULT_SAMPLES
+from benchmarks.recipes.entries import ENTRIES, RECIPES
+from llava_export.cli.flags import DEFAULT_SAMPLES, UsageError
 from llava_export.system import DEVICES, check_device
 from llava_runner.arguments import ArgumentParser, path, positive_int, run_command
 
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says. Raises a ``UserError`` for the user's mistakes."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    {"measure": measure}[arguments.step](arguments)
+    {"measure": measure, "speed": speed, "page": write_page}[arguments.step](arguments)
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -86,7 +86,7 @@ def measure(arguments: argparse.Namespace) -> None:
     from benchmarks.recipes.results import RecipeResults
     from llava_export.checkpoint.checkpoint import open_checkpoint
 
-    folder: Path = arguments.work_dir
+    folder = work_dir(arguments)
     data = Data(
         text=folder / arguments.text,
         windows=arguments.windows,
@@ -98,6 +98,38 @@ def measure(arguments: argparse.Namespace) -> None:
     measurer = Measurer(checkpoint, data, scratch=folder / "recipes", device=arguments.device, say=say)
     chosen = [ENTRIES[name] for name in arguments.only or ENTRIES]
     measure_all(chosen, measurer, RecipeResults(arguments.results), again=arguments.again, say=say)
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Export what is missing, and time it. Raises a ``UserError`` for the user's mistakes."""
+    from benchmarks.recipes.results import RecipeResults
+    from benchmarks.recipes.speed import export_all, time_all
+
+    results = RecipeResults(arguments.results)
+    programs = export_all([entry for entry in RECIPES if entry.timed], work_dir(arguments))
+    results.found["speed"] = time_all(programs, rounds=arguments.rounds, say=say)
+    results.write()
+
+
+def write_page(arguments: argparse.Namespace) -> None:
+    """Write the page, its plots, and the advice in the guide. Raises a ``UserError`` if figures are missing."""
+    from benchmarks.recipes.page import FOLDER, pages
+    from benchmarks.recipes.plots import draw_all
+    from benchmarks.recipes.results import RecipeResults
+
+    for page, text in pages(arguments.results).items():
+        page.write_text(text, encoding="utf-8")
+    draw_all(RecipeResults(arguments.results).found, FOLDER)
+
+
+def work_dir(arguments: argparse.Namespace) -> Path:
+    """Return the work folder. Raises ``UsageError`` if it was not named, or benchmarks.real_llm did not make it."""
+    folder: Path | None = arguments.work_dir
+    if folder is None:
+        raise UsageError(f"--work-dir is missing: {arguments.step} needs the folder that benchmarks.real_llm made")
+    if not (folder / "checkpoint").is_dir():
+        raise UsageError(f"{folder} has no checkpoint: python -m benchmarks.real_llm --work-dir {folder} makes one")
+    return folder.resolve()
 
 
 def say(line: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill, indent
 from typing import TYPE_CHECKING, NoReturn
 
 from llava_export.cli.flags import (
@@ -32,7 +33,18 @@ if TYPE_CHECKING:
     from llava_export.pte.plan import Plan
     from llava_export.pte.report import MethodReport
 
-EPILOG = """example, without a download:
+# Which recipe to take: also in the guide and in docs/RECIPES.md, whose figures it follows from.
+ADVICE = (
+    "Without data, keep the default recipe.",
+    "Where an export may take minutes more, `--algorithm gptq` keeps much more of the model, in a program of the same "
+    "size and speed.",
+    "Where memory allows, `--budget` spends more bytes on the linears that lose most, and `--recipe 8da8w` loses next "
+    "to nothing.",
+)
+EPILOG = f"""which recipe:
+{indent(fill(" ".join(ADVICE).replace("`", ""), 76, break_on_hyphens=False), "  ")}
+
+example, without a download:
   llava export --model tiny-llava --output-dir demo --with-artifacts
   llava verify demo
   llava run demo --image demo/image.png --prompt "What is in the image?"

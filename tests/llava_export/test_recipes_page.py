@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,15 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.recipes.__main__ import build_parser, run
-from benchmarks.recipes.entries import BUDGET, ENTRIES, LLAMA_CPP, RECIPES
+from benchmarks.recipes.entries import BUDGET, ENTRIES, LLAMA_CPP, RECIPES, LlamaCppEntry
+from benchmarks.recipes.page import BEGIN, END, beside_llama_cpp, render, with_advice
+from benchmarks.recipes.plots import draw_all
 from benchmarks.recipes.rounded import rounded_checkpoint
 from llava_export.checkpoint.checkpoint import open_checkpoint
+from llava_export.cli.export import ADVICE
+from llava_export.cli.export import build_parser as build_export_parser
 from llava_export.evaluate.text import evaluate_recipe
+from llava_runner.errors import UserError
 from tests.checkpoints import VOCAB_SIZE
 
 
@@ -45,8 +51,9 @@ def test_figures_are_those_of_evaluate(work, tmp_path):
     found = measured(work, tmp_path / "results.json", "8da8w", "default")
     ids = torch.from_numpy(np.load(work / "page.npy").astype(np.int64))
     checkpoint = open_checkpoint(str(work / "checkpoint"))
-    for name in ("8da8w", "default"):
-        expected = evaluate_recipe(checkpoint, ENTRIES[name].recipe, [ids[:24], ids[600:624]]).to_dict()
+    for entry in (it for it in RECIPES if it.name in ("8da8w", "default")):
+        name = entry.name
+        expected = evaluate_recipe(checkpoint, entry.recipe, [ids[:24], ids[600:624]]).to_dict()
         for figure in ("kl", "perplexity", "top1"):
             assert found[name][figure] == pytest.approx(expected[figure], rel=1e-4)
     assert found["8da8w"]["bits"] > 8 > 4.5 == found["default"]["bits"]  # a scale of 16 bits for 32 weights
@@ -93,6 +100,118 @@ def test_a_rounded_checkpoint_has_the_language_models_weights_in_their_order(wor
 
 def test_every_entry_is_a_recipe_and_names_are_unique():
     assert len(ENTRIES) == len(RECIPES) + len(LLAMA_CPP)
-    for entry in RECIPES:
-        assert entry.recipe.vision in ("8da8w", "fp32")
-    assert ENTRIES["former-default"].recipe.group_size == 64 and ENTRIES["former-default"].recipe.head == "8da4w"
+    former = next(entry.recipe for entry in RECIPES if entry.name == "former-default")
+    assert (former.group_size, former.head, former.algorithm) == (64, "8da4w", "minmax")
+    assert len({(str(entry.recipe), entry.has_budget) for entry in RECIPES}) == len(RECIPES)
+
+
+def made_up() -> dict[str, Any]:
+    """Return results of all entries on the same text, in which each next one is a little nearer to the float model."""
+    text = {"name": "page.npy", "sha256": "0", "windows": 8, "window_len": 512}
+    measured = {}
+    for place, (name, entry) in enumerate(ENTRIES.items()):
+        kl = 1 / (place + 1)
+        figures = {
+            "device": "a GPU",
+            "bytes": 10_000_000 * (place + 1),
+            "bits": 4.5,
+            "float_perplexity": {"value": 24.7, "low": 20.0, "high": 30.0},
+            "perplexity": {"value": 25.0, "low": 20.0, "high": 30.0},
+            "kl": {"value": kl, "low": 0.9 * kl, "high": 1.1 * kl},
+            "top1": {"value": 0.5, "low": None, "high": None},
+        }
+        if isinstance(entry, LlamaCppEntry):
+            measured[name] = {"key": {"text": text, "quantization": name}, **figures}
+            continue
+        key: dict[str, Any] = {"text": text, "flags": entry.flags, "budget": None}
+        if entry.recipe.calibrates or entry.has_budget:
+            key["calibration"] = {"name": "calibration.npy", "samples": 128}
+        recipe = replace(entry.recipe, group_size=entry.recipe.group_size or 32, head=entry.recipe.head or "8da8w")
+        exceptions = {"text_decoder.layers.0.mlp.down_proj": "8da8w"} if entry.has_budget else {}
+        measured[name] = {"key": key, "recipe": replace(recipe, exceptions=exceptions).to_dict(), **figures}
+    timed = {entry.name: 10.0 * (i + 1) for i, entry in enumerate(it for it in RECIPES if it.timed)}
+    work = {"image": "image.png", "prompt_tokens": 64, "decode_tokens": 64, "depths": [0], "threads": 2}
+    rounds = {name: [{"decode at 0": value}, {"decode at 0": 1.1 * value}] for name, value in timed.items()}
+    machine = dict.fromkeys(("processor", "extensions", "memory", "system", "executorch"), "x")
+    recipes = {name: measured[name]["recipe"] for name in timed}
+    return {"measured": measured, "speed": {"machine": machine, "recipes": recipes, "work": work, "rounds": rounds}}
+
+
+SCENE = {
+    "model": "tiny-llava",
+    "recipe": "8da4w",
+    "accuracy": 0.85,
+    "accuracy_low": 0.8,
+    "accuracy_high": 0.9,
+    "kl": 0.01,
+}
+
+
+def row_of(page: str, name: str) -> list[str]:
+    """Return the cells of a row of the first table."""
+    (line, *_) = [line for line in page.splitlines() if line.startswith(f"| {name} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_page_is_made_of_the_results():
+    page = render(made_up(), [SCENE])
+    assert row_of(page, "8da8w")[2:6] == ["20.0 MB", "4.50", "25.0", "0.500 (0.450 to 0.550)"]
+    assert row_of(page, "8da8w")[6:] == ["50%", "0.67"]  # the second of the timed ones beside the third, the default
+    assert row_of(page, "default")[7] == row_of(page, "gptq")[7] == row_of(page, "hqq")[7] == "1.00"
+    assert row_of(page, "gptq-g64")[7] == row_of(page, "minmax-g64")[7] == "1.33"
+    assert row_of(page, "budget")[7] == row_of(page, "q4_0")[7] == ""  # not timed
+    assert "85.0% (80.0% to 90.0%)" in page and "a GPU" in page and "128 parts" in page
+    assert all(sentence in " ".join(page.split()) for sentence in ADVICE)
+    assert max(map(len, (line for line in page.splitlines() if not line.startswith("|")))) <= 120
+
+
+def test_calibrated_recipes_are_compared_with_llama_cpp_at_equal_bytes():
+    measured = made_up()["measured"]
+    measured["gptq"]["bytes"] = measured["q4_0"]["bytes"]
+    measured["q4_0"]["kl"]["value"] = 0.4
+    measured["8da8w"]["kl"]["value"] = 1e-6
+    text = beside_llama_cpp(measured)
+    assert "`q4_0` takes" in text and "has a KL of 0.400" in text
+    assert "as near to the float model as `q8_0` (" in text and text.count("is `8da8w`, 20.0 MB") == 3
+    measured["8da8w"]["kl"]["value"] = 1.0
+    assert beside_llama_cpp(measured).endswith(f"is `fp32`, {measured['fp32']['bytes'] / 1e6:.1f} MB.")
+
+
+def test_missing_and_unlike_figures_are_refused():
+    results = made_up()
+    del results["measured"]["hqq"]
+    with pytest.raises(UserError, match="also needs hqq"):
+        render(results, [])
+    results = made_up()
+    results["measured"]["q4_0"]["key"]["text"] = {"name": "development.npy"}
+    with pytest.raises(UserError, match="q4_0 was measured on another text than default"):
+        render(results, [])
+    results = made_up()
+    results["measured"]["minmax"]["key"]["flags"] = "--group-size 64"
+    with pytest.raises(UserError, match="minmax had other flags"):
+        render(results, [])
+    results = made_up()
+    del results["speed"]
+    with pytest.raises(UserError, match="speed of decoding"):
+        render(results, [])
+
+
+def test_plots_are_drawn(tmp_path):
+    draw_all(made_up(), tmp_path)
+    for name in ("recipes-bytes.png", "recipes-speed.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_advice_is_the_same_in_the_help_and_the_guide():
+    told = " ".join(build_export_parser().format_help().split())
+    assert " ".join(ADVICE).replace("`", "") in told
+    assert with_advice(f"before\n{BEGIN}\nold\n{END}\nafter\n").startswith(f"before\n{BEGIN}\n{ADVICE[0]}")
+    with pytest.raises(UserError, match="must have the lines"):
+        with_advice("no markers")
+
+
+def test_a_step_says_what_it_lacks(tmp_path):
+    with pytest.raises(UserError, match="--work-dir is missing"):
+        run(build_parser().parse_args(["speed"]))
+    with pytest.raises(UserError, match="has no checkpoint: python -m benchmarks"):
+        run(build_parser().parse_args(["measure", "--work-dir", str(tmp_path)]))

@@ -1,0 +1,52 @@
+"""The plots of docs/RECIPES.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.recipes.entries import LLAMA_CPP, RECIPES
+from benchmarks.recipes.tables import decoding
+from llava_export.benchmark.plots import DPI, SIZE
+
+OURS, THEIRS = "tab:blue", "tab:orange"
+
+
+def draw_all(results: Mapping[str, Any], folder: Path) -> None:
+    """Draw KL against bytes, and KL against the speed of decoding."""
+    measured = results["measured"]
+    names = [entry.name for entry in RECIPES if entry.name != "fp32"]
+    by_size = {name: measured[name]["bytes"] / 1e6 for name in [*names, *(entry.name for entry in LLAMA_CPP)]}
+    _draw(by_size, measured, folder / "recipes-bytes.png", label="MB of the language model")
+    speeds = {name: decoding(measured[name], results["speed"]) for name in names}
+    by_speed = {name: figure.median for name, figure in speeds.items() if figure}
+    _draw(by_speed, measured, folder / "recipes-speed.png", label="decode speed, default = 1")
+
+
+def _draw(places: Mapping[str, float], measured: Mapping[str, Any], path: Path, *, label: str) -> None:
+    """Draw the KL of recipes at their places. Whiskers are the 95 % intervals."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    theirs = {entry.name for entry in LLAMA_CPP}
+    figure, axes = pyplot.subplots(figsize=(SIZE[0], 1.4 * SIZE[1]), layout="constrained")
+    for is_theirs, color, title in ((False, OURS, "llava export"), (True, THEIRS, "llama.cpp, weights only")):
+        names = [name for name in places if (name in theirs) is is_theirs]
+        if not names:
+            continue
+        kl = [measured[name]["kl"] for name in names]
+        values = [each["value"] for each in kl]
+        ends = [[abs(each["value"] - (each[end] or each["value"])) for each in kl] for end in ("low", "high")]
+        x = [places[name] for name in names]
+        axes.errorbar(x, values, yerr=ends, fmt="o", capsize=2, linewidth=1, color=color, label=title)
+        for name, at, value in zip(names, x, values, strict=True):
+            axes.annotate(name, (at, value), xytext=(5, 3), textcoords="offset points", fontsize=7)
+    axes.set_yscale("log")
+    axes.set_xlabel(label)
+    axes.set_ylabel("KL from the float model, in nats")
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=DPI)
+    pyplot.close(figure)
