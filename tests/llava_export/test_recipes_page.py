@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from benchmarks.recipes.__main__ import build_parser, run
 from benchmarks.recipes.entries import BUDGET, ENTRIES, LLAMA_CPP, RECIPES, LlamaCppEntry
-from benchmarks.recipes.page import BEGIN, END, beside_llama_cpp, render, with_advice
+from benchmarks.recipes.page import BEGIN, END, beside_llama_cpp, pages, render, with_advice
 from benchmarks.recipes.plots import draw_all
 from benchmarks.recipes.rounded import rounded_checkpoint
 from llava_export.checkpoint.checkpoint import open_checkpoint
@@ -208,6 +208,11 @@ def test_advice_is_the_same_in_the_help_and_the_guide():
     assert with_advice(f"before\n{BEGIN}\nold\n{END}\nafter\n").startswith(f"before\n{BEGIN}\n{ADVICE[0]}")
     with pytest.raises(UserError, match="must have the lines"):
         with_advice("no markers")
+
+
+def test_the_projects_pages_are_up_to_date():
+    for path, text in pages().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path} is not up to date: make docs"
 
 
 def test_a_step_says_what_it_lacks(tmp_path):
