@@ -34,8 +34,8 @@ $advice
 ## On a real language model
 
 The language model is SmolLM2-135M-Instruct: 30 layers, 576 wide, a head that is tied to the token embedding. So small a
-model loses more by rounding than one of 7B. Each recipe is compared with the float model, whose perplexity is
-$perplexity, on $windows windows of $window_len tokens of English prose that no calibration saw.
+model loses more by rounding than one of 7B. Each recipe is compared with the float model on $windows windows of
+$window_len tokens of English prose that no calibration saw. There the float model has a perplexity of $perplexity.
 
 $recipes
 ![KL against bytes](benchmarks/recipes-bytes.png)
@@ -54,13 +54,13 @@ $recipes
   `q4_k_m` takes more bits here than in a model of 4096, and the head has 8.5 bits in all of them.
 
 $beside
+
 ```console
 $$ python -m benchmarks.real_llm --work-dir smollm2
 $$ python -m benchmarks.recipes measure --work-dir smollm2 --device cuda
 ```
 
 $devices
-`llava evaluate --text` measures one recipe in the same way.
 
 ## Decode speed
 
@@ -162,7 +162,7 @@ def devices(measured: Mapping[str, Any]) -> str:
     samples = {measured[it.name]["key"]["calibration"]["samples"] for it in RECIPES if _uses_data(it, measured)}
     sentences.append(
         f"Recipes with data were calibrated with {' or '.join(map(str, sorted(samples)))} parts of the text "
-        "`calibration.npy`, of 512 tokens each."
+        "`calibration.npy`, of 512 tokens each. `llava evaluate --text` measures one recipe in the same way."
     )
     return " ".join(sentences)
 

@@ -10,6 +10,7 @@ from benchmarks.recipes.entries import LLAMA_CPP, RECIPES
 from benchmarks.recipes.tables import decoding
 from llava_export.benchmark.plots import DPI, SIZE
 
+NEAR = 1.12  # how many times the KL of one recipe is that of another whose name would be in the way
 OURS, THEIRS = "tab:blue", "tab:orange"
 
 
@@ -42,9 +43,17 @@ def _draw(places: Mapping[str, float], measured: Mapping[str, Any], path: Path, 
         ends = [[abs(each["value"] - (each[end] or each["value"])) for each in kl] for end in ("low", "high")]
         x = [places[name] for name in names]
         axes.errorbar(x, values, yerr=ends, fmt="o", capsize=2, linewidth=1, color=color, label=title)
-        for name, at, value in zip(names, x, values, strict=True):
-            axes.annotate(name, (at, value), xytext=(5, 3), textcoords="offset points", fontsize=7)
+        before = (0.0, 0.0)
+        for at, value, name in sorted(zip(x, values, names, strict=True)):
+            near = at == before[0] and value < NEAR * before[1]  # their names would lie on each other
+            place = {"xytext": (-5, 3), "ha": "right"} if near else {"xytext": (5, 3)}
+            axes.annotate(name, (at, value), textcoords="offset points", fontsize=7, **place)
+            before = (0.0, 0.0) if near else (at, value)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.tick_params(which="both", labelsize=7)
+    axes.margins(x=0.15)
     axes.set_xlabel(label)
     axes.set_ylabel("KL from the float model, in nats")
     axes.legend(frameon=False, fontsize=8)

@@ -70,9 +70,9 @@ def _computed_as(recipe: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def speed_table(speed: Mapping[str, Any]) -> str:
-    """Return the decoding speed and the memory of the timed recipes, and their multiples of the default's speed."""
+    """Return the speeds of the timed recipes, and their decoding as a multiple of the default's."""
     rounds = Results(speed["work"], speed["rounds"])
-    names = [name for name in rounds.names() if name.startswith(("decode", "prefill", "peak, "))]
+    names = [name for name in rounds.names() if name.startswith(("prefill", "decode"))]
     rows = []
     for contender in rounds.rounds:
         ratio = rounds.ratio(contender, DEFAULT.name, DECODE)
