@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llava_export.cli.flags import add_recipe_flags, chosen_recipe
-from llava_export.recipe import ALGORITHMS, Recipe
+from llava_export.recipe import AWQ_GPTQ, CALIBRATED, Recipe
 from llava_runner.arguments import ArgumentParser
 
 BUDGET = 1.05  # of the bytes of the default's program
-CALIBRATING = tuple(name for name in ("gptq", "awq", "awq-gptq") if name in ALGORITHMS)
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,11 @@ RECIPES = (
     Entry("mse-g64", "--group-size 64", timed=True),
     Entry("hqq", "--algorithm hqq"),
     Entry("minmax", "--algorithm minmax"),
-    Entry("minmax-g64", "--algorithm minmax --group-size 64"),
     Entry("former-default", "--algorithm minmax --group-size 64 --head 8da4w", timed=True),
-    *(Entry(name, f"--algorithm {name}") for name in CALIBRATING),
-    *(Entry(f"{name}-g64", f"--algorithm {name} --group-size 64") for name in CALIBRATING),
+    *(Entry(name, f"--algorithm {name}") for name in CALIBRATED),
+    Entry(f"{AWQ_GPTQ}-g64", f"--algorithm {AWQ_GPTQ} --group-size 64"),
     Entry("budget", has_budget=True),
-    *(Entry(f"budget-{name}", f"--algorithm {name}", has_budget=True) for name in CALIBRATING),
+    Entry(f"budget-{AWQ_GPTQ}", f"--algorithm {AWQ_GPTQ}", has_budget=True),
 )
 LLAMA_CPP = tuple(map(LlamaCppEntry, ("q4_0", "q4_k_m", "q5_k_m", "q8_0")))
 ENTRIES: dict[str, Entry | LlamaCppEntry] = {

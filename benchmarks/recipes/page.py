@@ -52,6 +52,9 @@ $recipes
 - llama.cpp's K-quants have blocks of 256 values, which do not divide rows of 576. Only `ffn_down` has rows of 1536. All
   other matrices get the types that llama.cpp falls back to: Q5_0 for Q4_K, Q5_1 for Q5_K, and Q8_0 for Q6_K. So
   `q4_k_m` takes more bits here than in a model of 4096, and the head has 8.5 bits in all of them.
+- The values that are float here come from a file of type Q4_1, which has 16 steps for each 32 weights. Q4_K can have
+  the same steps and meets most of them, so `q4_k_m` is nearer to float here than it would be on other models, and
+  nearer than `q5_k_m`.
 
 $beside
 
@@ -161,8 +164,8 @@ def devices(measured: Mapping[str, Any]) -> str:
             sentences.append(f"Those of {', '.join(names)} were computed on {device}.")
     samples = {measured[it.name]["key"]["calibration"]["samples"] for it in RECIPES if _uses_data(it, measured)}
     sentences.append(
-        f"Recipes with data were calibrated with {' or '.join(map(str, sorted(samples)))} parts of the text "
-        "`calibration.npy`, of 512 tokens each. `llava evaluate --text` measures one recipe in the same way."
+        f"Recipes with data were calibrated with at most {' or '.join(map(str, sorted(samples)))} parts of the text "
+        "`calibration.npy`, which it fits into. `llava evaluate --text` measures one recipe in the same way."
     )
     return " ".join(sentences)
 

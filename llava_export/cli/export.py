@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 # Which recipe to take: also in the guide and in docs/RECIPES.md, whose figures it follows from.
 ADVICE = (
     "Without data, keep the default recipe.",
-    "Where an export may take minutes more, `--algorithm gptq` keeps much more of the model, in a program of the same "
-    "size and speed.",
+    "Where an export may take minutes more, `--algorithm awq-gptq` keeps much more of the model, in a program of the "
+    "same size and speed.",
     "Where memory allows, `--budget` spends more bytes on the linears that lose most, and `--recipe 8da8w` loses next "
     "to nothing.",
 )

@@ -158,7 +158,7 @@ def test_the_page_is_made_of_the_results():
     assert row_of(page, "8da8w")[2:6] == ["20.0 MB", "4.50", "25.0", "0.500 (0.450 to 0.550)"]
     assert row_of(page, "8da8w")[6:] == ["50%", "0.67"]  # the second of the timed ones beside the third, the default
     assert row_of(page, "default")[7] == row_of(page, "gptq")[7] == row_of(page, "hqq")[7] == "1.00"
-    assert row_of(page, "gptq-g64")[7] == row_of(page, "minmax-g64")[7] == "1.33"
+    assert row_of(page, "awq-gptq-g64")[7] == row_of(page, "mse-g64")[7] == "1.33"
     assert row_of(page, "budget")[7] == row_of(page, "q4_0")[7] == ""  # not timed
     assert "85.0% (80.0% to 90.0%)" in page and "a GPU" in page and "128 parts" in page
     assert all(sentence in " ".join(page.split()) for sentence in ADVICE)
