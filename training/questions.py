@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from training.scenes import COLORS, SHAPES, Layout, SceneObject, draw, make_layout
+from training.scenes import COLORS, PLAIN, SHAPES, Layout, SceneObject, Style, draw, make_layout
 
 HELD_OUT_SEED = 1_000_000_000
 TRAINING_SEEDS = range(HELD_OUT_SEED)
@@ -41,23 +41,23 @@ class Scene:
         return [pair for pairs in self.questions_by_type.values() for pair in pairs]
 
 
-def render_scene(seed: int) -> Scene:
+def render_scene(seed: int, style: Style = PLAIN) -> Scene:
     """Return the scene of a seed."""
-    layout = make_layout(seed)
+    layout = make_layout(seed, style)
     return Scene(layout, draw(layout), ask(layout))
 
 
-def question_for(seed: int) -> tuple[Image.Image, str, str]:
+def question_for(seed: int, style: Style = PLAIN) -> tuple[Image.Image, str, str]:
     """Return (image, question, answer) of the scene of a seed. Consecutive seeds ask the question types in turn."""
-    layout = make_layout(seed)
-    question_type = question_type_for(seed)
+    layout = make_layout(seed, style)
+    question_type = question_type_for(seed, style)
     question, answer = ask(layout)[question_type][0]
     return draw(layout), question, answer
 
 
-def question_type_for(seed: int) -> str:
+def question_type_for(seed: int, style: Style = PLAIN) -> str:
     """Return the type that ``question_for`` asks: the one in turn, or the next one that the layout can ask."""
-    questions = ask(make_layout(seed))
+    questions = ask(make_layout(seed, style))
     types = list(QUESTION_TYPES)
     turn = seed % len(types)
     return next(name for name in types[turn:] + types[:turn] if name in questions)

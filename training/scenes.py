@@ -28,10 +28,26 @@ COLORS: dict[str, tuple[tuple[float, float], ...]] = {
 
 
 MIN_SIDE, MAX_SIDE = 112, 336  # pixels
-MIN_RADIUS, MAX_RADIUS = 0.11, 0.17  # units
 MIN_GAP = 0.025  # units between the circles around two objects, and to the border
 MIN_X_DISTANCE = 0.12  # units between two centers, so that "left to right" has one reading
 SUPERSAMPLING = 4
+
+
+@dataclass(frozen=True)
+class Style:
+    """How difficult scenes are, by the least and the most of what is drawn.
+
+    ``counts`` is the number of objects, ``radii`` are in units, and ``noise`` is the standard deviation of what is
+    added to each value of a pixel, from 0 to 255.
+    """
+
+    counts: tuple[int, int]
+    radii: tuple[float, float]
+    noise: tuple[float, float]
+
+
+PLAIN = Style(counts=(1, 4), radii=(0.11, 0.17), noise=(0, 9))  # what the models were trained with
+HARD = Style(counts=(3, 4), radii=(0.085, 0.115), noise=(6, 18))  # what they find difficult, and people easy
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,7 @@ class Layout:
     width: int
     height: int
     objects: tuple[SceneObject, ...]
+    style: Style = PLAIN
 
     @property
     def unit(self) -> int:
@@ -71,22 +88,22 @@ class Layout:
         return max(self.width, self.height)
 
 
-def make_layout(seed: int) -> Layout:
-    """Return a layout of one to four objects. The same seed always gives the same layout."""
+def make_layout(seed: int, style: Style = PLAIN) -> Layout:
+    """Return a layout. The same seed always gives the same layout of a style."""
     rng = random.Random(f"layout {seed}")
     side = rng.randint(MIN_SIDE, MAX_SIDE)
     short = side if rng.random() < 0.7 else round(side * rng.uniform(0.75, 1.0))
     width, height = rng.choice(((side, short), (short, side)))
-    count = rng.randint(1, 4)
+    count = rng.randint(*style.counts)
     kinds = _pick_kinds(rng, count=count)
     places = None
     while places is None:
-        places = _pick_places(rng, count=count, width=width, height=height)
+        places = _pick_places(rng, count=count, width=width, height=height, radii=style.radii)
     objects = [
         SceneObject(color, shape, x, y, radius, rng.uniform(-12, 12), _pick_rgb(rng, color=color))
         for (color, shape), (x, y, radius) in zip(kinds, places, strict=True)
     ]
-    return Layout(seed, width, height, tuple(sorted(objects, key=lambda item: item.x)))
+    return Layout(seed, width, height, tuple(sorted(objects, key=lambda item: item.x)), style)
 
 
 def _pick_kinds(rng: random.Random, *, count: int) -> list[tuple[str, str]]:
@@ -104,13 +121,16 @@ def _pick_kinds(rng: random.Random, *, count: int) -> list[tuple[str, str]]:
     return kinds
 
 
-def _pick_places(rng: random.Random, *, count: int, width: int, height: int) -> list[tuple[float, float, float]] | None:
+def _pick_places(
+    rng: random.Random, *, count: int, width: int, height: int, radii: tuple[float, float]
+) -> list[tuple[float, float, float]] | None:
     """Return (x, y, radius) in pixels for each object, or None where this try found no room for one of them."""
     unit = max(width, height)
+    smallest, largest = radii
     places: list[tuple[float, float, float]] = []
     for _ in range(count):
         for _ in range(30):
-            radius = rng.uniform(MIN_RADIUS, MAX_RADIUS * (1.5 if count == 1 else 1.0)) * unit
+            radius = rng.uniform(smallest, largest * (1.5 if count == 1 else 1.0)) * unit
             border = radius + MIN_GAP * unit
             x, y = rng.uniform(border, width - border), rng.uniform(border, height - border)
             if all(
@@ -140,7 +160,7 @@ def draw(layout: Layout) -> Image.Image:
         mask, corner = _shape_mask(item)
         image.paste(item.rgb, corner, mask)
     pixels = np.asarray(image, dtype=np.float32)
-    noise = rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(rng.uniform(0, 9))
+    noise = rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(rng.uniform(*layout.style.noise))
     return Image.fromarray(np.clip(pixels + noise + np.float32(0.5), 0, 255).astype(np.uint8))
 
 
