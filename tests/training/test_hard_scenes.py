@@ -50,16 +50,18 @@ def test_hard_layouts_repeat_none_of_the_training():
 
 
 def test_hard_scenes_have_more_and_smaller_objects_and_more_noise():
-    counts, radii, noise = ({"hard": [], "plain": []} for _ in range(3))
-    for seed in HELD_OUT[:40]:
-        for name, style in (("hard", HARD), ("plain", PLAIN)):
-            layout = scenes.make_layout(seed, style)
-            counts[name].append(len(layout.objects))
-            radii[name] += [it.radius / layout.unit for it in layout.objects]
-            pixels = np.asarray(scenes.draw(layout), dtype=float)
-            noise[name].append(np.median(np.abs(np.diff(pixels, axis=1))))
-    assert set(counts["hard"]) == {3, 4} and set(counts["plain"]) == {1, 2, 3, 4}
-    assert max(radii["hard"]) < np.mean(radii["plain"]) and np.mean(noise["hard"]) > 2 * np.mean(noise["plain"])
+    def counts_radii_noise(style: scenes.Style) -> tuple[set[int], list[float], float]:
+        layouts = [scenes.make_layout(seed, style) for seed in HELD_OUT[:40]]
+        pixels = [np.asarray(scenes.draw(layout), dtype=float) for layout in layouts]
+        return (
+            {len(layout.objects) for layout in layouts},
+            [it.radius / layout.unit for layout in layouts for it in layout.objects],
+            float(np.mean([np.median(np.abs(np.diff(it, axis=1))) for it in pixels])),
+        )
+
+    (plain_counts, plain_radii, plain_noise), (counts, radii, noise) = map(counts_radii_noise, (PLAIN, HARD))
+    assert counts == {3, 4} and plain_counts == {1, 2, 3, 4}
+    assert max(radii) < np.mean(plain_radii) and noise > 2 * plain_noise
 
 
 def test_objects_of_hard_scenes_keep_apart_and_inside():
