@@ -57,7 +57,8 @@ SCENES = 500
 DIGITS = 7  # after the point, in the file
 DEFAULT = RECIPES[DEFAULT_RECIPE]
 DESCRIPTION = """Measure what recipes lose on hard scenes, with the built-in models and in torch,
-and write docs/benchmarks/recipes_scenes.json.
+and write docs/benchmarks/recipes_scenes.json. What is not measured again stays
+there, if it is of as many scenes.
 """
 
 
@@ -101,7 +102,9 @@ def main() -> NoReturn:
     add = parser.add_argument
     add("--scenes", type=positive_int, default=SCENES, metavar="N", help="how many (default: %(default)s)")
     add("--models", nargs="+", choices=CHECKPOINTS, default=tuple(CHECKPOINTS), metavar="NAME", help="only these")
-    add("--output", type=path, default=RESULTS, metavar="FILE", help="where to write (default: the published file)")
+    names = [it.name for it in CANDIDATES]
+    add("--only", nargs="+", choices=names, default=names, metavar="RECIPE", help="only these, by their names there")
+    add("--output", type=path, default=RESULTS, metavar="FILE", help="where to write (default: that file)")
     run_command(parser, run, None)
 
 
@@ -109,16 +112,26 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure and write as the command line says."""
     silence_libraries()
     console = new_console()
-    rows = []
+    rows: list[dict[str, Any]] = []
+    candidates = [it for it in CANDIDATES if it.name in arguments.only]
     for name in arguments.models:
-        for row, seconds in measured(name, scenes=arguments.scenes):
+        for row, seconds in measured(name, scenes=arguments.scenes, candidates=candidates):
             rows.append(row)
             console.print(
                 f"{row['model']}, {row['recipe']}: {row['accuracy']:.1%} right (p {row['p_value']:.2g}), "
                 f"KL {row['kl']:.4f}, the same token {row['top1']:.1%}, {row['bytes']:,} bytes; {seconds:.0f} s",
                 soft_wrap=True,
             )
-    write_whole(arguments.output, json.dumps(rows, indent=2) + "\n")
+    before = json.loads(arguments.output.read_text()) if arguments.output.exists() else []
+    write_whole(arguments.output, json.dumps(merged(before, rows), indent=2) + "\n")
+
+
+def merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of a file with those that were measured again, by model and in the order of the candidates."""
+    scenes = rows[0]["scenes"]
+    found = {(row["model"], row["recipe"]): row for row in (*before, *rows) if row["scenes"] == scenes}
+    keys = [(name, candidate.name) for name in CHECKPOINTS for candidate in CANDIDATES]
+    return [found[key] for key in keys if key in found]
 
 
 def measured(

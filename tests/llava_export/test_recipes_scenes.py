@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -13,7 +15,17 @@ from gguf.quants import dequantize
 from benchmarks import forced
 from benchmarks.forced import Reading, answer_logits, image_features, loaded_model, questions_about, reading
 from benchmarks.gguf_weights import rounded_checkpoint
-from benchmarks.recipes_scenes import CANDIDATES, Candidate, Features, figures, fitted, measured, stored_bytes
+from benchmarks.recipes_scenes import (
+    CANDIDATES,
+    RESULTS,
+    Candidate,
+    Features,
+    figures,
+    fitted,
+    measured,
+    merged,
+    stored_bytes,
+)
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.checkpoint.prompt import find_prompt
@@ -111,6 +123,32 @@ def test_a_reading_compares_with_the_float_model():
     assert (found.tokens, found.right, found.agreed) == (2, False, 1)
     assert found.kl == pytest.approx(0.25 * torch.tensor(2.0).log().item())
     assert reading(probabilities.log(), other.log(), question).right
+
+
+def test_the_published_figures_are_of_hard_scenes_and_of_all_candidates():
+    rows = json.loads(RESULTS.read_text())
+    assert [(it["model"], it["recipe"]) for it in rows] == [
+        (name, it.name) for name in CHECKPOINTS for it in CANDIDATES
+    ]
+    for row in rows:
+        assert row["scenes"] >= 500 and row["accuracy_low"] < row["accuracy"] < row["accuracy_high"]
+        if row["recipe"] == "fp32":
+            assert 0.8 <= row["accuracy"] <= 0.9 and row["kl"] == 0
+
+
+def test_what_is_not_measured_again_stays():
+    def row(model: str, recipe: str, *, scenes: int, kl: float) -> dict[str, Any]:
+        return {"model": model, "recipe": recipe, "scenes": scenes, "kl": kl}
+
+    before = [
+        row("tiny-llava", "q8_0", scenes=9, kl=1),
+        row("tiny-llava", "fp32", scenes=9, kl=1),
+        row("tiny-mobilevlm", "fp32", scenes=8, kl=1),
+        row("tiny-llava", "no longer there", scenes=9, kl=1),
+    ]
+    again = [row("tiny-mobilevlm", "8da4w", scenes=9, kl=2), row("tiny-llava", "q8_0", scenes=9, kl=2)]
+    found = [(it["model"], it["recipe"], it["kl"]) for it in merged(before, again)]
+    assert found == [("tiny-llava", "fp32", 1), ("tiny-llava", "q8_0", 2), ("tiny-mobilevlm", "8da4w", 2)]
 
 
 def test_models_with_one_vision_tower_share_features(tiny_llava):
