@@ -48,7 +48,7 @@ class Thresholds:
     """The distance from the float model at which a program still passes ``llava verify``.
 
     ``cosine`` is the smallest similarity allowed, of image features and of every token's logits. ``kl`` is the largest
-    Kullback-Leibler divergence of the next token allowed, in nats.
+    Kullback-Leibler divergence of the next token allowed, in nats, as the mean over an answer.
     """
 
     cosine: float
@@ -62,7 +62,7 @@ THRESHOLDS = {
     "8da8w": Thresholds(cosine=0.99, kl=0.05),
     "8da4w": Thresholds(cosine=0.8, kl=0.35),
 }
-CALIBRATED_THRESHOLDS = Thresholds(cosine=0.8, kl=0.25)
+CALIBRATED_THRESHOLDS = Thresholds(cosine=0.8, kl=0.2)
 
 
 @dataclass(frozen=True)

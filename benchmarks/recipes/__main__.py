@@ -15,10 +15,12 @@ from llava_runner.arguments import ArgumentParser, path, positive_int, run_comma
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "benchmarks" / "recipes.json"
-STEPS = ("measure", "speed", "page")
+SCENES = ROOT / "docs" / "benchmarks" / "recipes_scenes.json"
+STEPS = ("measure", "scenes", "speed", "page")
 DESCRIPTION = """Measure recipes on a real language model, and write docs/RECIPES.md.
 
   measure   perplexity, KL and the same top-1 of each recipe on a text, in torch
+  scenes    what some of them lose on scenes, with the built-in models, in torch
   speed     export the recipes whose programs differ, and time their decoding
   page      write the page and its plots
 
@@ -28,6 +30,7 @@ again. The checkpoint and the texts are those of python -m benchmarks.real_llm.
 EPILOG = """example:
   python -m benchmarks.real_llm --work-dir smollm2
   python -m benchmarks.recipes measure --work-dir smollm2 --device cuda
+  python -m benchmarks.recipes scenes
   python -m benchmarks.recipes speed --work-dir smollm2
   python -m benchmarks.recipes page
 """
@@ -67,6 +70,8 @@ def build_parser() -> ArgumentParser:
     )
     measuring.add_argument("--device", choices=DEVICES, default=DEVICES[0], help="(default: %(default)s)")
     measuring.add_argument("--again", action="store_true", help="measure what is there, too")
+    scenes = parser.add_argument_group("scenes")
+    scenes.add_argument("--scenes", type=positive_int, default=500, metavar="N", help="how many (default: %(default)s)")
     speed = parser.add_argument_group("speed")
     speed.add_argument("--rounds", type=positive_int, default=5, metavar="N", help="of each (default: %(default)s)")
     return parser
@@ -76,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Do what the command line says. Raises a ``UserError`` for the user's mistakes."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    {"measure": measure, "speed": speed, "page": write_page}[arguments.step](arguments)
+    {"measure": measure, "scenes": scenes, "speed": speed, "page": write_page}[arguments.step](arguments)
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -98,6 +103,16 @@ def measure(arguments: argparse.Namespace) -> None:
     measurer = Measurer(checkpoint, data, scratch=folder / "recipes", device=arguments.device, say=say)
     chosen = [ENTRIES[name] for name in arguments.only or ENTRIES]
     measure_all(chosen, measurer, RecipeResults(arguments.results), again=arguments.again, say=say)
+
+
+def scenes(arguments: argparse.Namespace) -> None:
+    """Measure recipes on scenes. Raises ``UsageError`` for a recipe that is not measured there."""
+    from benchmarks.recipes.on_scenes import NAMES, measure_scenes
+
+    names = arguments.only or NAMES
+    if unknown := [name for name in names if name not in NAMES]:
+        raise UsageError(f"{unknown[0]} is not measured on scenes; {', '.join(NAMES)} are")
+    measure_scenes(names, scenes=arguments.scenes, results=SCENES, say=say)
 
 
 def speed(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -109,14 +108,11 @@ class Measurer:
         }
 
     def _llama_cpp(self, entry: LlamaCppEntry) -> dict[str, Any]:
-        from benchmarks.recipes.rounded import rounded_checkpoint, text_file
+        from benchmarks.recipes.gguf_weights import rounded_checkpoint, text_file
 
         stored = {tensor.source.fqn: tensor.num_bytes for tensor in text_file(self.checkpoint, entry.name)}
         numbers = {tensor.fqn: tensor.shape for tensor in self.checkpoint.weights.tensors(self._model)}
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=self._scratch) as folder:
-            rounded = rounded_checkpoint(self.checkpoint, entry.name, Path(folder) / "checkpoint")
-            figures = self._figures(self._blocks(rounded))
+        figures = self._figures(self._blocks(rounded_checkpoint(self.checkpoint, entry.name)))
         return {**sizes(stored, {fqn: torch.Size(shape) for fqn, shape in numbers.items()}), **figures.to_dict()}
 
     def _options(self, entry: Entry) -> Options:

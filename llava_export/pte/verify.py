@@ -7,9 +7,10 @@ answer. The program reads the float model's tokens, not its own, so that one wro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -44,12 +45,10 @@ class Comparison:
     is_confident: bool = False
 
     def failures(self, thresholds: Thresholds) -> list[str]:
-        """Return what is worse than the thresholds allow, in words."""
+        """Return what is worse than the thresholds allow, in words. ``answer_failures`` judges the KL."""
         found = []
         if not self.cosine >= thresholds.cosine:
             found.append(f"{self.stage}: cosine {self.cosine:.4f} is below {thresholds.cosine}")
-        if self.kl is not None and not self.kl <= thresholds.kl:
-            found.append(f"{self.stage}: KL {self.kl:.3f} is above {thresholds.kl}")
         if self.is_confident and not self.top1:
             found.append(f"{self.stage}: another token, where the float model was confident")
         return found
@@ -117,17 +116,26 @@ def agreement(program_path: Path) -> str:
 def judge(comparisons: list[Comparison], manifest: Manifest) -> list[str]:
     """Return everything that fails the thresholds of the manifest's recipe, in words."""
     recipe = Recipe.from_dict(manifest.card.recipe)
-    return [
-        failure
-        for it in comparisons
-        for failure in it.failures(recipe.feature_thresholds if it.kl is None else recipe.thresholds)
-    ]
+    features, *tokens = comparisons
+    return features.failures(recipe.feature_thresholds) + answer_failures(tokens, recipe.thresholds)
+
+
+def answer_failures(tokens: Sequence[Comparison], thresholds: Thresholds) -> list[str]:
+    """Return what is worse in an answer than the thresholds allow, in words.
+
+    The KL divergence is the mean over its tokens: a small model may be unsure of one, and off by more there.
+    """
+    found = [failure for token in tokens for failure in token.failures(thresholds)]
+    kl = fmean(token.kl or 0.0 for token in tokens)
+    if not kl <= thresholds.kl:
+        found.append(f"KL {kl:.3f} is above {thresholds.kl}")
+    return found
 
 
 def advice(comparisons: list[Comparison], recipe: Recipe) -> str | None:
     """Return what helps where 4 bits without samples are too few for a model; None where that is not the reason."""
-    is_off = any(it.kl is not None and it.failures(recipe.thresholds) for it in comparisons)
-    if recipe.calibrates or recipe.text != "8da4w" or not is_off:
+    _, *tokens = comparisons
+    if recipe.calibrates or recipe.text != "8da4w" or not answer_failures(tokens, recipe.thresholds):
         return None
     return (
         f"4 bits may be too few for this model where no samples are read: an export with --algorithm {AWQ_GPTQ} keeps "

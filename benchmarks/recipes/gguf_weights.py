@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 
 import torch
 from gguf.quants import dequantize
@@ -21,11 +22,11 @@ class GgufWeights(Weights):
 
     def __init__(self, weights: Weights, tensors: list[GgufTensor]) -> None:
         vars(self).update(vars(weights))
-        self._tensors = {tensor.source: tensor for tensor in tensors}
+        self._planned = {weights.key(tensor.source): tensor for tensor in tensors}
 
     def read(self, tensor: CheckpointTensor) -> Tensor:
         """Return a tensor's values as float32, rounded, in the model's shape and the checkpoint's order of rows."""
-        planned = self._tensors[tensor]
+        planned = self._planned[self.key(tensor)]
         values = planned.in_gguf_order(super().read(tensor))
         with Converter() as converter:
             stored = converter.convert(values, planned.kind)
@@ -33,12 +34,21 @@ class GgufWeights(Weights):
         return planned.in_checkpoint_order(rounded.reshape(tensor.shape))
 
 
-def rounded_checkpoint(checkpoint: Checkpoint, *, quantization: str) -> tuple[Checkpoint, int]:
-    """Return a checkpoint with the weights of its GGUF files, and the bytes that these take there.
+def text_file(checkpoint: Checkpoint, quantization: str) -> list[GgufTensor]:
+    """Return the tensors of the language model's GGUF file."""
+    return planned_tensors(checkpoint, quantization=quantization, mmproj_type=DEFAULT_MMPROJ_TYPE)[0]
+
+
+def rounded_checkpoint(checkpoint: Checkpoint, quantization: str) -> Checkpoint:
+    """Return a checkpoint with the weights of its GGUF files.
 
     ``quantization`` is that of the language model. Vision tower and projector have the type that is llama.cpp's usual.
     """
-    text, vision = planned_tensors(checkpoint, quantization=quantization, mmproj_type=DEFAULT_MMPROJ_TYPE)
-    tensors = [*text, *vision]
-    weights = GgufWeights(checkpoint.weights, tensors)
-    return replace(checkpoint, weights=weights), sum(tensor.num_bytes for tensor in tensors)
+    files = planned_tensors(checkpoint, quantization=quantization, mmproj_type=DEFAULT_MMPROJ_TYPE)
+    return replace(checkpoint, weights=GgufWeights(checkpoint.weights, [*chain(*files)]))
+
+
+def stored_in_gguf(checkpoint: Checkpoint, quantization: str) -> int:
+    """Return the bytes that all weights of a checkpoint take in its GGUF files."""
+    files = planned_tensors(checkpoint, quantization=quantization, mmproj_type=DEFAULT_MMPROJ_TYPE)
+    return sum(tensor.num_bytes for tensor in chain(*files))

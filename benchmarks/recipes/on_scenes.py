@@ -1,25 +1,24 @@
-"""Measures what recipes lose on scenes that the built-in models find hard, for docs/benchmarks/recipes_scenes.json.
+"""Measures what recipes lose on scenes that the built-in models find hard.
 
 Everything is computed in torch, without an export. The scenes are those of ``python -m benchmarks.scenes --hard``. Each
-model reads question and right answer in one pass (``benchmarks/forced.py``), and is compared with its float model.
+model reads question and right answer in one pass (``forced.py``), and is compared with its float model.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.forced import (
+from benchmarks.recipes.entries import BUDGET, DEFAULT, ENTRIES, Entry, LlamaCppEntry
+from benchmarks.recipes.forced import (
     Question,
     Reading,
     answer_logits,
@@ -28,130 +27,76 @@ from benchmarks.forced import (
     questions_about,
     reading,
 )
-from benchmarks.gguf_weights import rounded_checkpoint
-from benchmarks.measuring import ROOT
+from benchmarks.recipes.gguf_weights import rounded_checkpoint, stored_in_gguf
 from llava_export.builtin import CHECKPOINTS
 from llava_export.calibration import sensitivity
 from llava_export.calibration.budget import least, most, spent
 from llava_export.calibration.calibrate import calibrate_with
-from llava_export.calibration.data import calibration_rows
+from llava_export.calibration.data import read_samples
 from llava_export.calibration.samples import open_samples
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.checkpoint.prompt import find_prompt
 from llava_export.cli.flags import DEFAULT_SAMPLES
-from llava_export.cli.terminal import new_console, silence_libraries
 from llava_export.evaluate.figures import mcnemar
 from llava_export.evaluate.intervals import proportion, ratio
 from llava_export.models.llava import LlavaModel
 from llava_export.pte.plan import DEFAULT_LENGTH
-from llava_export.recipe import DEFAULT_RECIPE, RECIPES, Recipe
+from llava_export.recipe import AWQ_GPTQ, CALIBRATED, Recipe
 from llava_export.stages import Stages
 from llava_export.staging import write_whole
-from llava_export.streams import DecoderBlocks
-from llava_runner.arguments import ArgumentParser, path, positive_int, run_command
 from training.questions import HELD_OUT_SEED
 from training.scenes import HARD
 
-RESULTS = ROOT / "docs" / "benchmarks" / "recipes_scenes.json"
 SCENES = 500
 DIGITS = 7  # after the point, in the file
-DEFAULT = RECIPES[DEFAULT_RECIPE]
-DESCRIPTION = """Measure what recipes lose on hard scenes, with the built-in models and in torch,
-and write docs/benchmarks/recipes_scenes.json. What is not measured again stays
-there, if it is of as many scenes.
-"""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What is measured, by a name for tables: a recipe, or llama.cpp's types for a language model (``gguf``).
-
-    With ``growth`` linears of 8 bits may take this share of the default recipe's bytes more.
-    """
-
-    name: str
-    recipe: Recipe = DEFAULT
-    growth: float = 0.0
-    gguf: str | None = None
-
-    @property
-    def vision(self) -> str:
-        """What decides an image's features: the scheme of the vision tower, or that its file is GGUF."""
-        return "GGUF" if self.gguf else self.recipe.vision
-
-
-CANDIDATES = (
-    Candidate("fp32", RECIPES["fp32"]),
-    Candidate("8da8w", RECIPES["8da8w"]),
-    Candidate("8da4w"),
-    Candidate(
-        "8da4w minmax, group 64, head 4 bits", DEFAULT.with_changes(algorithm="minmax", group_size=64, head="8da4w")
-    ),
-    Candidate("8da4w gptq", DEFAULT.with_changes(algorithm="gptq")),
-    Candidate("8da4w, 5 % more bytes", growth=0.05),
-    Candidate("8da4w gptq, 5 % more bytes", DEFAULT.with_changes(algorithm="gptq"), growth=0.05),
-    Candidate("q4_0", gguf="q4_0"),
-    Candidate("q4_k_m", gguf="q4_k_m"),
-    Candidate("q8_0", gguf="q8_0"),
+# What is measured, out of all entries: those whose loss could show.
+NAMES = (
+    *("fp32", "8da8w", DEFAULT.name, "former-default", *CALIBRATED, "budget", f"budget-{AWQ_GPTQ}"),
+    *("q4_0", "q4_k_m", "q8_0"),
 )
 
 
-def main() -> NoReturn:
-    """Run the command and exit."""
-    parser = ArgumentParser(prog="python -m benchmarks.recipes_scenes", description=DESCRIPTION)
-    add = parser.add_argument
-    add("--scenes", type=positive_int, default=SCENES, metavar="N", help="how many (default: %(default)s)")
-    add("--models", nargs="+", choices=CHECKPOINTS, default=tuple(CHECKPOINTS), metavar="NAME", help="only these")
-    names = [it.name for it in CANDIDATES]
-    add("--only", nargs="+", choices=names, default=names, metavar="RECIPE", help="only these, by their names there")
-    add("--output", type=path, default=RESULTS, metavar="FILE", help="where to write (default: that file)")
-    run_command(parser, run, None)
+def measure_scenes(names: Sequence[str], *, scenes: int, results: Path, say: Callable[[str], None]) -> None:
+    """Measure entries on so many scenes with each built-in model. Put the figures into the file of results.
 
-
-def run(arguments: argparse.Namespace) -> None:
-    """Measure and write as the command line says."""
-    silence_libraries()
-    console = new_console()
-    rows: list[dict[str, Any]] = []
-    candidates = [it for it in CANDIDATES if it.name in arguments.only]
-    for name in arguments.models:
-        for row, seconds in measured(name, scenes=arguments.scenes, candidates=candidates):
-            rows.append(row)
-            console.print(
+    What is not measured again stays there, if it is of as many scenes.
+    """
+    for model in CHECKPOINTS:
+        for row, seconds in measured(model, scenes=scenes, entries=[ENTRIES[name] for name in names]):
+            before = json.loads(results.read_text()) if results.exists() else []
+            write_whole(results, json.dumps(merged(before, [row]), indent=2) + "\n")
+            say(
                 f"{row['model']}, {row['recipe']}: {row['accuracy']:.1%} right (p {row['p_value']:.2g}), "
-                f"KL {row['kl']:.4f}, the same token {row['top1']:.1%}, {row['bytes']:,} bytes; {seconds:.0f} s",
-                soft_wrap=True,
+                f"KL {row['kl']:.4f}, the same token {row['top1']:.1%}, {row['bytes']:,} bytes; {seconds:.0f} s"
             )
-    before = json.loads(arguments.output.read_text()) if arguments.output.exists() else []
-    write_whole(arguments.output, json.dumps(merged(before, rows), indent=2) + "\n")
 
 
 def merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows of a file with those that were measured again, by model and in the order of the candidates."""
+    """Return rows of a file with those that were measured again, by model and in the order of ``NAMES``."""
     scenes = rows[0]["scenes"]
     found = {(row["model"], row["recipe"]): row for row in (*before, *rows) if row["scenes"] == scenes}
-    keys = [(name, candidate.name) for name in CHECKPOINTS for candidate in CANDIDATES]
+    keys = [(model, name) for model in CHECKPOINTS for name in NAMES]
     return [found[key] for key in keys if key in found]
 
 
 def measured(
-    name: str, *, scenes: int, candidates: Sequence[Candidate] = CANDIDATES
+    model_name: str, *, scenes: int, entries: Sequence[Entry | LlamaCppEntry]
 ) -> Iterator[tuple[dict[str, Any], float]]:
-    """Yield for each candidate its figures with a built-in model on so many scenes, and the seconds that it took."""
+    """Yield for each entry its figures with a built-in model on so many scenes, and the seconds that it took."""
     torch.set_num_threads(1)  # the models are small: fastest so, and always the same
-    checkpoint = open_checkpoint(name)
+    checkpoint = open_checkpoint(model_name)
     questions = questions_about(range(HELD_OUT_SEED, HELD_OUT_SEED + scenes), HARD, checkpoint)
     max_len = max(sum(map(len, it.ids)) + len(it.answer) for it in questions) + checkpoint.config.num_image_tokens
     load = partial(loaded_model, max_len=max_len)
     features = Features(questions)
     expected = list(_logits(load(checkpoint), questions, features.of("float", load(checkpoint))))
     floats = list(map(reading, expected, expected, questions))
-    for candidate in candidates:
+    for entry in entries:
         start = time.perf_counter()
-        model, size = built(candidate, checkpoint, load=load)
-        found = _logits(model, questions, features.of(candidate.vision, model))
+        model, size = built(entry, checkpoint, load=load)
+        found = _logits(model, questions, features.of(vision_of(entry), model))
         readings = list(map(reading, found, expected, questions))
-        row = {"model": name, "recipe": candidate.name, "bytes": size, **figures(readings, floats)}
+        row = {"model": model_name, "recipe": entry.name, "bytes": size, **figures(readings, floats)}
         yield row, time.perf_counter() - start
 
 
@@ -188,12 +133,18 @@ def figures(readings: Sequence[Reading], floats: Sequence[Reading]) -> dict[str,
     return {**row, "lost": lost, "gained": gained, "p_value": mcnemar(lost, gained), "scenes": len(readings)}
 
 
-def built(candidate: Candidate, checkpoint: Checkpoint, *, load: Callable[..., LlavaModel]) -> tuple[LlavaModel, int]:
-    """Return a candidate's model, as ``load`` loads it, and the bytes that its weights take in a file."""
-    if candidate.gguf:
-        rounded, size = rounded_checkpoint(checkpoint, quantization=candidate.gguf)
-        return load(rounded), size
-    recipe = fitted(candidate, checkpoint)
+def vision_of(entry: Entry | LlamaCppEntry) -> str:
+    """Return what decides an image's features: the scheme of the vision tower, or that its file is GGUF."""
+    return "GGUF" if isinstance(entry, LlamaCppEntry) else entry.recipe.vision
+
+
+def built(
+    entry: Entry | LlamaCppEntry, checkpoint: Checkpoint, *, load: Callable[..., LlavaModel]
+) -> tuple[LlavaModel, int]:
+    """Return an entry's model, as ``load`` loads it, and the bytes that its weights take in a file."""
+    if isinstance(entry, LlamaCppEntry):
+        return load(rounded_checkpoint(checkpoint, entry.name)), stored_in_gguf(checkpoint, entry.name)
+    recipe = fitted(entry, checkpoint)
     size = stored_bytes(recipe, checkpoint)
     if not recipe.calibrates:
         return load(checkpoint, recipe), size
@@ -212,24 +163,23 @@ def built(candidate: Candidate, checkpoint: Checkpoint, *, load: Callable[..., L
         return load(checkpoint, recipe, calibrated=store.layer), size
 
 
-def fitted(candidate: Candidate, checkpoint: Checkpoint) -> Recipe:
-    """Return a candidate's recipe, fitted to a model. Its growth is spent as ``llava export --budget`` does."""
+def fitted(entry: Entry, checkpoint: Checkpoint) -> Recipe:
+    """Return an entry's recipe, fitted to a model. A budget is spent as ``llava export --budget`` does."""
     shapes = checkpoint.build_model(max_context_len=1)
-    if not candidate.growth:
-        return candidate.recipe.fitted(shapes)
-    coarse = least(candidate.recipe, shapes)
-    rows = calibration_rows(
-        checkpoint,
+    if not entry.has_budget:
+        return entry.recipe.fitted(shapes)
+    coarse = least(entry.recipe, shapes)
+    rows = read_samples(
         open_samples(None),
+        checkpoint,
         prompt=find_prompt(checkpoint),
         max_len=checkpoint.config.num_image_tokens + sensitivity.LONGEST_TEXT,
-        embed=DecoderBlocks(checkpoint, max_len=1).embed,
         limit=sensitivity.SAMPLES,
+        stages=Stages(),
     )
     kl = sensitivity.measure(checkpoint, coarse, rows)
-    limit = int((1 + candidate.growth) * stored_bytes(DEFAULT.fitted(shapes), checkpoint))
-    room = limit - stored_bytes(coarse, checkpoint)
-    return spent(coarse, most(candidate.recipe, shapes), shapes, kl, room=room)
+    room = int(BUDGET * stored_bytes(DEFAULT.recipe.fitted(shapes), checkpoint)) - stored_bytes(coarse, checkpoint)
+    return spent(coarse, most(entry.recipe, shapes), shapes, kl, room=room)
 
 
 def stored_bytes(recipe: Recipe, checkpoint: Checkpoint) -> int:
@@ -239,7 +189,3 @@ def stored_bytes(recipe: Recipe, checkpoint: Checkpoint) -> int:
 
 def _logits(model: LlavaModel, questions: Sequence[Question], features: Sequence[Tensor]) -> Iterator[Tensor]:
     return map(partial(answer_logits, model), questions, features)
-
-
-if __name__ == "__main__":
-    main()

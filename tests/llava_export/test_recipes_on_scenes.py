@@ -12,20 +12,12 @@ import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
 
-from benchmarks import forced
-from benchmarks.forced import Reading, answer_logits, image_features, loaded_model, questions_about, reading
-from benchmarks.gguf_weights import rounded_checkpoint
-from benchmarks.recipes_scenes import (
-    CANDIDATES,
-    RESULTS,
-    Candidate,
-    Features,
-    figures,
-    fitted,
-    measured,
-    merged,
-    stored_bytes,
-)
+from benchmarks.recipes import entries, forced
+from benchmarks.recipes.__main__ import SCENES
+from benchmarks.recipes.entries import DEFAULT, ENTRIES
+from benchmarks.recipes.forced import Reading, answer_logits, image_features, loaded_model, questions_about, reading
+from benchmarks.recipes.gguf_weights import rounded_checkpoint, stored_in_gguf
+from benchmarks.recipes.on_scenes import NAMES, Features, figures, fitted, measured, merged, stored_bytes, vision_of
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.checkpoint.prompt import find_prompt
@@ -89,8 +81,8 @@ def test_weights_in_floats_compute_what_torchao_computes(tiny_llava, monkeypatch
 
 
 def test_two_recipes_are_measured_with_one_model():
-    candidates = (Candidate("fp32", RECIPES["fp32"]), Candidate("8da4w"))
-    (plain, _), (rounded, _) = measured("tiny-mobilevlm", scenes=8, candidates=candidates)
+    two = [ENTRIES[name] for name in ("fp32", "default")]
+    (plain, _), (rounded, _) = measured("tiny-mobilevlm", scenes=8, entries=two)
     checkpoint = open_checkpoint("tiny-mobilevlm")
     questions = questions_about(range(HELD_OUT_SEED, HELD_OUT_SEED + 8), HARD, checkpoint)
     model = loaded_model(checkpoint, max_len=MAX_LEN)
@@ -125,11 +117,9 @@ def test_a_reading_compares_with_the_float_model():
     assert reading(probabilities.log(), other.log(), question).right
 
 
-def test_the_published_figures_are_of_hard_scenes_and_of_all_candidates():
-    rows = json.loads(RESULTS.read_text())
-    assert [(it["model"], it["recipe"]) for it in rows] == [
-        (name, it.name) for name in CHECKPOINTS for it in CANDIDATES
-    ]
+def test_the_published_figures_are_of_hard_scenes_and_of_all_entries():
+    rows = json.loads(SCENES.read_text())
+    assert [(it["model"], it["recipe"]) for it in rows] == [(model, name) for model in CHECKPOINTS for name in NAMES]
     for row in rows:
         assert row["scenes"] >= 500 and row["accuracy_low"] < row["accuracy"] < row["accuracy_high"]
         if row["recipe"] == "fp32":
@@ -146,9 +136,9 @@ def test_what_is_not_measured_again_stays():
         row("tiny-mobilevlm", "fp32", scenes=8, kl=1),
         row("tiny-llava", "no longer there", scenes=9, kl=1),
     ]
-    again = [row("tiny-mobilevlm", "8da4w", scenes=9, kl=2), row("tiny-llava", "q8_0", scenes=9, kl=2)]
+    again = [row("tiny-mobilevlm", "default", scenes=9, kl=2), row("tiny-llava", "q8_0", scenes=9, kl=2)]
     found = [(it["model"], it["recipe"], it["kl"]) for it in merged(before, again)]
-    assert found == [("tiny-llava", "fp32", 1), ("tiny-llava", "q8_0", 2), ("tiny-mobilevlm", "8da4w", 2)]
+    assert found == [("tiny-llava", "fp32", 1), ("tiny-llava", "q8_0", 2), ("tiny-mobilevlm", "default", 2)]
 
 
 def test_models_with_one_vision_tower_share_features(tiny_llava):
@@ -159,13 +149,13 @@ def test_models_with_one_vision_tower_share_features(tiny_llava):
     first, second = (features.of(it.vision, model) for it, model in zip(recipes, models, strict=True))
     assert first is second
     assert torch.equal(image_features(models[1], questions[1]), first[1])
-    assert len({it.vision for it in CANDIDATES}) == 3
+    assert len({vision_of(ENTRIES[name]) for name in NAMES}) == 3
 
 
-def test_a_candidate_grows_by_at_most_its_share(tiny_llava):
+def test_a_budget_is_kept(tiny_llava):
     shapes = tiny_llava.build_model(max_context_len=1)
-    default = stored_bytes(RECIPES["8da4w"].fitted(shapes), tiny_llava)
-    recipe = fitted(Candidate("more", growth=0.05), tiny_llava)
+    default = stored_bytes(DEFAULT.recipe.fitted(shapes), tiny_llava)
+    recipe = fitted(next(it for it in entries.RECIPES if it.name == "budget"), tiny_llava)
     assert default < stored_bytes(recipe, tiny_llava) <= 1.05 * default
     assert recipe.exceptions
 
@@ -178,8 +168,8 @@ def test_rounded_weights_are_those_of_the_files(quantization, tiny_llava, tmp_pa
     )
     files = [GGUFReader(tmp_path / name) for name in (text_name(quantization), mmproj_name("f16"))]
     stored = {tensor.name: tensor for file in files for tensor in file.tensors}
-    rounded, size = rounded_checkpoint(tiny_llava, quantization=quantization)
-    assert size == sum(tensor.n_bytes for tensor in stored.values())
+    rounded = rounded_checkpoint(tiny_llava, quantization)
+    assert stored_in_gguf(tiny_llava, quantization) == sum(tensor.n_bytes for tensor in stored.values())
     text, vision = planned_tensors(tiny_llava, quantization=quantization, mmproj_type="f16")
     for tensor in (*text, *vision):
         found = rounded.weights.read(tensor.source)

@@ -19,7 +19,7 @@ from torchao.quantization import IntxUnpackedToInt8Tensor
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.prompt import find_prompt
 from llava_export.models.llava import LlavaModel
-from llava_export.quantize.weights import QuantizedLinears, round_inputs
+from llava_export.quantize.weights import CalibratedBlock, simulate
 from llava_export.recipe import KV_CACHES, Recipe
 from llava_export.streams import WholeSequenceAttention
 from llava_runner.image import prepare_image
@@ -90,12 +90,12 @@ def loaded_model(
     recipe: Recipe | None = None,
     *,
     max_len: int,
-    calibrated: Callable[[str], QuantizedLinears | None] = lambda fqn: None,
+    calibrated: Callable[[str], CalibratedBlock | None] = lambda fqn: None,
 ) -> LlavaModel:
     """Return a checkpoint's model with all weights in memory, quantized by a fitted recipe or not.
 
-    It reads whole sequences of at most ``max_len`` positions. ``calibrated`` returns the linears of a layer that were
-    quantized before.
+    It reads whole sequences of at most ``max_len`` positions. ``calibrated`` returns what was calibrated of a layer
+    before.
     """
     cache_dtype = getattr(torch, KV_CACHES[recipe.kv_cache] if recipe else "float32")
     attention = partial(WholeSequenceAttention, cache_dtype=cache_dtype)
@@ -116,9 +116,10 @@ def _dequantize(model: nn.Module) -> None:
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if isinstance(weight, IntxUnpackedToInt8Tensor):
-            module.weight = nn.Parameter(weight.dequantize(), requires_grad=False)
             if isinstance(module, nn.Linear):
-                module.register_forward_pre_hook(lambda _, inputs: (round_inputs(inputs[0]),))
+                simulate(module, weight.dequantize())
+            else:
+                module.weight = nn.Parameter(weight.dequantize(), requires_grad=False)
 
 
 @torch.no_grad()
