@@ -11,7 +11,7 @@ from benchmarks.scenes import write_scenes
 from llava_export.builtin import CHECKPOINTS
 from llava_export.cli import evaluate
 
-SCENES = 100
+SCENES = 200
 FLOOR = 0.95
 
 
