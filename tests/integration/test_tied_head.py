@@ -10,7 +10,6 @@ import torch
 from sentencepiece import SentencePieceProcessor
 
 from llava_export.checkpoint.locate import locate
-from llava_export.pte.read.describe import card_of, linear_names
 from llava_export.pte.read.program import read_pte
 from llava_export.pte.verify import compare, judge, read_manifest
 from llava_runner import contract
@@ -35,7 +34,6 @@ def test_the_head_is_found_once_and_belongs_to_both_methods(tied):
     assert head.methods == (contract.TEXT_DECODER, contract.TOKEN_EMBEDDING)
     assert (head.shape, head.stored_as, head.times) == ((columns, rows), "int8 per channel", 1)
     assert head.bytes == rows * columns + 4 * rows
-    assert linear_names(found, card_of(found))[head] == "output head and token embedding"
     assert sum(part.bytes for part in found.parts) == found.bytes == tied.program.stat().st_size
 
 
