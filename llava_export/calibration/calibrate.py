@@ -29,6 +29,8 @@ from llava_export.stages import Stages
 from llava_export.staging import fingerprint
 from llava_export.streams import DecoderBlocks, Stream
 
+# Of values between the linears of a layer, for each of two models: they need not be computed again.
+KEPT_BYTES = 256 << 20
 FORMAT = 2  # of the layers in a store, and of how they are computed
 # The linears of a layer in the order in which they are computed.
 LINEARS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
@@ -111,40 +113,49 @@ def calibration_key(checkpoint: Checkpoint, recipe: Recipe, rows: Sequence[Tenso
 class LayerReader:
     """Reads a layer of the decoder for all sequences of a stream, one linear after the other.
 
-    What a linear reads is computed anew for each sequence, so that memory holds the rows of all sequences and no inner
-    values. A linear has the weight that it has at that time.
+    A linear has the weight that it has at that time. What ``mlp.down_proj`` reads is kept for the first sequences, up
+    to ``KEPT_BYTES``, and computed once more for the others.
     """
 
     def __init__(self, layer: LlamaLayer, stream: Stream) -> None:
         self.layer = layer
         self._stream = stream
-        self._attended: list[Tensor] = []
+        self._read: list[Tensor] = []  # what the linear read that comes next, of all sequences or the first
 
     def inputs(self, name: str) -> Iterator[Tensor]:
         """Yield what the linear ``name``, one of ``LINEARS``, reads for each sequence: ``[1, T, in_features]``."""
         attention, mlp = self.layer.self_attn, self.layer.mlp
+        kept_bytes = 0
         for x_1TD in self._stream.rows:
             if name == "self_attn.qkv_proj":
                 yield self.layer.input_layernorm(x_1TD)
             elif name == "self_attn.o_proj":
                 read = self.layer.input_layernorm(x_1TD)
-                self._attended.append(attention.attended(read, *self._stream.positions(x_1TD)))
-                yield self._attended[-1]
+                self._read.append(attention.attended(read, *self._stream.positions(x_1TD)))
+                yield self._read[-1]
             elif name == "mlp.gate_up_proj":
                 yield self.layer.post_attention_layernorm(x_1TD)
             else:
-                yield mlp.gated(self.layer.post_attention_layernorm(x_1TD))
+                gated = mlp.gated(self.layer.post_attention_layernorm(x_1TD))
+                kept_bytes += gated.nbytes
+                if kept_bytes <= KEPT_BYTES:
+                    self._read.append(gated)
+                yield gated
 
     def add(self, name: str) -> None:
         """Add to the rows what the layer adds behind the linear ``name``, if anything. ``inputs`` were read before."""
         rows = self._stream.rows
         if name == "self_attn.o_proj":
-            for i, attended in enumerate(self._attended):
+            for i, attended in enumerate(self._read):
                 rows[i] = rows[i] + self.layer.self_attn.o_proj(attended)
-            self._attended.clear()
+            self._read.clear()
         elif name == "mlp.down_proj":
+            mlp = self.layer.mlp
             for i, x_1TD in enumerate(rows):
-                rows[i] = x_1TD + self.layer.mlp(self.layer.post_attention_layernorm(x_1TD))
+                is_kept = i < len(self._read)
+                gated = self._read[i] if is_kept else mlp.gated(self.layer.post_attention_layernorm(x_1TD))
+                rows[i] = x_1TD + mlp.down_proj(gated)
+            self._read.clear()
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llava_export.calibration.calibrate import KEPT_BYTES
 from llava_export.config import TEMPLATE_LAYERS, LlavaConfig
 from llava_export.models import names
 from llava_export.models.llava import LlavaModel
@@ -90,11 +91,12 @@ def estimate(
 def calibration_memory(model: LlavaModel, *, config: LlavaConfig, positions: int) -> int:
     """Return the resident bytes that it takes to calibrate a decoder with samples of at most so many ``positions``.
 
-    The hidden states of two models are held, twice while attention is added, two layers in float32, and square matrices
-    of the widest linear: sums of products, the factor of their inverse, and what is between them.
+    The hidden states of two models are held, twice while attention is added, what the last linear of a layer reads, two
+    layers in float32, and square matrices of the widest linear: sums of products, the factor of their inverse, and what
+    is between them.
     """
     text = config.text
-    states = STATES * positions * text.hidden_size * 4
+    states = STATES * positions * text.hidden_size * 4 + 2 * min(KEPT_BYTES, positions * text.intermediate_size * 4)
     layers = 2 * 4 * sum(parameter.numel() for parameter in model.get_submodule(names.decoder_layer(0)).parameters())
     return FLOAT_MODEL + states + layers + SQUARES * 4 * max(text.hidden_size, text.intermediate_size) ** 2
 

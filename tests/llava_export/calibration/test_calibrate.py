@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from llava_export.calibration import calibrate as calibrate_module
 from llava_export.calibration.calibrate import LINEARS, NORMS, LayerReader, calibrate, calibration_key
 from llava_export.calibration.store import LayerStore
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -40,7 +41,9 @@ def rows_of(checkpoint: Checkpoint, count: int = 6, *, seed: int = 0) -> list[to
     return DecoderBlocks(checkpoint, max_len=LENGTH).embed(windows_of(checkpoint, count, seed=seed))
 
 
-def test_a_layer_read_linear_by_linear_is_the_layer(checkpoint):
+@pytest.mark.parametrize("kept", [2, 1, 0])  # sequences of which the last linear's inputs are kept
+def test_a_layer_read_linear_by_linear_is_the_layer(kept, checkpoint, monkeypatch):
+    monkeypatch.setattr(calibrate_module, "KEPT_BYTES", kept * LENGTH * checkpoint.config.text.intermediate_size * 4)
     blocks = DecoderBlocks(checkpoint, max_len=LENGTH)
     rows = rows_of(checkpoint, 2)
     whole, stream = (Stream(rows, decoder=blocks.decoder) for _ in range(2))
@@ -51,6 +54,7 @@ def test_a_layer_read_linear_by_linear_is_the_layer(checkpoint):
         inputs = {}
         for name in LINEARS:
             inputs[name] = list(reader.inputs(name))
+            assert name != "mlp.down_proj" or len(reader._read) == kept
             reader.add(name)
         for name in LINEARS:
             layer.get_submodule(name).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
