@@ -10,14 +10,14 @@ from benchmarks.recipes.entries import LLAMA_CPP, RECIPES
 from benchmarks.recipes.tables import decoding
 from llava_export.benchmark.plots import DPI, SIZE
 
-NEAR = 1.12  # how many times the KL of one recipe is that of another whose name would be in the way
+TABLE_ONLY = ("fp32", "hqq", "minmax", "gptq")  # float has no KL, and the others would lie on those that are drawn
 OURS, THEIRS = "tab:blue", "tab:orange"
 
 
 def draw_all(results: Mapping[str, Any], folder: Path) -> None:
     """Draw KL against bytes, and KL against the speed of decoding."""
     measured = results["measured"]
-    names = [entry.name for entry in RECIPES if entry.name != "fp32"]
+    names = [entry.name for entry in RECIPES if entry.name not in TABLE_ONLY]
     by_size = {name: measured[name]["bytes"] / 1e6 for name in [*names, *(entry.name for entry in LLAMA_CPP)]}
     _draw(by_size, measured, folder / "recipes-bytes.png", label="MB of the language model")
     speeds = {name: decoding(measured[name], results["speed"]) for name in names}
@@ -30,7 +30,7 @@ def _draw(places: Mapping[str, float], measured: Mapping[str, Any], path: Path, 
     import matplotlib
 
     matplotlib.use("agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     theirs = {entry.name for entry in LLAMA_CPP}
     figure, axes = pyplot.subplots(figsize=(SIZE[0], 1.4 * SIZE[1]), layout="constrained")
@@ -43,15 +43,14 @@ def _draw(places: Mapping[str, float], measured: Mapping[str, Any], path: Path, 
         ends = [[abs(each["value"] - (each[end] or each["value"])) for each in kl] for end in ("low", "high")]
         x = [places[name] for name in names]
         axes.errorbar(x, values, yerr=ends, fmt="o", capsize=2, linewidth=1, color=color, label=title)
-        before = (0.0, 0.0)
-        for at, value, name in sorted(zip(x, values, names, strict=True)):
-            near = at == before[0] and value < NEAR * before[1]  # their names would lie on each other
-            place = {"xytext": (-5, 3), "ha": "right"} if near else {"xytext": (5, 3)}
+        for at, value, name in zip(x, values, names, strict=True):
+            is_leftmost = at == min(places.values())  # its name would lie on what is to the right
+            place = {"xytext": (-5, 3), "ha": "right"} if is_leftmost else {"xytext": (5, 3)}
             axes.annotate(name, (at, value), textcoords="offset points", fontsize=7, **place)
-            before = (0.0, 0.0) if near else (at, value)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     axes.tick_params(which="both", labelsize=7)
     axes.margins(x=0.15)
     axes.set_xlabel(label)
