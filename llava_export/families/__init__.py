@@ -26,6 +26,12 @@ def find_family(config: Mapping[str, Any]) -> Family:
     for family in FAMILIES:
         if family.matches(config):
             return family
+    for family in FAMILIES:
+        if config.get("model_type") in family.model_types:
+            raise ConfigError(
+                f"config.json has model_type {shown(config['model_type'])} and none of {', '.join(family.markers)}, "
+                f"which a {family.name} of this type has"
+            )
     types: dict[str, dict[str, None]] = {}
     for family in FAMILIES:
         types.setdefault(family.name, {}).update(dict.fromkeys(family.model_types))

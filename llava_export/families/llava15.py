@@ -92,7 +92,7 @@ LLAVA_15 = Family(
 
 LLAVA_15_ORIGINAL = original.family(
     name="llava-1.5",
-    model_types=("llava", "llava_llama"),
+    model_types=("llava", "llava_llama", "share4v"),
     projectors=("mlp2x_gelu",),
     markers=("mm_projector_type", "mm_vision_tower", "mm_hidden_size"),
     prompt=VICUNA_V1,

@@ -82,7 +82,7 @@ def test_mistakes_are_one_line(flags, message, cli, checkpoint_of, tmp_path):
 
 def test_a_config_of_another_architecture(cli, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    supported = "llava-1.5 (model_type llava/llava_llama), mobilevlm (model_type mobilevlm)"
+    supported = "llava-1.5 (model_type llava/llava_llama/share4v), mobilevlm (model_type mobilevlm)"
     assert_one_line(cli("--model", tmp_path), f"model_type 'bert'; supported: {supported}")
 
 
