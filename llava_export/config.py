@@ -116,10 +116,49 @@ class ProjectorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LinearScaling:
+    """Rotary embedding whose frequencies are all divided by ``factor``."""
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        """Raise ``ConfigError`` for a factor that shortens the context, or that no model needs."""
+        _check_factor("linear", self.factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama3Scaling:
+    """Rotary embedding as in Llama 3.1: the lower a frequency, the more it is divided, by ``factor`` at most.
+
+    ``models.rotary`` explains the other values, which have their names in ``config.json``.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+    def __post_init__(self) -> None:
+        """Raise ``ConfigError`` for values that do not fit each other."""
+        _check_factor("llama3", self.factor)
+        low, high = self.low_freq_factor, self.high_freq_factor
+        if not 0 < low < high:
+            raise ConfigError(
+                f"rotary embedding of type llama3: low_freq_factor {low} must be above 0 and below high_freq_factor, "
+                f"{high}"
+            )
+        _check_sizes(self, original_max_position_embeddings=MAX_CONTEXT)
+
+
+RopeScaling = LinearScaling | Llama3Scaling
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """A Llama decoder. Sizes have the names that ``LlamaConfig`` of transformers gives them.
 
-    With ``tie_word_embeddings`` the head has the weights of the token embedding.
+    With ``tie_word_embeddings`` the head has the weights of the token embedding. ``max_position_embeddings`` counts the
+    positions that ``rope_scaling``, if there is any, makes room for.
     """
 
     hidden_size: int
@@ -132,6 +171,7 @@ class TextConfig:
     max_position_embeddings: int
     rms_norm_eps: float
     rope_theta: float
+    rope_scaling: RopeScaling | None = None
     tie_word_embeddings: bool
     attention_bias: bool
     mlp_bias: bool
@@ -218,6 +258,12 @@ def _check_sizes(config: object, **limits: int) -> None:
             raise ConfigError(f"{type(config).__name__}.{name} must be a positive integer, not {shown(value)}")
         if value > limit:
             raise ConfigError(f"{type(config).__name__}.{name} {shown(value)} is above {limit}, which no model needs")
+
+
+def _check_factor(kind: str, factor: float) -> None:
+    """Raise ``ConfigError`` unless rotary embedding can be scaled by ``factor``."""
+    if not 1 <= factor <= MAX_CONTEXT:
+        raise ConfigError(f"rotary embedding of type {kind}: factor {factor} must be a number from 1 to {MAX_CONTEXT}")
 
 
 def _check_epsilon(section: str, name: str, value: float) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.weights import CheckpointTensor
+from llava_export.families.rope import rope_scaling_settings
 from llava_export.models import names
 from llava_export.staging import staged
 from llava_runner.contract import TOKENIZER_MODEL
@@ -108,6 +109,7 @@ def _llama_config(checkpoint: Checkpoint, *, dtype: torch.dtype) -> dict[str, An
         "num_key_value_heads": text.num_key_value_heads,
         "rms_norm_eps": text.rms_norm_eps,
         "rope_theta": text.rope_theta,
+        **rope_scaling_settings(text.rope_scaling),
         "tie_word_embeddings": text.tie_word_embeddings,
         "torch_dtype": str(dtype).removeprefix("torch."),
         "vocab_size": text.vocab_size,

@@ -64,6 +64,23 @@ SHAPES = {
         },
     ),
     "several_feature_layers": Shape(vision={"hidden_act": "gelu"}, whole={"vision_feature_layer": [-3, -2]}),
+    # Both are scaled from a context of 16 positions, which an image alone fills.
+    "linear_rope": Shape(
+        text={"max_position_embeddings": 64, "rope_parameters": {"rope_type": "linear", "factor": 4.0}},
+    ),
+    "llama3_rope": Shape(
+        text={
+            "max_position_embeddings": 128,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+                "rope_theta": 500.0,
+            },
+        },
+    ),
 }
 
 

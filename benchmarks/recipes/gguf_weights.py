@@ -22,7 +22,9 @@ class GgufWeights(Weights):
 
     def __init__(self, weights: Weights, tensors: list[GgufTensor]) -> None:
         vars(self).update(vars(weights))
-        self._planned = {weights.key(tensor.source): tensor for tensor in tensors}
+        self._planned = {
+            weights.key(tensor.source): tensor for tensor in tensors if isinstance(tensor.source, CheckpointTensor)
+        }
 
     def read(self, tensor: CheckpointTensor) -> Tensor:
         """Return a tensor's values as float32, rounded, in the model's shape and the checkpoint's order of rows."""

@@ -15,6 +15,7 @@ from benchmarks.recipes.entries import BUDGET, DEFAULT, Entry, LlamaCppEntry
 from benchmarks.recipes.results import RecipeResults, TextKey, key_of
 from llava_export.calibration.calibrate import calibrate_with
 from llava_export.checkpoint.checkpoint import Checkpoint
+from llava_export.checkpoint.weights import CheckpointTensor
 from llava_export.corpus import open_corpus
 from llava_export.evaluate.text import FloatReading, TextFigures
 from llava_export.models.names import TEXT_DECODER, TOKEN_EMBEDDING, is_in
@@ -110,7 +111,11 @@ class Measurer:
     def _llama_cpp(self, entry: LlamaCppEntry) -> dict[str, Any]:
         from benchmarks.recipes.gguf_weights import rounded_checkpoint, text_file
 
-        stored = {tensor.source.fqn: tensor.num_bytes for tensor in text_file(self.checkpoint, entry.name)}
+        stored = {
+            tensor.source.fqn: tensor.num_bytes
+            for tensor in text_file(self.checkpoint, entry.name)
+            if isinstance(tensor.source, CheckpointTensor)
+        }
         numbers = {tensor.fqn: tensor.shape for tensor in self.checkpoint.weights.tensors(self._model)}
         figures = self._figures(self._blocks(rounded_checkpoint(self.checkpoint, entry.name)))
         return {**sizes(stored, {fqn: torch.Size(shape) for fqn, shape in numbers.items()}), **figures.to_dict()}

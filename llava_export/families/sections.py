@@ -9,6 +9,7 @@ from typing import Any
 
 from llava_export.config import LlavaConfig, ProjectorConfig, TextConfig, VisionConfig, check_token_ids
 from llava_export.errors import ConfigError, check_all
+from llava_export.families.rope import context_length, rope_settings
 from llava_export.models.names import VISION_TOWER
 from llava_runner.documents import JsonObject, shown
 
@@ -16,7 +17,6 @@ from llava_runner.documents import JsonObject, shown
 # out values that equal them.
 LLAMA_SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
-    "max_position_embeddings",
 )  # fmt: skip
 LLAMA_DEFAULTS: Mapping[str, Any] = {
     "hidden_size": 4096,
@@ -114,18 +114,20 @@ def check_padding(section: JsonObject, text: TextConfig) -> None:
 
 def text_config(section: JsonObject, *, tied: bool) -> TextConfig:
     """Return the decoder's sizes. ``section`` is a ``llama_section``. Raises ``ConfigError``."""
-    check_all(partial(_check_act, section), partial(_rope, section), partial(_check_window, section))
-    rope = _rope(section)
+    check_all(partial(_check_act, section), partial(rope_settings, section), partial(_check_window, section))
+    rope_theta, rope_scaling = rope_settings(section)
     sizes = {name: section.integer(name) for name in LLAMA_SIZES}
     heads, hidden_size = sizes["num_attention_heads"], sizes["hidden_size"]
     if section.get("head_dim") is None and (heads < 1 or hidden_size % heads):
         raise ConfigError(f"text_config: num_attention_heads {heads} does not divide hidden_size {hidden_size}")
     return TextConfig(
         **sizes,
+        max_position_embeddings=context_length(section),
         num_key_value_heads=section.integer("num_key_value_heads", heads),
         head_dim=section.integer("head_dim", hidden_size // max(1, heads)),
         rms_norm_eps=section.number("rms_norm_eps"),
-        rope_theta=rope.number("rope_theta"),
+        rope_theta=rope_theta,
+        rope_scaling=rope_scaling,
         tie_word_embeddings=tied,
         attention_bias=section.flag("attention_bias"),
         mlp_bias=section.flag("mlp_bias"),
@@ -140,21 +142,9 @@ def _check_act(section: JsonObject) -> None:
         )
 
 
-def _rope(section: JsonObject) -> JsonObject:
-    """Return the settings of rotary embedding, ``rope_theta`` among them. Raises ``ConfigError``."""
-    # transformers 5 writes rope_parameters in place of rope_theta and rope_scaling.
-    older, newer = section.section("rope_scaling", {}), section.section("rope_parameters", {})
-    for part in (newer, older):
-        rope_type = part.get("rope_type", part.get("type", "default"))
-        if rope_type != "default":
-            raise ConfigError(f"rotary embedding of type {shown(rope_type)} is not supported; only the default one is")
-    rope = newer.with_defaults(older.with_defaults({"rope_theta": section.number("rope_theta", 10000.0)}))
-    return rope
-
-
 def _check_window(section: JsonObject) -> None:
     """Raise ``ConfigError`` if attention sees a part of the context alone."""
-    context = section.integer("max_position_embeddings")
+    context = context_length(section)
     window = section.integer("sliding_window", context)
     if section.flag("use_sliding_window", True) and window < context:
         raise ConfigError(

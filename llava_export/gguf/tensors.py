@@ -11,7 +11,7 @@ from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter
 from torch import Tensor
 
 from llava_export.checkpoint.checkpoint import Checkpoint
-from llava_export.checkpoint.weights import CheckpointTensor
+from llava_export.checkpoint.weights import CheckpointTensor, Weights
 from llava_export.errors import CheckpointError
 from llava_export.families.family import renamed
 from llava_export.gguf.types import FILE_TYPES, Converter, size_of
@@ -26,13 +26,13 @@ PART_KEYS = {name: f"llava_export.{name}" for name in ("base_model", "projector"
 class GgufTensor:
     """A tensor of a GGUF file.
 
-    ``name`` is its name in the file, ``source`` the checkpoint's tensor that it is made of, and ``kind`` its type in
-    the file. Rows of query and key projections are reordered: ``num_rotary_heads`` is the number of their heads, and 0
-    for all other tensors.
+    ``name`` is its name in the file, ``source`` the checkpoint's tensor that it is made of, or its values where they
+    are computed, and ``kind`` its type in the file. Rows of query and key projections are reordered:
+    ``num_rotary_heads`` is the number of their heads, and 0 for all other tensors.
     """
 
     name: str
-    source: CheckpointTensor
+    source: CheckpointTensor | Tensor
     kind: GGMLQuantizationType
     num_rotary_heads: int = 0
 
@@ -40,6 +40,10 @@ class GgufTensor:
     def num_bytes(self) -> int:
         """The size in the file."""
         return size_of(self.source.shape, self.kind)
+
+    def read(self, weights: Weights) -> Tensor:
+        """Return the values as the checkpoint has them."""
+        return self.source if isinstance(self.source, Tensor) else weights.read(self.source)
 
     def in_gguf_order(self, tensor: Tensor) -> Tensor:
         """Return a tensor with the rows of each rotary head's two halves interleaved.
@@ -101,12 +105,17 @@ def write_file(folder: Path, file: GgufFile, *, checkpoint: Checkpoint, on_tenso
     writer.write_ti_data_to_file()
     with Converter() as converter:
         for tensor in file.tensors:
-            values = tensor.in_gguf_order(checkpoint.weights.read(tensor.source))
-            if tensor.kind != GGMLQuantizationType.F32 and checkpoint.weights.largest(tensor.source) > LARGEST_HALF:
-                raise CheckpointError(
-                    f"{checkpoint.weights.key(tensor.source)} has values up to "
-                    f"{checkpoint.weights.largest(tensor.source):g}, beyond {LARGEST_HALF:g}, the largest of float16"
-                )
+            values = tensor.in_gguf_order(tensor.read(checkpoint.weights))
+            if tensor.kind != GGMLQuantizationType.F32 and isinstance(tensor.source, CheckpointTensor):
+                _check_half(checkpoint.weights, tensor.source)
             writer.write_tensor_data(converter.convert(values, tensor.kind))
             on_tensor()
     writer.close()
+
+
+def _check_half(weights: Weights, tensor: CheckpointTensor) -> None:
+    """Raise ``CheckpointError`` if a tensor, which has been read, has values that float16 cannot hold."""
+    if (largest := weights.largest(tensor)) > LARGEST_HALF:
+        raise CheckpointError(
+            f"{weights.key(tensor)} has values up to {largest:g}, beyond {LARGEST_HALF:g}, the largest of float16"
+        )

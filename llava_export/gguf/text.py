@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from gguf import GGUFWriter, TokenType
+from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType, TokenType
 
 from llava_export.checkpoint.tokenizer import CheckpointTokenizer
 from llava_export.checkpoint.weights import CheckpointTensor
-from llava_export.config import LlavaConfig
+from llava_export.config import LinearScaling, Llama3Scaling, LlavaConfig
 from llava_export.families.prompts import ChatPrompt
 from llava_export.gguf.tensors import GgufTensor, gguf_name
 from llava_export.gguf.types import text_type
 from llava_export.models import names
+from llava_export.models.rotary import frequency_divisors
 from llava_runner.tokenizer import Piece
 
 PROMPT_SOURCE = "llava_export.prompt_source"
+ROPE_DIVISORS = "rope_freqs.weight"  # the one tensor that is computed: scaling of the kind llama3
 MAX_ENDS = 3  # tokens that llama.cpp reads as ends of an answer: of a text, a turn and a message
 DECODER = rf"^{re.escape(names.TEXT_DECODER)}\."
 # Read each pair as (pattern of a CheckpointTensor's fqn, start of its name in GGUF): the pattern is replaced, and what
@@ -65,6 +67,8 @@ def text_tensors(sources: Sequence[CheckpointTensor], *, config: LlavaConfig, qu
                     num_rotary_heads=heads.get(part, 0),
                 )
             )
+    if isinstance(text.rope_scaling, Llama3Scaling):
+        tensors.append(GgufTensor(name=ROPE_DIVISORS, source=frequency_divisors(text), kind=GGMLQuantizationType.F32))
     return tensors
 
 
@@ -94,6 +98,9 @@ def write_text_metadata(
     writer.add_layer_norm_rms_eps(text.rms_norm_eps)
     writer.add_rope_dimension_count(text.head_dim)
     writer.add_rope_freq_base(text.rope_theta)
+    if isinstance(text.rope_scaling, LinearScaling):
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(text.rope_scaling.factor)
     _write_tokenizer(writer, tokenizer, config=config, eos_ids=eos_ids)
     bos = tokenizer.text(config.bos_id)
     writer.add_add_bos_token(tokenizer.rules.adds_bos or prompt.template.system.startswith(bos))

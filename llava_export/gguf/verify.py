@@ -112,8 +112,7 @@ def check(
     """Compare the files of a folder with their checkpoint, and yield a comparison for each.
 
     ``model`` is the checkpoint, and ``parts`` are further arguments of ``open_checkpoint``; None stands for what the
-    files name. Raises a ``UserError`` for what cannot be
-    read.
+    files name. Raises a ``UserError`` for what cannot be read.
     """
     texts, mmprojs = _files(folder, "ggml-model-"), _files(folder, "mmproj-model-")
     checkpoint = None
@@ -122,8 +121,7 @@ def check(
         keys = TEXT_KEYS if is_text else MMPROJ_KEYS
         comparison = FileComparison(path.name)
         reader = open_gguf(path)
-        lacking = [key for key in keys if key not in reader.fields]
-        if lacking:
+        if lacking := [key for key in keys if key not in reader.fields]:
             comparison.fail(f"lacks {', '.join(lacking)}")
             yield comparison
             continue
@@ -243,6 +241,8 @@ def expected_metadata(checkpoint: Checkpoint, *, is_text: bool) -> dict[str, Any
 
 def compare_metadata(comparison: FileComparison, reader: GGUFReader, expected: Mapping[str, Any]) -> None:
     """Compare what a file says of its model with what it must say. Numbers are float32 in it."""
+    for key in sorted(key for key in reader.fields.keys() - expected.keys() if key.startswith("llama.rope.")):
+        comparison.fail(f"says {key}, which does not follow from the checkpoint")
     for key, wanted in expected.items():
         if key not in reader.fields:
             comparison.fail(f"lacks {key}")
@@ -297,7 +297,7 @@ def compare_values(
 
 def relative_error(stored: Any, tensor: GgufTensor, *, checkpoint: Checkpoint) -> float:
     """Return the relative error of a file's tensor, as ``LARGEST_ERROR`` defines it."""
-    expected = checkpoint.weights.read(tensor.source)
+    expected = tensor.read(checkpoint.weights)
     found = torch.from_numpy(dequantize(stored.data, tensor.kind).copy()).reshape(expected.shape)
     found = tensor.in_checkpoint_order(found)
     difference = size = 0.0
@@ -343,7 +343,6 @@ def next_tokens(path: Path, checkpoint: Checkpoint, *, prompts: Sequence[str]) -
 
 def _files(folder: Path, prefix: str) -> list[Path]:
     """Return the files of a folder that begin with ``prefix``. Raises ``ExportError`` if there are none."""
-    found = sorted(folder.glob(f"{prefix}*.gguf"))
-    if not found:
+    if not (found := sorted(folder.glob(f"{prefix}*.gguf"))):
         raise ExportError(f"{folder} has no {prefix}*.gguf")
     return found

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from llava_export.config import TextConfig
 from llava_export.models.layers import FusedLinear, RmsNorm
+from llava_export.models.rotary import rotary_tables
 
 
 class CachedAttention(nn.Module):
@@ -202,7 +203,7 @@ class LlamaDecoder(nn.Module):
         )
         self.norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        cos_Ce, sin_Ce = rotary_tables(head_dim=config.head_dim, theta=config.rope_theta, length=max_context_len)
+        cos_Ce, sin_Ce = rotary_tables(config, length=max_context_len)
         self.register_buffer("cos", cos_Ce[:, None], persistent=False)
         self.register_buffer("sin", sin_Ce[:, None], persistent=False)
 
@@ -236,11 +237,3 @@ class LlamaDecoder(nn.Module):
         Nobody reads the others, and to compute them would be expensive: the head is as wide as the vocabulary.
         """
         return self.lm_head(self.norm(x_1TD[:, -1:]))
-
-
-def rotary_tables(*, head_dim: int, theta: float, length: int) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine ``[length, head_dim / 2]`` of position times frequency (Su et al., 2021)."""
-    with torch.device("cpu"):
-        frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-        angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
-    return angles.cos(), angles.sin()
