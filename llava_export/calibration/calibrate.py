@@ -101,7 +101,9 @@ def calibrate(
 
 def calibration_key(checkpoint: Checkpoint, recipe: Recipe, rows: Sequence[Tensor], *, device: str) -> str:
     """Return a digest of all that a calibration depends on: the checkpoint's files, recipe, samples and device."""
-    files = {str(path): fingerprint(path) for path in checkpoint.paths}
+    # Nothing of a checkpoint is in a deeper folder, where an export may be at work.
+    found = (file for path in checkpoint.paths for file in ([path] if path.is_file() else path.iterdir()))
+    files = {str(file): fingerprint(file) for file in sorted(found) if file.is_file()}
     shapes = [list(sample.shape) for sample in rows]
     depends_on = [FORMAT, files, recipe.to_dict(), shapes, device]
     digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -167,6 +168,17 @@ def test_the_key_stands_for_checkpoint_recipe_and_samples(checkpoint_of):
     keys = [calibration_key(it, its_recipe, its_rows, device=device) for it, its_recipe, its_rows, device in arguments]
     assert len(set(keys)) == len(keys)
     assert keys[0] == calibration_key(checkpoint, recipe, rows, device="cpu")
+
+
+def test_an_export_into_the_checkpoints_folder_goes_on(checkpoint_of, tmp_path):
+    copy = shutil.copytree(checkpoint_of("plain"), tmp_path / "copy")
+    checkpoint = open_checkpoint(str(copy))
+    recipe, rows = recipe_of(checkpoint), rows_of(checkpoint, 1)
+    before = calibration_key(checkpoint, recipe, rows, device="cpu")
+    LayerStore(copy / "package" / ".llava.calibration", key=before)
+    assert calibration_key(checkpoint, recipe, rows, device="cpu") == before
+    (copy / "more.json").write_text("{}")
+    assert calibration_key(checkpoint, recipe, rows, device="cpu") != before
 
 
 def test_a_folder_that_no_calibration_made_stays_as_it_is(tmp_path):
