@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ def export(
                 stages=stages,
             )
         with ExitStack() as parallel:
+            began = time.perf_counter()
             if plan.options.golden:
                 wait_for_answer = parallel.enter_context(
                     in_background(golden.float_answer, checkpoint.reopen, question)
@@ -105,7 +107,9 @@ def export(
                 with stages.stage("record float answer", steps=golden.num_steps(checkpoint.config)) as step:
                     answer = wait_for_answer(step)
                 contract.golden_path(folder / pte_name).write_bytes(answer.golden)
-                stages.add_parallel("float answer, parallel", seconds=answer.seconds, peak_bytes=answer.peak_bytes)
+                stages.add_parallel(
+                    "float answer, parallel", began=began, seconds=answer.seconds, peak_bytes=answer.peak_bytes
+                )
         with stages.stage("write package"):
             if not plan.options.artifacts:
                 for name in contract.ARTIFACTS:
