@@ -131,7 +131,10 @@ class Recipe:
         """The thresholds for the logits of a program of this recipe."""
         embedding = SCHEME_OF_BITS[self.embedding_bits]
         schemes = (self.text, self.head or self.text, self.vision, embedding, *self.exceptions.values())
-        return CALIBRATED_THRESHOLDS if self.calibrates else THRESHOLDS[min(schemes, key=LINEAR_SCHEMES.index)]
+        # Only the linears of the decoder's layers are calibrated.
+        if self.calibrates and "8da4w" not in (self.head, self.vision, embedding):
+            return CALIBRATED_THRESHOLDS
+        return THRESHOLDS[min(schemes, key=LINEAR_SCHEMES.index)]
 
     @property
     def feature_thresholds(self) -> Thresholds:

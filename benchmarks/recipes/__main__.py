@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from benchmarks.recipes.entries import ENTRIES, RECIPES
+from benchmarks.recipes.results import RESULTS, SCENES
 from llava_export.cli.flags import DEFAULT_SAMPLES, UsageError
 from llava_export.system import DEVICES, check_device
 from llava_runner.arguments import ArgumentParser, path, positive_int, run_command
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "docs" / "benchmarks" / "recipes.json"
-SCENES = ROOT / "docs" / "benchmarks" / "recipes_scenes.json"
 STEPS = ("measure", "scenes", "speed", "page")
 DESCRIPTION = """Measure recipes on a real language model, and write docs/RECIPES.md.
 
@@ -24,8 +22,8 @@ DESCRIPTION = """Measure recipes on a real language model, and write docs/RECIPE
   speed     export the recipes whose programs differ, and time their decoding
   page      write the page and its plots
 
-Every figure is written as soon as it is there. What is there is not measured
-again. The checkpoint and the texts are those of python -m benchmarks.real_llm.
+Every figure is written as soon as it is there. The step measure does not
+measure again what is there. The checkpoint and the texts are those of python -m benchmarks.real_llm.
 """
 EPILOG = """example:
   python -m benchmarks.real_llm --work-dir smollm2
@@ -70,8 +68,6 @@ def build_parser() -> ArgumentParser:
     )
     measuring.add_argument("--device", choices=DEVICES, default=DEVICES[0], help="(default: %(default)s)")
     measuring.add_argument("--again", action="store_true", help="measure what is there, too")
-    scenes = parser.add_argument_group("scenes")
-    scenes.add_argument("--scenes", type=positive_int, default=500, metavar="N", help="how many (default: %(default)s)")
     speed = parser.add_argument_group("speed")
     speed.add_argument("--rounds", type=positive_int, default=5, metavar="N", help="of each (default: %(default)s)")
     return parser
@@ -112,7 +108,7 @@ def scenes(arguments: argparse.Namespace) -> None:
     names = arguments.only or NAMES
     if unknown := [name for name in names if name not in NAMES]:
         raise UsageError(f"{unknown[0]} is not measured on scenes; {', '.join(NAMES)} are")
-    measure_scenes(names, scenes=arguments.scenes, results=SCENES, say=say)
+    measure_scenes(names, results=SCENES, say=say)
 
 
 def speed(arguments: argparse.Namespace) -> None:
@@ -128,10 +124,12 @@ def speed(arguments: argparse.Namespace) -> None:
 
 def write_page(arguments: argparse.Namespace) -> None:
     """Write the page, its plots, and the advice in the guide. Raises a ``UserError`` if figures are missing."""
-    from benchmarks.recipes.page import FOLDER, pages
+    from benchmarks.recipes.page import pages
     from benchmarks.recipes.plots import draw_all
-    from benchmarks.recipes.results import RecipeResults
+    from benchmarks.recipes.results import FOLDER, RecipeResults
 
+    if arguments.results != RESULTS:
+        raise UsageError(f"the page is of the project's own figures: {RESULTS}")
     for page, text in pages(arguments.results).items():
         page.write_text(text, encoding="utf-8")
     draw_all(RecipeResults(arguments.results).found, FOLDER)

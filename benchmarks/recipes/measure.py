@@ -104,7 +104,7 @@ class Measurer:
         return {
             "recipe": recipe.to_dict(),
             "program_bytes": plan_for(self.checkpoint, Options(recipe=recipe)).estimate.program,
-            **sizes(recipe.stored_bytes(self._model), self._numbers()),
+            **sizes(recipe.stored_bytes(self._model), self._shapes()),
             **figures.to_dict(),
         }
 
@@ -141,7 +141,7 @@ class Measurer:
             self._floats = FloatReading(self.checkpoint, self._windows, device=self.device)
         return self._floats.compared_with(blocks)
 
-    def _numbers(self) -> dict[str, torch.Size]:
+    def _shapes(self) -> dict[str, torch.Size]:
         """Return the shapes of the model's parameters by their names."""
         return {name: parameter.shape for name, parameter in self._model.named_parameters()}
 

@@ -56,13 +56,13 @@ NAMES = (
 )
 
 
-def measure_scenes(names: Sequence[str], *, scenes: int, results: Path, say: Callable[[str], None]) -> None:
-    """Measure entries on so many scenes with each built-in model. Put the figures into the file of results.
+def measure_scenes(names: Sequence[str], *, results: Path, say: Callable[[str], None]) -> None:
+    """Measure entries on ``SCENES`` scenes with each built-in model. Put the figures into the file of results.
 
     What is not measured again stays there, if it is of as many scenes.
     """
     for model in CHECKPOINTS:
-        for row, seconds in measured(model, scenes=scenes, entries=[ENTRIES[name] for name in names]):
+        for row, seconds in measured(model, scenes=SCENES, entries=[ENTRIES[name] for name in names]):
             before = json.loads(results.read_text()) if results.exists() else []
             write_whole(results, json.dumps(merged(before, [row]), indent=2) + "\n")
             say(

@@ -10,14 +10,13 @@ from textwrap import fill
 from typing import Any
 
 from benchmarks.recipes.entries import DEFAULT, ENTRIES, LLAMA_CPP, RECIPES, Entry
+from benchmarks.recipes.results import RESULTS, ROOT, SCENES
 from benchmarks.recipes.tables import recipes_table, scenes_table, speed_table
 from llava_export.cli.export import ADVICE
+from llava_export.recipe import CALIBRATED
 from llava_runner.errors import UserError
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "RECIPES.md"
-FOLDER = ROOT / "docs" / "benchmarks"  # plots and results
-RESULTS, SCENES = FOLDER / "recipes.json", FOLDER / "recipes_scenes.json"
 GUIDE = ROOT / "docs" / "guides" / "export.md"
 BEGIN, END = "<!-- advice: begin -->", "<!-- advice: end -->"
 COLUMNS = 120
@@ -33,9 +32,10 @@ $advice
 
 ## On a real language model
 
-The language model is SmolLM2-135M-Instruct: 30 layers, 576 wide, a head that is tied to the token embedding. So small a
-model loses more by rounding than one of 7B. Each recipe is compared with the float model on $windows windows of
-$window_len tokens of English prose that no calibration saw. There the float model has a perplexity of $perplexity.
+The language model is SmolLM2-135M-Instruct: 30 layers, 576 wide, a head that is tied to the token embedding. What is
+"float" here comes from a file of type Q4_1. So small a model loses more by rounding than one of 7B. Each recipe is
+compared with the float model on $windows windows of $window_len tokens of English prose that no calibration saw. There
+the float model has a perplexity of $perplexity.
 
 $recipes
 ![KL against bytes](benchmarks/recipes-bytes.png)
@@ -46,15 +46,16 @@ $recipes
 - "KL" is the mean Kullback-Leibler divergence of the next token from the float model's, in nats. "Same top-1" is how
   often both find the same token the likeliest. In brackets are 95 % intervals, by Student's t over the windows.
 - "decode speed" is that of a program, as a multiple of the default's ([how](#decode-speed)). It does not depend on how
-  weights are rounded.
+  weights are rounded. Where it is empty it was not timed.
 - llama.cpp's types are quantized by the code of `llava gguf`, decoded by the `gguf` package, and computed in float:
   only weights are rounded. Programs for ExecuTorch round activations to 8 bits, too.
 - llama.cpp's K-quants have blocks of 256 values, which do not divide rows of 576. Only `ffn_down` has rows of 1536. All
   other matrices get the types that llama.cpp falls back to: Q5_0 for Q4_K, Q5_1 for Q5_K, and Q8_0 for Q6_K. So
   `q4_k_m` takes more bits here than in a model of 4096, and the head has 8.5 bits in all of them.
-- The values that are float here come from a file of type Q4_1, which has 16 steps for each 32 weights. Q4_K can have
-  the same steps and meets most of them, so `q4_k_m` is nearer to float here than it would be on other models, and
-  nearer than `q5_k_m`.
+- Q4_1 has 16 steps for each 32 weights. Q4_K, which `ffn_down` has, can have the same steps and meets most of them, so
+  `q4_k_m` is nearer to float here than it would be on other models, and nearer than `q5_k_m`. Groups of 32 may gain by
+  it, too.
+- `former-default` is the default of version 0.1. Its head of 4 bits cannot be stored with the embedding of 8.
 
 $beside
 
@@ -85,8 +86,8 @@ SCENES_TEXT = """## On scenes
 
 The three built-in models answer questions about $count scenes that are hard for them: more shapes, smaller ones, and
 noise. Accuracy is with its 95 % interval, and KL is that of the answers' tokens from the float model's, in nats. These
-models were trained with rounded weights, so no recipe loses more right answers than chance would: the smallest p-value
-of McNemar's exact test is $p_value. What recipes lose on other models, the first table says.
+models were trained with rounded weights, so their losses are small: the smallest p-value of McNemar's exact test
+against float is $p_value. Recipes with samples read those that ship with the project.
 
 $table
 ```console
@@ -138,7 +139,7 @@ def beside_llama_cpp(measured: Mapping[str, Any]) -> str:
     """Return sentences that compare recipes with llama.cpp's types: at equal bytes, and at equal KL."""
     ours = [entry.name for entry in RECIPES if entry.name != "fp32"]
     q4_0, kl = measured["q4_0"], {name: measured[name]["kl"]["value"] for name in measured}
-    calibrated = [name for name in ours if measured[name]["recipe"]["algorithm"] not in ("mse", "minmax", "hqq")]
+    calibrated = [name for name in ours if measured[name]["recipe"]["algorithm"] in CALIBRATED]
     fitting = [name for name in calibrated if measured[name]["bytes"] <= q4_0["bytes"]]
     best = min(fitting or calibrated, key=lambda name: kl[name])
     sentences = [
@@ -148,7 +149,10 @@ def beside_llama_cpp(measured: Mapping[str, Any]) -> str:
     for entry in LLAMA_CPP[1:]:
         enough = [name for name in ours if kl[name] <= kl[entry.name]]
         theirs = f"`{entry.name}` ({_size(measured[entry.name])}, {kl[entry.name]:.3f})"
-        least = min(enough, key=lambda name: measured[name]["bytes"], default="fp32")
+        if not enough:
+            sentences.append(f"No recipe but `fp32` is as near to the float model as {theirs}.")
+            continue
+        least = min(enough, key=lambda name: measured[name]["bytes"])
         sentences.append(
             f"The smallest recipe that is as near to the float model as {theirs} is `{least}`, "
             f"{_size(measured[least])}."
@@ -168,8 +172,9 @@ def devices(measured: Mapping[str, Any]) -> str:
             sentences.append(f"Those of {', '.join(names)} were computed on {device}.")
     samples = {measured[it.name]["key"]["calibration"]["samples"] for it in RECIPES if _uses_data(it, measured)}
     sentences.append(
-        f"Recipes with data were calibrated with at most {' or '.join(map(str, sorted(samples)))} parts of the text "
-        "`calibration.npy`, which it fits into. `llava evaluate --text` measures one recipe in the same way."
+        f"Recipes with samples were calibrated with up to {' or '.join(map(str, sorted(samples)))} parts of the text "
+        "`calibration.npy`, which comes from the same books as the text that is read here. `llava evaluate --text` "
+        "measures one recipe in the same way."
     )
     return " ".join(sentences)
 

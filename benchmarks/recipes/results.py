@@ -13,6 +13,10 @@ from torch import Tensor
 
 from llava_export.staging import write_whole
 
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "docs" / "benchmarks"  # plots and results
+RESULTS, SCENES = FOLDER / "recipes.json", FOLDER / "recipes_scenes.json"
+
 
 @dataclass(frozen=True)
 class TextKey:

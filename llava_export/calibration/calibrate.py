@@ -20,6 +20,7 @@ from llava_export.calibration.samples import Sample
 from llava_export.calibration.store import LayerStore
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.prompt import Prompt
+from llava_export.errors import CalibrationError
 from llava_export.models.llama import LlamaLayer
 from llava_export.quantize.awq import input_factors, rounded_for_inputs
 from llava_export.quantize.gptq import gptq
@@ -177,7 +178,10 @@ def _pass_layer(
         bits = SCHEME_BITS[recipe.scheme(f"{fqn}.{name}")]
         inputs = zip(float_reader.inputs(name), map(round_inputs, reader.inputs(name)), strict=True)
         if bits == 4 and found is None:
-            _calibrate_linear(name, reader.layer, *_sums(inputs), recipe=recipe, result=result)
+            hessian_II, drift_II = _sums(inputs)
+            if not (hessian_II.isfinite().all() and drift_II.isfinite().all()):
+                raise CalibrationError(f"{fqn}.{name} reads NaN or infinity for the samples")
+            _calibrate_linear(name, reader.layer, hessian_II, drift_II, recipe=recipe, result=result)
         elif name == "self_attn.o_proj":
             for _ in inputs:  # the readers need them
                 pass

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 # Which recipe to take: also in the guide and in docs/RECIPES.md, whose figures it follows from.
 ADVICE = (
-    "Without data, keep the default recipe.",
-    "Where an export may take minutes more, `--algorithm awq-gptq` keeps much more of the model, in a program of the "
-    "same size and speed.",
-    "Where memory allows, `--budget` spends more bytes on the linears that lose most, and `--recipe 8da8w` loses next "
-    "to nothing.",
+    "The default recipe needs no samples and no time.",
+    "`--algorithm awq-gptq` keeps much more of the model, in a program of the same size and speed, but reads samples "
+    "for minutes, or for hours where a large model is calibrated without a GPU.",
+    "Where the device has more memory, `--recipe 8da8w` loses the least, and `--budget` spends what there is on the "
+    "linears that lose most.",
 )
 EPILOG = f"""which recipe:
 {indent(fill(" ".join(ADVICE).replace("`", ""), 76, break_on_hyphens=False), "  ")}
@@ -96,7 +96,7 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
         "--budget",
         type=byte_count,
         metavar="SIZE",
-        help="most bytes of the program, such as 3.6GB or 900MiB: the linears that lose most get 8 bits",
+        help="most bytes of the program, such as 4.2GB or 1100MiB: the linears that lose most get 8 bits",
     )
     recipe.add_argument(
         "--sensitivity-plot",

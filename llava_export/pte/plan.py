@@ -84,7 +84,7 @@ def plan_for(checkpoint: Checkpoint, options: Options) -> Plan:
     options = replace(options, recipe=recipe)
     samples = _samples(options)
     needed = needs(recipe=recipe)
-    if recipe.calibrates:
+    if recipe.calibrates and options.device == DEVICES[0]:
         positions = len(spread(samples, options.calibration_samples)) * max_seq_len
         calibration = calibration_memory(shapes, config=checkpoint.config, positions=positions)
         needed = replace(needed, memory=max(needed.memory, calibration))

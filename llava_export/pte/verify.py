@@ -126,7 +126,7 @@ def answer_failures(tokens: Sequence[Comparison], thresholds: Thresholds) -> lis
     The KL divergence is the mean over its tokens: a small model may be unsure of one, and off by more there.
     """
     found = [failure for token in tokens for failure in token.failures(thresholds)]
-    kl = fmean(token.kl or 0.0 for token in tokens)
+    kl = fmean(token.kl or 0.0 for token in tokens) if tokens else 0.0
     if not kl <= thresholds.kl:
         found.append(f"KL {kl:.3f} is above {thresholds.kl}")
     return found

@@ -184,6 +184,8 @@ def test_thresholds_follow_the_coarsest_part():
 def test_calibrated_programs_and_image_features_have_to_be_nearer():
     four, calibrated = RECIPES["8da4w"], RECIPES["8da4w"].with_changes(algorithm="awq-gptq")
     assert calibrated.thresholds.kl < four.thresholds.kl
+    for part in ({"head": "8da4w"}, {"vision": "8da4w"}, {"embedding_bits": 4}):  # which no samples are read for
+        assert calibrated.with_changes(**part).thresholds == four.thresholds
     assert four.feature_thresholds == RECIPES["8da8w"].thresholds
     assert four.with_changes(vision="8da4w").feature_thresholds == four.thresholds
 

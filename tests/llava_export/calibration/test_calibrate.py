@@ -12,7 +12,7 @@ from llava_export.calibration import calibrate as calibrate_module
 from llava_export.calibration.calibrate import LINEARS, NORMS, LayerReader, calibrate, calibration_key
 from llava_export.calibration.store import LayerStore
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from llava_export.errors import ExportError
+from llava_export.errors import CalibrationError, ExportError
 from llava_export.evaluate.text import evaluate_recipe
 from llava_export.pte.source import ModelSource
 from llava_export.quantize.weights import dequantized
@@ -113,6 +113,13 @@ def test_linears_of_8_bits_are_rounded_by_rows_and_seen_by_those_behind(checkpoi
     with blocks.loaded(fqn):
         bits = {name: str(linear.weight.target_dtype) for name, linear in linears.items()}
     assert bits == {name: "torch.int8" if name in eight else "torch.int4" for name in LINEARS}
+
+
+def test_inputs_that_are_no_numbers_are_told_with_the_linear(checkpoint, tmp_path):
+    rows = rows_of(checkpoint, 2)
+    rows[1][0, 3] = torch.nan
+    with pytest.raises(CalibrationError, match=r"text_decoder\.layers\.0\.self_attn\.qkv_proj reads NaN"):
+        calibrate(checkpoint, recipe_of(checkpoint), rows, store=LayerStore(tmp_path / "store", key="a"))
 
 
 def test_a_calibration_that_was_stopped_goes_on(checkpoint, tmp_path):
