@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torchao.quantization import IntxUnpackedToInt8Tensor
 
+from llava_export.calibration.data import answered
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.prompt import find_prompt
 from llava_export.models.llava import LlavaModel
 from llava_export.quantize.weights import CalibratedBlock, simulate
 from llava_export.recipe import KV_CACHES, Recipe
 from llava_export.streams import WholeSequenceAttention
-from llava_runner.image import prepare_image
-from llava_runner.prompt import Span, question_chunks
+from llava_runner.prompt import question_chunks
 from training.questions import question_for
 from training.scenes import Style
 
@@ -58,30 +58,16 @@ def questions_about(seeds: Sequence[int], style: Style, checkpoint: Checkpoint) 
     """Return the question about the scene of each seed, as a checkpoint's model reads it."""
     prompt = find_prompt(checkpoint)
     tokenizer = checkpoint.tokenizer.chat_tokenizer(bos_id=checkpoint.config.bos_id)
-    images = checkpoint.images
     found = []
     for seed in seeds:
         image, question, answer = question_for(seed, style)
         asked = question_chunks(question, template=prompt.template, has_image=True, first_turn=True)
-        said = (
-            Span(prompt.chat.before_answer, is_template=True),
-            Span(answer, is_template=False),
-            Span(prompt.template.answer_end, is_template=True),
-        )
         ids = tokenizer.encode_turn(asked)
-        whole = tokenizer.encode_turn((*asked[:-1], (*asked[-1], *said)))
+        whole = tokenizer.encode_turn(answered(asked, answer, prompt))
         length = len(ids[-1])
         assert whole[:-1] == ids[:-1] and whole[-1][:length] == ids[-1], "the answer changes the tokens before it"
-        pixels = prepare_image(
-            image,
-            image_size=images.size,
-            image_mean=images.mean,
-            image_aspect_ratio=images.aspect_ratio,
-            image_resize=images.resize,
-            image_resample=images.resample,
-        )
         end = next(i for i, token in enumerate(whole[-1]) if i >= length and token in checkpoint.config.eos_ids)
-        found.append(Question(pixels, ids, whole[-1][length : end + 1]))
+        found.append(Question(checkpoint.images.prepared(image), ids, whole[-1][length : end + 1]))
     return found
 
 

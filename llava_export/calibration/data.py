@@ -25,8 +25,7 @@ from llava_export.stages import Stages
 from llava_export.streams import DecoderBlocks
 from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.errors import ImageError, PromptError
-from llava_runner.image import prepare_image
-from llava_runner.prompt import Span, question_chunks
+from llava_runner.prompt import Chunk, Span, question_chunks
 
 IMAGES_AT_ONCE = 32  # that go through the vision tower together, with about 4 MB of states each
 BLOCKS_OUTSIDE_LAYERS = 3  # of the vision encoder: embeddings, first norm, projector
@@ -123,21 +122,25 @@ def num_steps(checkpoint: Checkpoint, samples: Sequence[Sample], *, limit: int |
 
 def _conversation(sample: Sample, prompt: Prompt, tokenizer: ChatTokenizer) -> _Sequence:
     """Return the tokens of a conversation of one turn."""
-    template = prompt.template
+    has_image = sample.image is not None
     try:
-        chunks = question_chunks(
-            sample.question, template=template, has_image=sample.image is not None, first_turn=True
-        )
-        if sample.answer:
-            answer = Span(sample.answer, is_template=False)
-            around = [Span(text, is_template=True) for text in (prompt.chat.before_answer, template.answer_end)]
-            chunks = (*chunks[:-1], (*chunks[-1], around[0], answer, around[1]))
-        ids = tokenizer.encode_turn(chunks)
+        chunks = question_chunks(sample.question, template=prompt.template, has_image=has_image, first_turn=True)
+        ids = tokenizer.encode_turn(answered(chunks, sample.answer, prompt) if sample.answer else chunks)
     except PromptError as error:
         raise PromptError(f"{sample.name}: {error}") from error
     return _Sequence(
         torch.tensor(list(chain.from_iterable(ids)), dtype=torch.int64), sample.image, position=len(ids[0])
     )
+
+
+def answered(chunks: Sequence[Chunk], answer: str, prompt: Prompt) -> tuple[Chunk, ...]:
+    """Return the chunks of a question, as ``question_chunks`` returns them, with an answer and its end behind."""
+    said = (
+        Span(prompt.chat.before_answer, is_template=True),
+        Span(answer, is_template=False),
+        Span(prompt.template.answer_end, is_template=True),
+    )
+    return (*chunks[:-1], (*chunks[-1], *said))
 
 
 def _cut(sequence: _Sequence, checkpoint: Checkpoint, *, max_len: int, name: str) -> _Sequence:
@@ -185,20 +188,10 @@ def _features(checkpoint: Checkpoint, images: Sequence[Path], *, on_step: Callab
 
 def _pixels(checkpoint: Checkpoint, paths: Sequence[Path]) -> list[np.ndarray]:
     """Return images as the model sees them, ``uint8 [3, H, W]``. Raises ``ImageError`` for all that cannot be read."""
-    images = checkpoint.images
     pixels, reasons = [], {}
     for path in paths:
         try:
-            pixels.append(
-                prepare_image(
-                    path,
-                    image_size=images.size,
-                    image_mean=images.mean,
-                    image_aspect_ratio=images.aspect_ratio,
-                    image_resize=images.resize,
-                    image_resample=images.resample,
-                )
-            )
+            pixels.append(checkpoint.images.prepared(path))
         except ImageError as error:
             reasons[str(path)] = str(error)
     if reasons:

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
 
 from llava_export.checkpoint.locate import local_folder
 from llava_export.errors import CheckpointError, ConfigError
 from llava_runner.contract import MAX_IMAGE_SIDE, MAX_STD, MIN_IMAGE_SIDE, RESAMPLES
 from llava_runner.documents import JsonObject, is_integer, is_number, read_object, shown
+from llava_runner.image import prepare_image
 
 Value = TypeVar("Value")
 Channels = tuple[float, float, float]
@@ -44,6 +47,17 @@ class Images:
     def text(self) -> str:
         """Return for people what is done with an image."""
         return described(self.aspect_ratio, size=self.size, resize=self.resize, resample=self.resample)
+
+    def prepared(self, image: Any) -> np.ndarray:
+        """Return any kind of image as ``prepare_image`` does, ``uint8 [3, H, W]``. Raises ``ImageError``."""
+        return prepare_image(
+            image,
+            image_size=self.size,
+            image_mean=self.mean,
+            image_aspect_ratio=self.aspect_ratio,
+            image_resize=self.resize,
+            image_resample=self.resample,
+        )
 
 
 def described(aspect_ratio: str, *, size: int, resize: int, resample: str) -> str:

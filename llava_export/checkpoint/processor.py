@@ -142,7 +142,7 @@ class Processor:
                 text = self._processor.apply_chat_template(
                     [{"role": "user", "content": content}], chat_template=chat_template, add_generation_prompt=True
                 )
-            except Exception:
+            except Exception:  # templates raise what they like at a message whose form they do not take
                 continue
             if image in text and "{'type'" not in text:
                 return str(text)

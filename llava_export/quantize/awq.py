@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llava_export.quantize.scales import ROWS_AT_ONCE, rounded, scales_for_inputs
+from llava_export.quantize.weights import dequantized
 
 POWERS = 20  # that are tried, evenly spaced from 0 to 1, besides 0
 ROWS = 512  # of a weight that the powers are tried on, evenly spaced: all rows have the same inputs
@@ -31,7 +32,7 @@ def input_factors(weight_OI: Tensor, hessian_II: Tensor, *, group_size: int) -> 
         factors_I = size_I ** (step / POWERS)
         factors_I = factors_I / (factors_I.max() * factors_I.min()).sqrt()
         integers, scales = rounded_for_inputs(rows_RI * factors_I, squares_I / factors_I**2, group_size=group_size)
-        error_RI = (integers.unflatten(1, (scales.shape[1], -1)) * scales[..., None]).flatten(1) / factors_I - rows_RI
+        error_RI = dequantized(integers, scales) / factors_I - rows_RI
         loss = float((error_RI @ hessian_II).mul_(error_RI).sum())
         if loss < least_loss:
             best_I, least_loss = factors_I, loss

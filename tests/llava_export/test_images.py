@@ -74,17 +74,8 @@ def configured(folder: Path, **changes: Any) -> Path:
 def pixel_values(folder: Path, image: Image.Image) -> np.ndarray:
     """Return what the vision tower sees of an image: prepared by the runner, normalized by the model."""
     checkpoint = open_checkpoint(str(folder))
-    images = checkpoint.images
-    pixels = prepare_image(
-        image,
-        image_size=images.size,
-        image_mean=images.mean,
-        image_aspect_ratio=images.aspect_ratio,
-        image_resize=images.resize,
-        image_resample=images.resample,
-    )
     encoder = checkpoint.build_model(max_context_len=1).vision_encoder
-    return encoder.pixel_values(torch.from_numpy(pixels))[0].numpy()
+    return encoder.pixel_values(torch.from_numpy(checkpoint.images.prepared(image)))[0].numpy()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from llava_export.checkpoint.images import Images
 from llava_runner import contract
-from llava_runner.image import fit, load_image, preprocess
+from llava_runner.image import fit, load_image
 
 
 def write_image(source: Path, folder: Path, *, images: Images) -> None:
@@ -26,14 +26,7 @@ def write_image(source: Path, folder: Path, *, images: Images) -> None:
     if images.aspect_ratio == "pad" and images.resize == images.size:
         pixels = fit(image, image_size=images.size, image_resample=images.resample)
     else:
-        pixels = preprocess(
-            image,
-            image_size=images.size,
-            image_mean=images.mean,
-            image_aspect_ratio=images.aspect_ratio,
-            image_resize=images.resize,
-            image_resample=images.resample,
-        )
+        pixels = images.prepared(image)
     tensor = torch.from_numpy(pixels)
     content = io.BytesIO()  # torch.save's own errors about the disk are not OSErrors
     torch.save(tensor, content)
