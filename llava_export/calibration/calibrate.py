@@ -32,7 +32,7 @@ from llava_export.streams import DecoderBlocks, Stream
 
 # Of values between the linears of a layer, for each of two models: they need not be computed again.
 KEPT_BYTES = 256 << 20
-FORMAT = 2  # of the layers in a store, and of how they are computed
+FORMAT = 3  # of the layers in a store, and of how they are computed
 # The linears of a layer in the order in which they are computed.
 LINEARS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 # The norms that linears read from.
@@ -56,8 +56,9 @@ def calibrate_with(
     They wait in ``folder``, and stay there if this is stopped, so that it can go on. ``max_len`` is the most positions
     that a sample has. Raises a ``UserError`` for samples that cannot be used.
     """
+    key = calibration_key(checkpoint, recipe, samples, prompt=prompt, max_len=max_len, limit=limit, device=device)
     rows = read_samples(samples, checkpoint, prompt=prompt, max_len=max_len, limit=limit, stages=stages)
-    store = LayerStore(folder, key=calibration_key(checkpoint, recipe, rows, device=device))
+    store = LayerStore(folder, key=key)
     with stages.stage("calibrate", steps=checkpoint.config.text.num_hidden_layers) as step:
         calibrate(checkpoint, recipe, rows, store=store, device=device, on_step=step)
     return store
@@ -100,17 +101,29 @@ def calibrate(
         on_step()
 
 
-def calibration_key(checkpoint: Checkpoint, recipe: Recipe, rows: Sequence[Tensor], *, device: str) -> str:
-    """Return a digest of all that a calibration depends on: the checkpoint's files, recipe, samples and device."""
+def calibration_key(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    samples: Sequence[Sample],
+    *,
+    prompt: Prompt,
+    max_len: int,
+    limit: int | None,
+    device: str,
+) -> str:
+    """Return a digest of all that a calibration depends on: the checkpoint's files, recipe, samples and device.
+
+    What the model computes of the samples is not in it: its last bits differ from run to run on some machines.
+    """
     # Nothing of a checkpoint is in a deeper folder, where an export may be at work.
     found = (file for path in checkpoint.paths for file in ([path] if path.is_file() else path.iterdir()))
     files = {str(file): fingerprint(file) for file in sorted(found) if file.is_file()}
-    shapes = [list(sample.shape) for sample in rows]
-    depends_on = [FORMAT, files, recipe.to_dict(), shapes, device]
-    digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode())
-    for sample in rows:
-        digest.update(sample.contiguous().numpy().data)
-    return digest.hexdigest()
+    depends_on: list[Any] = [FORMAT, files, recipe.to_dict(), repr(prompt.chat), max_len, limit, device]
+    for sample in samples:
+        image = [str(sample.image), fingerprint(sample.image)] if sample.image else None
+        ids = None if sample.ids is None else sample.ids.tolist()
+        depends_on.append([image, sample.question, sample.answer, ids])
+    return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
 
 
 class LayerReader:

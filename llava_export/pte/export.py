@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from llava_export.builtin import SAMPLE_IMAGE
 from llava_export.calibration.calibrate import calibrate_with
 from llava_export.calibration.sensitivity import KlOf
+from llava_export.calibration.store import LayerStore
 from llava_export.checkpoint.prompt import stop_ids
 from llava_export.pte import golden
 from llava_export.pte.budget import spend_budget
@@ -81,17 +82,7 @@ def export(
             )
         calibrated = None
         if plan.options.recipe.calibrates:
-            calibrated = calibrate_with(
-                plan.samples,
-                checkpoint,
-                plan.options.recipe,
-                prompt=plan.prompt,
-                max_len=plan.max_seq_len,
-                limit=plan.options.calibration_samples,
-                folder=output_dir / f".{Path(pte_name).stem}.calibration",
-                device=plan.options.device,
-                stages=stages,
-            )
+            calibrated = calibrate_for(plan, folder=calibration_folder(output_dir, pte_name), stages=stages)
         with ExitStack() as parallel:
             began = time.perf_counter()
             if plan.options.golden:
@@ -120,6 +111,26 @@ def export(
         calibrated.remove()
     sizes = {name: file.bytes for name, file in manifest.files.items()}
     return Exported(output_dir / pte_name, sizes, reports, plan.options.recipe, kl)
+
+
+def calibrate_for(plan: Plan, *, folder: Path, stages: Stages) -> LayerStore:
+    """Quantize the decoder's layers as a plan says, and return them. They wait in ``folder``."""
+    return calibrate_with(
+        plan.samples,
+        plan.checkpoint,
+        plan.options.recipe,
+        prompt=plan.prompt,
+        max_len=plan.max_seq_len,
+        limit=plan.options.calibration_samples,
+        folder=folder,
+        device=plan.options.device,
+        stages=stages,
+    )
+
+
+def calibration_folder(output_dir: Path, pte_name: str) -> Path:
+    """Return where the calibrated layers of an export wait until it is done."""
+    return output_dir / f".{Path(pte_name).stem}.calibration"
 
 
 def model_card(plan: Plan) -> ModelCard:

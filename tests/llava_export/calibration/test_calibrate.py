@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 
 from llava_export.calibration import calibrate as calibrate_module
 from llava_export.calibration.calibrate import LINEARS, NORMS, LayerReader, calibrate, calibration_key
+from llava_export.calibration.samples import Sample
 from llava_export.calibration.store import LayerStore
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llava_export.checkpoint.prompt import find_prompt
 from llava_export.errors import CalibrationError, ExportError
 from llava_export.evaluate.text import evaluate_recipe
 from llava_export.pte.source import ModelSource
@@ -158,34 +161,49 @@ def test_layers_that_are_damaged_or_of_another_calibration_are_made_anew(checkpo
     assert not (tmp_path / "store").exists()
 
 
-def test_the_key_stands_for_checkpoint_recipe_and_samples(checkpoint_of):
+def key_of(checkpoint: Checkpoint, samples: list[Sample], **changes: Any) -> str:
+    given = {"recipe": recipe_of(checkpoint), "prompt": find_prompt(checkpoint), "max_len": LENGTH, "limit": None}
+    return calibration_key(checkpoint, samples=samples, **{**given, "device": "cpu", **changes})
+
+
+def test_the_key_stands_for_checkpoint_recipe_and_samples(checkpoint_of, tmp_path):
     checkpoint, twin = (open_checkpoint(str(checkpoint_of(shape))) for shape in ("plain", "plain_twin"))
-    recipe, rows = recipe_of(checkpoint), rows_of(checkpoint)
-    apart = [part for sample in rows for part in (sample[:, :5], sample[:, 5:])]  # the same bytes
-    arguments = [
-        (checkpoint, recipe, rows, "cpu"),
-        (checkpoint, recipe, rows, "cuda"),
-        (twin, recipe, rows, "cpu"),
-        (checkpoint, recipe.with_changes(head="fp32"), rows, "cpu"),
-        (checkpoint, recipe, rows[1:], "cpu"),
-        (checkpoint, recipe, apart, "cpu"),
-        (checkpoint, recipe, [*rows[1:], rows[0]], "cpu"),
-        (checkpoint, recipe, [rows[0] + 1e-3, *rows[1:]], "cpu"),
+    image = tmp_path / "image.png"
+    image.write_bytes(b"one")
+    asked = Sample(image, "What?", "That.")
+    texts = [Sample(None, "", "", ids=torch.tensor(ids)) for ids in ([1, 2], [3], [1], [2, 3])]
+    samples = [asked, *texts[:2]]
+    arguments: list[tuple[Checkpoint, list[Sample], dict[str, Any]]] = [
+        (checkpoint, samples, {}),
+        (twin, samples, {}),
+        (checkpoint, samples, {"recipe": recipe_of(checkpoint).with_changes(head="fp32")}),
+        (checkpoint, samples, {"prompt": find_prompt(checkpoint, given="qwen")}),
+        (checkpoint, samples, {"max_len": LENGTH + 1}),
+        (checkpoint, samples, {"limit": 2}),
+        (checkpoint, samples, {"device": "cuda"}),
+        (checkpoint, samples[1:], {}),
+        (checkpoint, [asked, *texts[2:]], {}),  # the same ids, divided in another way
+        (checkpoint, [*texts[:2], asked], {}),
+        (checkpoint, [replace(asked, question="Who?"), *texts[:2]], {}),
+        (checkpoint, [replace(asked, answer="This."), *texts[:2]], {}),
+        (checkpoint, [replace(asked, image=None), *texts[:2]], {}),
     ]
-    keys = [calibration_key(it, its_recipe, its_rows, device=device) for it, its_recipe, its_rows, device in arguments]
+    keys = [key_of(it, its_samples, **changes) for it, its_samples, changes in arguments]
     assert len(set(keys)) == len(keys)
-    assert keys[0] == calibration_key(checkpoint, recipe, rows, device="cpu")
+    assert keys[0] == key_of(checkpoint, samples)
+    image.write_bytes(b"another")
+    assert keys[0] != key_of(checkpoint, samples)
 
 
 def test_an_export_into_the_checkpoints_folder_goes_on(checkpoint_of, tmp_path):
     copy = shutil.copytree(checkpoint_of("plain"), tmp_path / "copy")
     checkpoint = open_checkpoint(str(copy))
-    recipe, rows = recipe_of(checkpoint), rows_of(checkpoint, 1)
-    before = calibration_key(checkpoint, recipe, rows, device="cpu")
+    samples = [Sample(None, "", "A text.")]
+    before = key_of(checkpoint, samples)
     LayerStore(copy / "package" / ".llava.calibration", key=before)
-    assert calibration_key(checkpoint, recipe, rows, device="cpu") == before
+    assert key_of(checkpoint, samples) == before
     (copy / "more.json").write_text("{}")
-    assert calibration_key(checkpoint, recipe, rows, device="cpu") != before
+    assert key_of(checkpoint, samples) != before
 
 
 def test_a_folder_that_no_calibration_made_stays_as_it_is(tmp_path):
