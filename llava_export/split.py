@@ -20,7 +20,6 @@ from llava_export.checkpoint.weights import CheckpointTensor
 from llava_export.families.rope import rope_scaling_settings
 from llava_export.models import names
 from llava_export.staging import staged
-from llava_runner.contract import TOKENIZER_MODEL
 
 PROJECTOR, CLIP, TEXT = PARTS = ("llava.projector", "llava.clip", "text-model")
 SHARD_BYTES = 1 << 30  # of the language model; one shard is in memory at a time
@@ -60,7 +59,8 @@ def _write_language_model(checkpoint: Checkpoint, tensors: Sequence[CheckpointTe
         weight_map.update(dict.fromkeys(values, file))
     _write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
     _write_json(folder / "config.json", _llama_config(checkpoint, dtype=checkpoint.weights.dtype(tensors[0])))
-    (folder / TOKENIZER_MODEL).write_bytes(checkpoint.tokenizer.model)
+    for name, content in checkpoint.tokenizer.files.items():
+        (folder / name).write_bytes(content)
 
 
 def _shards(checkpoint: Checkpoint, tensors: Sequence[CheckpointTensor]) -> Iterator[list[CheckpointTensor]]:

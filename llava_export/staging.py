@@ -33,6 +33,8 @@ def staged(
 ) -> Iterator[Path]:
     """Yield a folder to write ``names`` to, and move all that is in it to ``output_dir`` when the block succeeds.
 
+    Files of these names that are in ``output_dir`` already are replaced, or removed where no new one was written.
+
     The file ``last`` moves last, and its old version is removed first. So a package that was interrupted while its
     files moved has no manifest, which shows that it is incomplete. What a killed run left behind is removed.
 
@@ -53,6 +55,8 @@ def staged(
         # While files move, both the old and the new version of each count as made by us.
         _write_record(output_dir, {**made, **{name: [*made.get(name, ()), new[name]] for name in new}})
         _remove(output_dir / last)
+        for name in set(names) - new.keys():  # of an earlier run, such as the tokenizer of another model
+            _remove(output_dir / name)
         for path in sorted(folder.iterdir(), key=lambda path: path.name == last):
             target = output_dir / path.name
             if target.is_dir():  # only an empty folder could be replaced

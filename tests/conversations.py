@@ -58,9 +58,9 @@ def card_of(folder: Path, *, prompt_template: str | None = None) -> tuple[ModelC
         prompt=prompt.template,
         rules=checkpoint.tokenizer.rules,
         eos_ids=stop_ids(prompt, checkpoint),
-        tokenizer_vocab_size=len(checkpoint.tokenizer.pieces),
+        tokenizer_vocab_size=checkpoint.tokenizer.vocab_size,
     )
-    return card, checkpoint.tokenizer.model
+    return card, checkpoint.tokenizer.files["tokenizer.model"]
 
 
 @dataclass(frozen=True)

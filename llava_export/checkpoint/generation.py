@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_export.checkpoint.tokenizer import CheckpointTokenizer, object_in
+from llava_export.checkpoint.checkpoint_tokenizer import CheckpointTokenizer
+from llava_export.checkpoint.documents import object_in
 from llava_export.config import LlavaConfig, check_token_ids
 from llava_export.errors import CheckpointError
 from llava_runner.contract import MAX_CONTEXT, MAX_TEMPERATURE, GenerationDefaults
@@ -28,7 +29,8 @@ def special_ids(path: Path | None, *, config: LlavaConfig, tokenizer: Checkpoint
 
     Any id that ``config.json``, ``generation_config.json`` or the tokenizer ends an answer with does. But where
     ``config.json`` has another beginning than the tokenizer, as configs from before 2023 do, its ids are those of
-    another tokenizer. Raises ``CheckpointError`` for ids that are not in the vocabulary.
+    another tokenizer. Where texts begin with no token, one may also end an answer. Raises ``CheckpointError`` for ids
+    that are not in the vocabulary.
     """
     bos_id, eos_ids = config.bos_id, config.eos_ids
     generation = object_in(path)
@@ -42,9 +44,14 @@ def special_ids(path: Path | None, *, config: LlavaConfig, tokenizer: Checkpoint
             f"{tokenizer.bos_id} and {_listed(of_tokenizer or own)}, which are used"
         )
         bos_id, eos_ids = tokenizer.bos_id, ()
-    ends = [i for i in dict.fromkeys((*eos_ids, *own, *of_tokenizer)) if i != bos_id]
-    if not ends:
-        raise CheckpointError(f"the token that ends an answer, {bos_id}, also begins a text")
+    ends = list(dict.fromkeys((*eos_ids, *own, *of_tokenizer)))
+    special = {token.id for token in tokenizer.rules.added_tokens if token.special}
+    if tokenizer.rules.adds_bos or tokenizer.needs_bos:
+        ends = [i for i in ends if i != bos_id]
+        if not ends:
+            raise CheckpointError(f"the token that ends an answer, {bos_id}, also begins a text")
+    elif bos_id not in special:
+        bos_id = ends[0]  # nothing begins with it, but some programs ask for one
     return SpecialIds(bos_id, tuple(ends), tuple(notes))
 
 

@@ -14,8 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from llava_export.checkpoint.byte_level import ByteLevelTokenizer
 from llava_export.checkpoint.checkpoint import Checkpoint
-from llava_export.checkpoint.tokenizer import object_in
+from llava_export.checkpoint.documents import object_in
 from llava_export.errors import CheckpointError
 from llava_export.system import available_memory
 from llava_runner.contract import IMAGE_PLACEHOLDER
@@ -70,11 +71,14 @@ class Processor:
         except (ImportError, PackageNotFoundError):
             return None
         file = None if checkpoint.family.chunks_are_texts else checkpoint.file("processor_config.json")
-        if not checkpoint.family.chunks_are_texts and (file is None or checkpoint.file("tokenizer.json") is None):
+        is_byte_level = isinstance(checkpoint.tokenizer, ByteLevelTokenizer)
+        has_processor = file is not None and checkpoint.file("tokenizer.json") is not None
+        if not checkpoint.family.chunks_are_texts and not has_processor and not is_byte_level:
             return None  # of a tokenizer.model alone, transformers 5 makes one that begins no text with BOS
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        path = checkpoint.file("tokenizer_config.json") or checkpoint.file("tokenizer.model")
+        names = ("tokenizer_config.json", checkpoint.tokenizer.source)
+        path = next((path for path in map(checkpoint.file, names) if path is not None), None)
         assert path is not None  # the checkpoint is open, so it has a tokenizer
         size = checkpoint.config.vision.image_size
         try:
@@ -90,6 +94,13 @@ class Processor:
                     processor.vision_feature_select_strategy = "full" if vision.keep_class_token else "default"
                 name = f"{library}, {type(processor).__name__}"
                 return cls(name, tokenizer=processor.tokenizer, processor=processor, image_size=size)
+            if is_byte_level:
+                # Without a class in its settings, a model of this kind would be taken for one with SentencePiece.
+                named = object_in(path.parent / "tokenizer_config.json").get("tokenizer_class")
+                reads = transformers.AutoTokenizer if named else transformers.PreTrainedTokenizerFast
+                tokenizer = reads.from_pretrained(path.parent)
+                name = f"{library}, {type(tokenizer).__name__}"
+                return cls(name, tokenizer=tokenizer, processor=None, image_size=size)
             # Where nothing is said, tokenizers from before transformers 5 are meant, which took "legacy" for true.
             says = object_in(path.parent / "tokenizer_config.json").get("legacy") is not None
             unsaid: dict[str, Any] = {} if says else {"legacy": True}

@@ -15,7 +15,7 @@ from llava_export.checkpoint.chat_template import (
     read_template,
 )
 from llava_export.checkpoint.checkpoint import Checkpoint
-from llava_export.checkpoint.tokenizer import object_in
+from llava_export.checkpoint.documents import object_in
 from llava_export.errors import CheckpointError
 from llava_export.families.prompts import PROMPTS, ChatPrompt
 from llava_runner.contract import IMAGE_PLACEHOLDER, MAX_EOS_IDS, PromptTemplate
@@ -98,7 +98,7 @@ def special_tokens(checkpoint: Checkpoint) -> SpecialTokens:
     tokenizer = checkpoint.tokenizer
     image = object_in(checkpoint.file("processor_config.json")).get("image_token")
     return SpecialTokens(
-        bos=tokenizer.text(checkpoint.config.bos_id),
+        bos=tokenizer.begin(checkpoint.config.bos_id),
         eos=tokenizer.text(tokenizer.eos_id if tokenizer.eos_id >= 0 else checkpoint.config.eos_ids[0]),
         image=image if isinstance(image, str) and image else IMAGE_PLACEHOLDER,
         others=[token.content for token in tokenizer.rules.added_tokens if token.special],

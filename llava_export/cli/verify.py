@@ -16,7 +16,7 @@ from llava_runner.errors import ImageError, PackageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from llava_export.gguf.verify import FileComparison
+    from llava_export.gguf.comparison import FileComparison
     from llava_export.pte.verify import Comparison
     from llava_runner.contract import Manifest
 
@@ -155,12 +155,12 @@ def verify_against(
     from llava_export.recipe import Recipe
     from llava_runner.program import Program
     from llava_runner.program_file import find_program, find_tokenizer
-    from llava_runner.tokenizer import Tokenizer
+    from llava_runner.tokenizer_file import load_tokenizer
 
     silence_libraries()
     checkpoint = open_checkpoint(model, **parts)
     program = Program.open(find_program(package))
-    tokenizer = Tokenizer.open(find_tokenizer(find_program(package).parent))
+    tokenizer = load_tokenizer(find_tokenizer(find_program(package).parent))
     card = program.card
     check_sizes(checkpoint, card)
     processor = Processor.open(checkpoint)

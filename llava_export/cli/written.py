@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llava_export.cli.flags import UsageError
-from llava_runner.contract import TOKENIZER_BIN, TOKENIZER_MODEL, golden_path, manifest_path
+from llava_runner.contract import TOKENIZERS, golden_path, manifest_path
 
 FileNumber = tuple[int, int]  # what a file has on its disk, whatever its names are: the device, and the number there
 
@@ -34,7 +34,7 @@ def package_files(package: Path) -> list[Path]:
     """Return what is read of a package: its folder, or where the program itself is named, the files beside it."""
     if package.is_dir():
         return [package]
-    tokenizers = [package.parent / name for name in (TOKENIZER_MODEL, TOKENIZER_BIN)]
+    tokenizers = [package.parent / name for name in TOKENIZERS]
     return [package, manifest_path(package), golden_path(package), *tokenizers]
 
 

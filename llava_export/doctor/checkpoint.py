@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from llava_export.checkpoint.parts import TOKENIZERS
 from llava_export.checkpoint.processor import Processor, check_question
 from llava_export.checkpoint.prompt import Prompt, find_prompt, stop_ids
 from llava_export.checkpoint.weights import CheckpointTensor
@@ -148,11 +147,10 @@ def _text_facts(checkpoint: Checkpoint, prompt: Prompt) -> Iterator[Fact]:
     basic = {tokenizer.text(i) for i in (tokenizer.bos_id, tokenizer.eos_id)} | {UNKNOWN_PIECE}
     added = [token.content for token in tokenizer.rules.added_tokens if token.content not in basic]
     named = ", ".join(added[:MAX_NAMED]) + (f" and {len(added) - MAX_NAMED} more" if len(added) > MAX_NAMED else "")
-    files = next((name for name in TOKENIZERS if checkpoint.file(name)), "")
     yield Fact(
         "tokens",
-        f"{len(tokenizer.pieces)} in {checkpoint.config.text.vocab_size} rows; added: {named or 'none'}",
-        files,
+        f"{tokenizer.vocab_size} in {checkpoint.config.text.vocab_size} rows; added: {named or 'none'}",
+        tokenizer.source,
     )
     ends = ends_text(checkpoint.config.bos_id, stop_ids(prompt, checkpoint), spelled=tokenizer.text)
     yield Fact("begin and ends", ends, "config, tokenizer, prompt")

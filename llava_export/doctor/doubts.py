@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 
 from llava_export.checkpoint.checkpoint import Checkpoint
+from llava_export.checkpoint.documents import object_in
 from llava_export.checkpoint.generation import GENERATION_CONFIG
 from llava_export.checkpoint.prompt import Prompt, stop_ids
-from llava_export.checkpoint.tokenizer import object_in
 from llava_export.doctor.findings import Finding, doubtful
 
 PADDING = 64  # rows of an embedding beyond the tokenizer: sizes are often rounded up to such a multiple
@@ -66,7 +66,7 @@ def _prompt_doubts(checkpoint: Checkpoint, prompt: Prompt) -> Iterator[Finding]:
             f"{said}, and answers stop at {' or '.join(ends)}: one that was trained without that may not stop",
             f"Add the token that ends its answers to eos_token_id in {GENERATION_CONFIG}.",
         )
-    begin = checkpoint.tokenizer.text(checkpoint.config.bos_id)
+    begin = checkpoint.tokenizer.begin(checkpoint.config.bos_id)
     if not checkpoint.tokenizer.rules.adds_bos and not (template.system + template.user).startswith(begin):
         yield doubtful(
             f"its conversations do not begin with {begin}, as Llama was trained: the tokenizer's settings say so",
@@ -77,7 +77,7 @@ def _prompt_doubts(checkpoint: Checkpoint, prompt: Prompt) -> Iterator[Finding]:
 def _token_doubts(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Yield what is doubtful about the numbers and the ids of tokens."""
     tokenizer, text = checkpoint.tokenizer, checkpoint.config.text
-    unused = text.vocab_size - len(tokenizer.pieces)
+    unused = text.vocab_size - tokenizer.vocab_size
     if unused > PADDING:
         yield doubtful(
             f"the embedding has {unused} rows more than the tokenizer has tokens: tokens that were added in training "

@@ -46,7 +46,7 @@ def check_files(program: Path, manifest: Manifest, *, structure: str, damaged: M
     ``structure`` is the program's ``structure_sha256``, and ``damaged`` what ``damaged_files`` returned.
     """
     for name, problem in damaged.items():
-        is_needed = name == program.name or name in (contract.TOKENIZER_MODEL, contract.TOKENIZER_BIN)
+        is_needed = name == program.name or name in contract.TOKENIZERS
         # One of the two tokenizers is enough.
         yield (broken if is_needed and problem != MISSING else doubtful)(f"{name} {problem}", COPY)
     if structure != manifest.structure_sha256 and program.name not in damaged:

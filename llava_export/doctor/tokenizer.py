@@ -10,17 +10,17 @@ from llava_export.families import FAMILIES
 from llava_export.pte.golden import GoldenRecord
 from llava_runner import contract
 from llava_runner.chat_tokenizer import ChatTokenizer
-from llava_runner.contract import IMAGE_PLACEHOLDER, TOKENIZER_BIN, TOKENIZER_MODEL, ModelCard
+from llava_runner.contract import IMAGE_PLACEHOLDER, TOKENIZERS, ModelCard
 from llava_runner.errors import PackageError
 from llava_runner.prompt import Chunk, chunk_text, question_chunks
-from llava_runner.tokenizer import Tokenizer
+from llava_runner.tokenizer_file import AnyTokenizer, load_tokenizer
 
 REPLACE = "Copy the tokenizer that was exported with the program, or export again with --with-artifacts."
 
 
 def tokenizers_in(folder: Path) -> list[Path]:
     """Return the tokenizers of a package. A runner takes the first one."""
-    return [folder / name for name in (TOKENIZER_MODEL, TOKENIZER_BIN) if (folder / name).exists()]
+    return [folder / name for name in TOKENIZERS if (folder / name).exists()]
 
 
 def check_tokenizers(
@@ -33,13 +33,13 @@ def check_tokenizers(
     paths = tokenizers_in(program.parent)
     if not paths:
         yield doubtful(
-            f"there is no {TOKENIZER_MODEL} and no {TOKENIZER_BIN}",
+            f"there is no {', no '.join(TOKENIZERS)}",
             "Name one with --tokenizer-path of llava run, or export again with --with-artifacts.",
         )
     readings = []
     for path in paths:
         try:
-            tokenizer = Tokenizer.open(path)
+            tokenizer = load_tokenizer(path)
         except PackageError as error:
             if path.name not in damaged:
                 yield broken(str(error), REPLACE)
@@ -54,7 +54,7 @@ def check_tokenizers(
         if chunks := _golden_chunks(card):
             readings.append(chat.encode_turn(chunks))
     if golden is None and any(reading != readings[0] for reading in readings):
-        yield broken(f"{TOKENIZER_MODEL} and {TOKENIZER_BIN} make different tokens of a question", REPLACE)
+        yield broken(f"{' and '.join(path.name for path in paths)} make different tokens of a question", REPLACE)
 
 
 def open_golden(program: Path, card: ModelCard) -> tuple[GoldenRecord | None, Finding | None]:
@@ -86,7 +86,7 @@ def check_golden(card: ModelCard, golden: GoldenRecord) -> Iterator[Finding]:
         )
 
 
-def _misfit(tokenizer: Tokenizer, chat: ChatTokenizer, card: ModelCard, golden: GoldenRecord | None) -> str | None:
+def _misfit(tokenizer: AnyTokenizer, chat: ChatTokenizer, card: ModelCard, golden: GoldenRecord | None) -> str | None:
     """Return what a tokenizer of the right size does otherwise than the model's, or None."""
     for token in card.tokenizer.added_tokens:
         found = tokenizer.decode_piece(token.id)

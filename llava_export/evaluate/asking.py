@@ -27,7 +27,7 @@ from llava_runner.errors import PackageError
 from llava_runner.model import Model, greedy
 from llava_runner.program import Program
 from llava_runner.program_file import file_sha256, find_tokenizer, structure_sha256
-from llava_runner.tokenizer import Tokenizer
+from llava_runner.tokenizer_file import load_tokenizer
 
 Token = tuple[int, Tensor]  # with the logits ``[vocab_size]`` that it was chosen from
 
@@ -159,7 +159,7 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
 
 def open_reader(program: Path) -> Reader:
     """Return how a package reads questions. Raises ``PackageError``."""
-    return Reader(read_card(program), Tokenizer.open(find_tokenizer(program.parent)))
+    return Reader(read_card(program), load_tokenizer(find_tokenizer(program.parent)))
 
 
 def read_card(program: Path) -> ModelCard:

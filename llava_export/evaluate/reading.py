@@ -14,7 +14,8 @@ from llava_runner.contract import ModelCard
 from llava_runner.errors import PromptError
 from llava_runner.image import prepare_image_for
 from llava_runner.prompt import question_chunks
-from llava_runner.tokenizer import TextStream, Tokenizer
+from llava_runner.tokenizer import TextStream
+from llava_runner.tokenizer_file import AnyTokenizer
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Prompt:
 class Reader:
     """What a package says of how its model reads questions and images, and writes answers."""
 
-    def __init__(self, card: ModelCard, tokenizer: Tokenizer) -> None:
+    def __init__(self, card: ModelCard, tokenizer: AnyTokenizer) -> None:
         self.card = card
         self._tokenizer = ChatTokenizer.of(card, tokenizer)
 

@@ -13,8 +13,9 @@ from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.prompt import Prompt, stop_ids
 from llava_export.errors import ExportError
 from llava_export.gguf.tensors import GgufFile, GgufTensor, write_file
-from llava_export.gguf.text import MAX_ENDS, text_tensors, write_text_metadata
+from llava_export.gguf.text import text_tensors, write_text_metadata
 from llava_export.gguf.vision import LLAMA_CPP_GRID, check_vision, vision_tensors, write_vision_metadata
+from llava_export.gguf.vocabulary import MAX_ENDS
 from llava_export.stages import Stages
 from llava_export.staging import staged
 from llava_export.system import free_disk, readable_size

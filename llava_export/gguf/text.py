@@ -5,21 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType, TokenType
+from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType
 
-from llava_export.checkpoint.tokenizer import CheckpointTokenizer
+from llava_export.checkpoint.checkpoint_tokenizer import CheckpointTokenizer
 from llava_export.checkpoint.weights import CheckpointTensor
 from llava_export.config import LinearScaling, Llama3Scaling, LlavaConfig
 from llava_export.families.prompts import ChatPrompt
 from llava_export.gguf.tensors import GgufTensor, gguf_name
 from llava_export.gguf.types import text_type
+from llava_export.gguf.vocabulary import begins_with, write_vocabulary
 from llava_export.models import names
 from llava_export.models.rotary import frequency_divisors
-from llava_runner.tokenizer import Piece
 
 PROMPT_SOURCE = "llava_export.prompt_source"
 ROPE_DIVISORS = "rope_freqs.weight"  # the one tensor that is computed: scaling of the kind llama3
-MAX_ENDS = 3  # tokens that llama.cpp reads as ends of an answer: of a text, a turn and a message
 DECODER = rf"^{re.escape(names.TEXT_DECODER)}\."
 # Read each pair as (pattern of a CheckpointTensor's fqn, start of its name in GGUF): the pattern is replaced, and what
 # follows, "weight" or "bias", stays.
@@ -101,9 +100,9 @@ def write_text_metadata(
     if isinstance(text.rope_scaling, LinearScaling):
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(text.rope_scaling.factor)
-    _write_tokenizer(writer, tokenizer, config=config, eos_ids=eos_ids)
-    bos = tokenizer.text(config.bos_id)
-    writer.add_add_bos_token(tokenizer.rules.adds_bos or prompt.template.system.startswith(bos))
+    write_vocabulary(writer, tokenizer, config=config, eos_ids=eos_ids)
+    bos, adds_bos = begins_with(tokenizer, bos_id=config.bos_id, system=prompt.template.system)
+    writer.add_add_bos_token(adds_bos)
     writer.add_string(PROMPT_SOURCE, prompt_source)
     writer.add_chat_template(chat_template(prompt, bos=bos))
 
@@ -127,41 +126,3 @@ def chat_template(prompt: ChatPrompt, *, bos: str) -> str:
         "{% endif %}{% endfor %}"
         f"{{% if add_generation_prompt %}}{{{{ {it.assistant!r} }}}}{{% endif %}}"
     )
-
-
-def token_types(tokenizer: CheckpointTokenizer, *, vocab_size: int) -> list[tuple[str, float, TokenType]]:
-    """Return text, score and type of each token as llama.cpp has them. Rows of a padded vocabulary are unused."""
-    kinds = {
-        Piece.NORMAL: TokenType.NORMAL,
-        Piece.UNKNOWN: TokenType.UNKNOWN,
-        Piece.CONTROL: TokenType.CONTROL,
-        Piece.USER_DEFINED: TokenType.UNUSED,  # if no token has this id
-        Piece.UNUSED: TokenType.UNUSED,
-        Piece.BYTE: TokenType.BYTE,
-    }
-    types = {i: kinds[piece.type] for i, piece in enumerate(tokenizer.pieces)}
-    for token in tokenizer.rules.added_tokens:
-        if types[token.id] in (TokenType.UNUSED, TokenType.CONTROL):
-            types[token.id] = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
-    tokens = [(piece.piece, piece.score, types[i]) for i, piece in enumerate(tokenizer.pieces)]
-    return tokens + [(f"[PAD{i}]", -1000.0, TokenType.UNUSED) for i in range(len(tokens), vocab_size)]
-
-
-def _write_tokenizer(
-    writer: GGUFWriter, tokenizer: CheckpointTokenizer, *, config: LlavaConfig, eos_ids: Sequence[int]
-) -> None:
-    """Add the tokens, and which of them begin a text and end an answer."""
-    texts, scores, types = zip(*token_types(tokenizer, vocab_size=config.text.vocab_size), strict=True)
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(texts)
-    writer.add_token_scores(scores)
-    writer.add_token_types(types)
-    writer.add_bos_token_id(config.bos_id)
-    adders = (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
-    assert len(adders) == MAX_ENDS
-    for add, eos_id in zip(adders, eos_ids, strict=False):
-        add(eos_id)
-    writer.add_unk_token_id(types.index(TokenType.UNKNOWN))
-    writer.add_add_eos_token(False)
-    writer.add_add_space_prefix(tokenizer.rules.prepend_scheme != "never")

@@ -10,29 +10,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from gguf import GGUFReader, GGUFWriter, TokenType
+from gguf import GGUFReader, GGUFWriter
 from gguf.quants import dequantize
 from torch.nn.functional import kl_div, log_softmax
 
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from llava_export.checkpoint.prompt import GIVEN, find_prompt
 from llava_export.errors import ExportError
-from llava_export.gguf.bounds import check_head
+from llava_export.gguf.comparison import FileComparison, KindErrors, open_gguf, value
 from llava_export.gguf.export import planned_tensors
 from llava_export.gguf.tensors import PART_KEYS, SOURCE, GgufTensor
-from llava_export.gguf.text import PROMPT_SOURCE, chat_template, token_types, write_text_metadata
+from llava_export.gguf.text import PROMPT_SOURCE, write_text_metadata
 from llava_export.gguf.types import FILE_TYPES
+from llava_export.gguf.verify_tokens import ADD_BOS, compare_prompt, compare_tokens
 from llava_export.gguf.vision import write_vision_metadata
 from llava_export.reference import FloatReference
 from llava_runner.documents import shown
-
-Value = TypeVar("Value")
 
 # Largest relative error that a type may have: the root mean square of the difference, divided by that of the weights.
 # Rounding normally distributed weights gives about two thirds of it. F16 is an exception: small values may be denormal.
@@ -47,7 +45,7 @@ TEXT_KEYS = (
     "general.architecture", "general.file_type", "llama.vocab_size", "llama.context_length", "llama.embedding_length",
     "llama.block_count", "llama.feed_forward_length", "llama.attention.head_count", "llama.attention.head_count_kv",
     "llama.attention.layer_norm_rms_epsilon", "llama.rope.dimension_count", "llama.rope.freq_base",
-    "tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type",
+    "tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type",
     "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id", "tokenizer.chat_template",
 )  # fmt: skip
 MMPROJ_KEYS = (
@@ -57,12 +55,10 @@ MMPROJ_KEYS = (
     "clip.vision.attention.layer_norm_epsilon", "clip.vision.projection_dim", "clip.vision.feature_layer",
     "clip.vision.image_mean", "clip.vision.image_std",
 )  # fmt: skip
-ADD_BOS = "tokenizer.ggml.add_bos_token"
 COMPARED_APART = {
     "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.chat_template", PROMPT_SOURCE, ADD_BOS,
     *(f"tokenizer.ggml.{name}_token_id" for name in ("bos", "eos", "eot", "eom")),
 }  # fmt: skip
-END_KEYS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
 ROWS_AT_ONCE = 1024
 PROMPTS = (  # few: for each one the float model is read once from disk
     "What is in the image?", "USER: Hello. ASSISTANT:", "A chat between a curious user and", "One, two, three,",
@@ -79,31 +75,6 @@ class NextToken:
     prompt: str
     top1: bool
     kl: float
-
-
-@dataclass(frozen=True)
-class KindErrors:
-    """The relative errors of a file's tensors of one type, and the largest that is allowed."""
-
-    name: str
-    count: int
-    mean_error: float
-    largest_error: float
-    allowed: float
-
-
-@dataclass
-class FileComparison:
-    """The result of comparing one file: errors by type in ``kinds``, ``notes`` for the user, and ``failures``."""
-
-    name: str
-    kinds: list[KindErrors] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    def fail(self, message: str) -> None:
-        """Add something that is wrong."""
-        self.failures.append(f"{self.name}: {message}")
 
 
 def check(
@@ -157,70 +128,6 @@ def _checkpoint(reader: GGUFReader, *, model: str | None, parts: Mapping[str, st
     return open_checkpoint(model, **given)
 
 
-def open_gguf(path: Path) -> GGUFReader:
-    """Open a file. Raises ``ExportError`` if it is not GGUF, or damaged."""
-    try:
-        check_head(path)
-        return GGUFReader(path)
-    except OSError:
-        raise
-    except Exception as error:  # what the library raises for damaged files has no common class
-        raise ExportError(f"{path} is no GGUF file, or damaged: {error}") from error
-
-
-def value(reader: GGUFReader, key: str, kind: type[Value]) -> Value:
-    """Return the value of a key. Raises ``ExportError`` if the file does not have it, or as another kind."""
-    if key not in reader.fields:
-        raise ExportError(f"the GGUF file does not say {key}; name the checkpoint with --model")
-    try:
-        found = reader.fields[key].contents()
-    except Exception as error:
-        raise ExportError(f"the GGUF file is damaged: {key} cannot be read") from error
-    if not isinstance(found, kind):
-        raise ExportError(f"the GGUF file is damaged: {key} is {shown(found)}")
-    return found
-
-
-def compare_tokens(comparison: FileComparison, reader: GGUFReader, *, checkpoint: Checkpoint) -> None:
-    """Compare the tokens of a file with the checkpoint's: their texts, their types, and which end an answer."""
-    expected = token_types(checkpoint.tokenizer, vocab_size=checkpoint.config.text.vocab_size)
-    texts, types = (value(reader, f"tokenizer.ggml.{name}", list) for name in ("tokens", "token_type"))
-    if len(texts) != len(expected) or len(types) != len(expected):
-        comparison.fail(f"has {len(texts)} tokens, and the checkpoint {len(expected)}")
-        return
-    found = zip(texts, types, strict=True)
-    wrong = [i for i, (it, (text, _, kind)) in enumerate(zip(found, expected, strict=True)) if it != (text, kind)]
-    if wrong:
-        i = wrong[0]
-        comparison.fail(
-            f"token {i} is {shown(texts[i])}, {_kind(types[i])}, and {shown(expected[i][0])}, {_kind(expected[i][2])}, "
-            f"in the checkpoint ({len(wrong)} tokens differ)"
-        )
-    ends = {value(reader, key, int) for key in END_KEYS if key in reader.fields}
-    if missing := set(checkpoint.config.eos_ids[: len(END_KEYS)]) - ends:
-        comparison.fail(f"does not end an answer at {', '.join(map(str, sorted(missing)))}, as the checkpoint does")
-    if value(reader, "tokenizer.ggml.bos_token_id", int) != checkpoint.config.bos_id:
-        comparison.fail(f"begins a text with another token than the checkpoint, {checkpoint.config.bos_id}")
-
-
-def compare_prompt(comparison: FileComparison, reader: GGUFReader, *, checkpoint: Checkpoint) -> None:
-    """Compare a file's chat template, and whether a text begins with a token, with the checkpoint's.
-
-    Both may be others where another prompt was asked for, and the template where it has a date.
-    """
-    source = reader.fields[PROMPT_SOURCE].contents() if PROMPT_SOURCE in reader.fields else ""
-    if isinstance(source, str) and source.startswith(GIVEN):
-        return
-    prompt = find_prompt(checkpoint)
-    bos = checkpoint.tokenizer.text(checkpoint.config.bos_id)
-    expected = chat_template(prompt.chat, bos=bos)
-    adds_bos = checkpoint.tokenizer.rules.adds_bos or prompt.template.system.startswith(bos)
-    if value(reader, ADD_BOS, bool) != adds_bos:
-        comparison.fail(f"{ADD_BOS} is {not adds_bos}, and {adds_bos} in the checkpoint")
-    if not prompt.chat.is_dated and value(reader, "tokenizer.chat_template", str) != expected:
-        comparison.fail(f"its chat template makes other prompts than the checkpoint's, which are from {prompt.source}")
-
-
 def expected_metadata(checkpoint: Checkpoint, *, is_text: bool) -> dict[str, Any]:
     """Return what a file must say of its model, by key. Tokens, ends and prompt are compared on their own."""
     config, images = checkpoint.config, checkpoint.images
@@ -260,11 +167,6 @@ def compare_metadata(comparison: FileComparison, reader: GGUFReader, expected: M
 def _are_close(one: object, other: object) -> bool:
     """Return True for numbers that are the same in float32."""
     return isinstance(one, float) and isinstance(other, float) and math.isclose(one, other, rel_tol=1e-6)
-
-
-def _kind(kind: int) -> str:
-    """Return the word for a type of token."""
-    return TokenType(kind).name.lower() if kind in list(TokenType) else f"of the type {kind}"
 
 
 def compare_values(

@@ -32,7 +32,7 @@ from llava_runner.image import load_image, prepare_image_for
 from llava_runner.model import greedy
 from llava_runner.program import Program
 from llava_runner.prompt import chunk_text, question_chunks
-from llava_runner.tokenizer import Tokenizer
+from llava_runner.tokenizer_file import AnyTokenizer
 
 QUESTIONS = ("What is in the image?", "Which colors do you see?", "How many things are there?")
 FOLLOW_UP = "Are you sure?"
@@ -150,7 +150,7 @@ def original_of(
 
 def conversations(
     program: Program,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     *,
     original: Asked,
     processor: Processor | None,

@@ -104,7 +104,7 @@ def export(
         with stages.stage("write package"):
             if not plan.options.artifacts:
                 for name in contract.ARTIFACTS:
-                    (folder / name).unlink()
+                    (folder / name).unlink(missing_ok=True)
             manifest = build_manifest(folder, program=pte_name, card=card)
             (folder / manifest_name).write_text(manifest.to_json(), encoding="utf-8")
     if calibrated:
@@ -152,7 +152,7 @@ def model_card(plan: Plan) -> ModelCard:
         generation=checkpoint.generation,
         hidden_size=config.text.hidden_size,
         vocab_size=config.text.vocab_size,
-        tokenizer_vocab_size=len(checkpoint.tokenizer.pieces),
+        tokenizer_vocab_size=checkpoint.tokenizer.vocab_size,
         bos_id=config.bos_id,
         eos_ids=stop_ids(plan.prompt, checkpoint),
         max_seq_len=plan.max_seq_len,

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from llava_runner.contract import AddedToken, ModelCard, TokenizerRules
 from llava_runner.errors import PackageError
 from llava_runner.prompt import TRIMMED, Chunk, chunk_text
-from llava_runner.tokenizer import SPACE, Tokenizer
+from llava_runner.tokenizer import SPACE
+from llava_runner.tokenizer_file import AnyTokenizer
 
 # The spaces that a token with lstrip or rstrip takes: those of Unicode. Python's strip() knows four more.
 SPACES_BESIDE = "".join(sorted(set(TRIMMED) - set("\x1c\x1d\x1e\x1f")))
@@ -23,22 +24,26 @@ Marked = tuple[str, bytes]
 class ChatTokenizer:
     """A tokenizer with a model's own rules. It has the calls that ``TextStream`` needs, too."""
 
-    def __init__(self, tokenizer: Tokenizer, *, rules: TokenizerRules, bos_id: int) -> None:
-        self._pieces = tokenizer
+    def __init__(self, tokenizer: AnyTokenizer, *, rules: TokenizerRules, bos_id: int) -> None:
+        self._pieces = tokenizer.with_added(rules.added_tokens)
+        self.is_byte_level = tokenizer.is_byte_level
         self._rules = rules
         self._bos_id = bos_id
         self._added = {token.id: token for token in rules.added_tokens}
         # A scheme of the kind "prepend" is a normalization: normalized tokens have its space, too.
         space = " " if rules.prepend_scheme == "prepend" else ""
         self._exact = _Finder({token.content: token for token in rules.added_tokens if not token.normalized})
-        self._normalized = _Finder({space + token.content: token for token in rules.added_tokens if token.normalized})
+        self._normalized = _Finder(
+            {space + self._pieces.normalize(token.content): token for token in rules.added_tokens if token.normalized}
+        )
 
     @classmethod
-    def of(cls, card: ModelCard, tokenizer: Tokenizer) -> ChatTokenizer:
+    def of(cls, card: ModelCard, tokenizer: AnyTokenizer) -> ChatTokenizer:
         """Return the tokenizer of a card's model. Raises ``PackageError`` if ``tokenizer`` is that of another model."""
-        if tokenizer.vocab_size != card.tokenizer_vocab_size:
+        vocab_size = tokenizer.with_added(card.tokenizer.added_tokens).vocab_size
+        if vocab_size != card.tokenizer_vocab_size:
             raise PackageError(
-                f"the tokenizer has {tokenizer.vocab_size} tokens and the model was trained with "
+                f"the tokenizer has {vocab_size} tokens and the model was trained with "
                 f"{card.tokenizer_vocab_size}; use the tokenizer that was exported with it"
             )
         return cls(tokenizer, rules=card.tokenizer, bos_id=card.bos_id)
@@ -60,7 +65,7 @@ class ChatTokenizer:
         token = self._added.get(token_id)
         if token is None:
             return b"" if self._pieces.is_added(token_id) else self._pieces.decode_piece(token_id)
-        if self.is_unknown(token_id):
+        if self.is_unknown(token_id) or (self.is_byte_level and not token.special):
             return self._pieces.decode_piece(token_id)
         return b"" if token.special else token.content.encode()
 
@@ -86,6 +91,7 @@ class ChatTokenizer:
                 continue
             if scheme == "prepend" and begins_segment:
                 segment = " " + segment[0], b"\1" + segment[1]
+            segment = self._normalize(segment)
             for part in self._normalized.split(segment):
                 if isinstance(part, AddedToken):
                     ids.append(part.id)
@@ -97,6 +103,24 @@ class ChatTokenizer:
                     words = " " + words
                 ids += self._pieces.encode_pieces(words)
         return ids
+
+    def _normalize(self, marked: Marked) -> Marked:
+        """Return a text as its normalization is. Characters that a user's text has a part in are of the user."""
+        text, marks = marked
+        normal = self._pieces.normalize(text)
+        if normal == text:
+            return marked
+        found = bytearray(len(normal))
+        for run in re.finditer(rb"\1+", marks):
+            begin = len(normal) - _common(self._pieces.normalize(text[run.start() :])[::-1], normal[::-1])
+            end = _common(self._pieces.normalize(text[: run.end()]), normal)
+            found[begin:end] = b"\1" * max(0, end - begin)
+        return normal, bytes(found)
+
+
+def _common(one: str, other: str) -> int:
+    """Return how many characters are the same at the beginning of two texts."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 class _Finder:

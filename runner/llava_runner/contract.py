@@ -64,9 +64,12 @@ MANIFEST_SUFFIX = ".json"
 GOLDEN_SUFFIX = ".golden"
 TOKENIZER_BIN = "tokenizer.bin"
 TOKENIZER_MODEL = "tokenizer.model"
+TOKENIZER_JSON = "tokenizer.json"
+# A package has the first two, or the last for a byte-level BPE. Runners look for them in this order.
+TOKENIZERS = (TOKENIZER_MODEL, TOKENIZER_BIN, TOKENIZER_JSON)
 IMAGE_TENSOR = "image.pt"
 IMAGE_FILE = "image.png"
-ARTIFACTS = (TOKENIZER_BIN, TOKENIZER_MODEL, IMAGE_TENSOR, IMAGE_FILE)
+ARTIFACTS = (*TOKENIZERS, IMAGE_TENSOR, IMAGE_FILE)
 
 
 @dataclass(frozen=True)

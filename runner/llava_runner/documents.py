@@ -132,6 +132,10 @@ class JsonObject(Mapping[str, Any]):
             return self._error(f"{self.where()} lacks {name}, which must be {needed}")
         return self._error(f"{self.where(name)} is {shown(self._fields[name])}; it must be {needed}")
 
+    def refusal(self, message: str) -> UserError:
+        """Return the error of the document with a message of its own."""
+        return self._error(message)
+
     def raising(self, error: type[UserError]) -> JsonObject:
         """Return the same object with another class of errors."""
         return JsonObject(self._fields, what=self._what, error=error, place=self._place)

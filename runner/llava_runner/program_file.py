@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llava_runner.contract import TOKENIZER_BIN, TOKENIZER_MODEL, manifest_path
+from llava_runner.contract import TOKENIZERS, manifest_path
 from llava_runner.errors import PackageError
 from llava_runner.flatbuffer import Flatbuffer
 
@@ -47,10 +47,10 @@ def find_program(package: Path) -> Path:
 
 def find_tokenizer(folder: Path) -> Path:
     """Return the tokenizer in a package's folder. Raises ``PackageError`` if there is none."""
-    for name in (TOKENIZER_MODEL, TOKENIZER_BIN):
+    for name in TOKENIZERS:
         if (folder / name).exists():
             return folder / name
-    raise PackageError(f"{folder} has neither {TOKENIZER_MODEL} nor {TOKENIZER_BIN}; name the tokenizer's path")
+    raise PackageError(f"{folder} has no {', no '.join(TOKENIZERS)}; name the tokenizer's path")
 
 
 def check_file(path: Path) -> None:

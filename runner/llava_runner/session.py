@@ -24,7 +24,8 @@ from llava_runner.program_file import check_whole, find_program, find_tokenizer
 from llava_runner.prompt import prompt_chunks, question_chunks
 from llava_runner.sampler import Sampler
 from llava_runner.timings import Stage, Timings
-from llava_runner.tokenizer import TextStream, Tokenizer
+from llava_runner.tokenizer import TextStream
+from llava_runner.tokenizer_file import AnyTokenizer, load_tokenizer
 
 ImageSource = (
     str | os.PathLike[Any] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | torch.Tensor
@@ -47,7 +48,7 @@ class Session:
     _last_id: int  # the newest token of the conversation that does not end an answer
     _newest: AnswerSoFar | None
 
-    def __init__(self, model: ModelWithCard, *, tokenizer: Tokenizer, load: Stage | None = None) -> None:
+    def __init__(self, model: ModelWithCard, *, tokenizer: AnyTokenizer, load: Stage | None = None) -> None:
         """Begin with an empty conversation. ``load`` is the time that loading took, for ``timings``.
 
         No other session may use the same model. Raises ``PackageError`` if the tokenizer is that of another model.
@@ -80,7 +81,7 @@ class Session:
         with load.measure():
             program_path = find_program(with_home(str(package)))
             # The tokenizer comes first, so that a missing one is found before gigabytes are loaded.
-            opened_tokenizer = Tokenizer.open(
+            opened_tokenizer = load_tokenizer(
                 with_home(str(tokenizer)) if tokenizer else find_tokenizer(program_path.parent)
             )
             if check:

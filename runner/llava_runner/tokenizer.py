@@ -1,4 +1,4 @@
-"""Text to token ids and back, from ``tokenizer.model`` (SentencePiece) or ``tokenizer.bin`` (llama2c's layout)."""
+"""Text to token ids and back by SentencePiece, from ``tokenizer.model`` or ``tokenizer.bin`` (llama2c's layout)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import codecs
 import math
 import re
 import struct
-from collections.abc import Set
-from pathlib import Path
+from collections.abc import Iterable, Set
 from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
-from llava_runner.contract import MAX_VOCAB
-from llava_runner.errors import PackageError, PromptError
+from llava_runner.contract import MAX_VOCAB, AddedToken
+from llava_runner.errors import PromptError
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece writes a space in a piece this way
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -38,6 +37,8 @@ Piece = schema.ModelProto.SentencePiece
 class Tokenizer:
     """A SentencePiece tokenizer (BPE), with the calls that a session needs."""
 
+    is_byte_level = False
+
     def __init__(self, processor: SentencePieceProcessor, exact: SentencePieceProcessor, *, added: Set[int]) -> None:
         """``exact`` is the processor without user-defined pieces and without a space before the text."""
         self._processor = processor
@@ -46,29 +47,6 @@ class Tokenizer:
         self.vocab_size: int = processor.vocab_size()
         self.bos_id: int = processor.bos_id()
         self.eos_id: int = processor.eos_id()
-
-    @classmethod
-    def open(cls, path: str | Path) -> Tokenizer:
-        """Read a tokenizer: ``*.bin`` in llama2c's layout, any other file as a SentencePiece model.
-
-        Raises ``PackageError`` if the file is missing, damaged or of another kind.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise PackageError(f"{path} is not a tokenizer file" if path.exists() else f"{path} does not exist")
-        with path.open("rb") as file:
-            content = file.read(TOKENIZER_AT_MOST + 1)
-        if len(content) > TOKENIZER_AT_MOST:
-            raise PackageError(f"{path} is too large: at most {TOKENIZER_AT_MOST} bytes are read")
-        try:
-            if path.suffix == ".bin":
-                content = model_from_bin(content).SerializeToString()
-            return cls.from_model(content)
-        except ValueError as error:
-            raise PackageError(
-                f"{path} is not a tokenizer that can be read (tokenizer.model of SentencePiece, "
-                f"or tokenizer.bin): {error}"
-            ) from error
 
     @classmethod
     def from_model(cls, content: bytes) -> Tokenizer:
@@ -93,16 +71,17 @@ class Tokenizer:
         """Return the token ids of a text that ``check`` passed, as it is: without a space before it or added tokens."""
         return self._exact.encode(text)
 
+    def with_added(self, tokens: Iterable[AddedToken]) -> Tokenizer:
+        """Return the tokenizer: its own pieces are all that it has."""
+        return self
+
+    def normalize(self, text: str) -> str:
+        """Return the text as it is."""
+        return text
+
     def check(self, text: str) -> None:
-        """Raise ``PromptError`` for text that is not Unicode, such as a command line in another encoding, and for more
-        than 1 MiB of it.
-        """
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError as error:
-            raise PromptError(f"the prompt is not valid Unicode at character {error.start}") from error
-        if size > TEXT_AT_MOST:
-            raise PromptError(f"the prompt has {size} bytes; at most {TEXT_AT_MOST} are read")
+        """Raise ``PromptError`` as ``check_text`` does."""
+        check_text(text)
 
     def is_added(self, token_id: int) -> bool:
         """Return True for a user-defined or unused piece: byte pair encoding does not make it."""
@@ -131,6 +110,18 @@ class Tokenizer:
         return token_id < self.vocab_size and self._processor.is_unknown(token_id)
 
 
+def check_text(text: str) -> None:
+    """Raise ``PromptError`` for text that is not Unicode, such as a command line in another encoding, and for more
+    than 1 MiB of it.
+    """
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise PromptError(f"the prompt is not valid Unicode at character {error.start}") from error
+    if size > TEXT_AT_MOST:
+        raise PromptError(f"the prompt has {size} bytes; at most {TEXT_AT_MOST} are read")
+
+
 def _processor(content: bytes) -> SentencePieceProcessor:
     """Return SentencePiece's own reader of a model. Raises ``ValueError`` if it does not take it."""
     processor = SentencePieceProcessor()
@@ -142,7 +133,11 @@ def _processor(content: bytes) -> SentencePieceProcessor:
 
 
 class Decoder(Protocol):
-    """What a ``TextStream`` needs of a tokenizer."""
+    """What a ``TextStream`` needs of a tokenizer. With ``is_byte_level``, the bytes of tokens are all that counts."""
+
+    @property
+    def is_byte_level(self) -> bool:
+        """Return whether it is a byte-level BPE."""
 
     def decode_piece(self, token_id: int) -> bytes:
         """Return the UTF-8 bytes of a token."""
@@ -158,17 +153,22 @@ class TextStream:
     """A decoder that turns tokens into text as they come, in whole characters.
 
     All that it returns, joined, equals SentencePiece's ``decode(ids)``. Like SentencePiece it drops one space at the
-    beginning of the text, and shows each byte that is part of no character as U+FFFD.
+    beginning of the text, and shows each byte that is part of no character as U+FFFD. Of a byte-level BPE it equals the
+    ``decode(ids)`` of the library ``tokenizers``: no space is dropped, and several bytes that begin a character are
+    shown as one U+FFFD.
     """
 
     def __init__(self, tokenizer: Decoder) -> None:
         self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace") if tokenizer.is_byte_level else None
         self._bytes = b""  # the first bytes of a character that is not complete yet
         self._at_start = True
 
     def push(self, token_id: int) -> str:
         """Return the characters that a token completes, which are often none."""
         piece = self._tokenizer.decode_piece(token_id)
+        if self._decoder:
+            return self._decoder.decode(piece)
         if self._tokenizer.is_byte(token_id):
             self._at_start = False
             self._bytes += piece
@@ -181,7 +181,9 @@ class TextStream:
         return text + piece.decode()
 
     def flush(self) -> str:
-        """Return what is left at the end: U+FFFD for each byte of an incomplete character."""
+        """Return what is left at the end: U+FFFD for each byte of an incomplete character, or for all of them."""
+        if self._decoder:
+            return self._decoder.decode(b"", final=True)
         return self._take_characters(final=True)
 
     def _take_characters(self, *, final: bool) -> str:

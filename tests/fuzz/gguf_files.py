@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from gguf import GGUFWriter
 
-from llava_export.gguf.verify import open_gguf, value
+from llava_export.gguf.comparison import open_gguf, value
 
 
 def small(folder: Path) -> bytes:

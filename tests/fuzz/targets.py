@@ -33,7 +33,8 @@ from llava_export.pte.read.program import read_pte
 from llava_export.pte.verify import changed_files, read_manifest
 from llava_runner.contract import MAX_VOCAB, FileRecord, Manifest, ModelCard, signatures
 from llava_runner.documents import JsonObject
-from llava_runner.tokenizer import TextStream, Tokenizer, schema
+from llava_runner.tokenizer import TextStream, schema
+from llava_runner.tokenizer_file import load_tokenizer
 from tests.fuzz import adapters, datasets, gguf_files, samples, token_ids
 from tests.fuzz.card import CARD
 from tests.fuzz.mutations import mutated_bytes, mutated_document, mutated_json
@@ -92,7 +93,7 @@ def read_all(path: Path) -> None:
 
 def use_tokenizer(path: Path) -> None:
     """Open a tokenizer, and use it."""
-    tokenizer = Tokenizer.open(path)
+    tokenizer = load_tokenizer(path)
     stream = TextStream(tokenizer)
     for token_id in tokenizer.encode(" Hello <s>wörld \n🙂"):
         stream.push(token_id)

@@ -19,7 +19,7 @@ from llava_export.recipe import RECIPES
 from llava_runner.contract import ModelCard
 from llava_runner.errors import PackageError, PromptError
 from llava_runner.program import Program
-from llava_runner.tokenizer import Tokenizer
+from llava_runner.tokenizer_file import load_tokenizer
 
 THRESHOLDS = RECIPES["8da4w"].thresholds
 
@@ -52,7 +52,7 @@ def compared(package, **changes: Any) -> list[Conversation]:
     processor = Processor.open(checkpoint)
     card = program.card
     original = original_of(checkpoint, processor, max_context_len=card.max_context_len, eos_ids=card.eos_ids)
-    tokenizer = Tokenizer.open(package.folder / "tokenizer.model")
+    tokenizer = load_tokenizer(package.folder / "tokenizer.model")
     return list(conversations(program, tokenizer, original=original, processor=processor, pictures=pictures(None)[1:2]))
 
 

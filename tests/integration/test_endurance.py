@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.endurance import ALLOWED_GROWTH, Endurance
 from llava_runner.session import Session
-from llava_runner.tokenizer import Tokenizer
+from llava_runner.tokenizer_file import load_tokenizer
 from tests.runner.fake_program import FakeProgram, make_card
 
 
@@ -20,7 +20,7 @@ def test_the_built_in_model(tiny_package):
 
 
 def test_a_model_without_a_runtime(tiny_package):
-    tokenizer = Tokenizer.open(tiny_package.folder / "tokenizer.model")
+    tokenizer = load_tokenizer(tiny_package.folder / "tokenizer.model")
     card = make_card(vocab_size=tokenizer.vocab_size)
     endurance = Endurance(
         lambda: Session(FakeProgram(card), tokenizer=tokenizer), image=tiny_package.folder / "image.png"
@@ -31,7 +31,7 @@ def test_a_model_without_a_runtime(tiny_package):
 
 def test_what_is_wrong_is_counted(tiny_package):
     """A model whose answers drift, and which keeps four mebibytes of each image, of which none was there before."""
-    tokenizer = Tokenizer.open(tiny_package.folder / "tokenizer.model")
+    tokenizer = load_tokenizer(tiny_package.folder / "tokenizer.model")
     card = make_card(vocab_size=tokenizer.vocab_size)
     kept: list[mmap.mmap] = []
 

@@ -113,7 +113,7 @@ def test_llama_cpp_shows_the_token_and_stops(gguf_folder):
 
 def test_gguf_files_without_its_tokens_fail(rigged, gguf_folder, tmp_path, monkeypatch):
     """The files are compared with a checkpoint that has another token there."""
-    import llava_export.gguf.verify as module
+    import llava_export.gguf.verify_tokens as module
 
     original = module.token_types
 

@@ -29,7 +29,7 @@ from llava_export.split import split
 from llava_export.stages import Stages
 from llava_export.staging import RECORD
 from llava_runner.prompt import chunk_text, prompt_chunks, question_chunks
-from llava_runner.tokenizer import Tokenizer
+from llava_runner.tokenizer_file import load_tokenizer
 from tests.commands import llava, script
 from tests.marks import needs_llama_cpp
 from training import questions
@@ -119,7 +119,7 @@ def test_metadata_is_what_llama_cpp_reads(exported):
     assert text["general.architecture"] == "llama" and vision["general.architecture"] == "clip"
     assert (text["llama.vocab_size"], text["llama.block_count"], text["llama.attention.head_count"]) == (512, 4, 4)
     assert text["llama.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-6)
-    tokenizer = Tokenizer.open(CHECKPOINTS["tiny-mobilevlm"] / "tokenizer.model")
+    tokenizer = load_tokenizer(CHECKPOINTS["tiny-mobilevlm"] / "tokenizer.model")
     assert len(text["tokenizer.ggml.tokens"]) == tokenizer.vocab_size == 512
     assert (text["tokenizer.ggml.bos_token_id"], text["tokenizer.ggml.eos_token_id"]) == (1, 2)
     # Five of six layers are read. llama.cpp would leave out one more if feature_layer did not say so.

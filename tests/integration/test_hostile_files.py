@@ -20,7 +20,7 @@ from llava_runner.contract import ModelCard
 from llava_runner.errors import ImageError, PackageError, PromptError, UserError
 from llava_runner.image import prepare_image
 from llava_runner.prompt import chunk_text, prompt_chunks
-from llava_runner.tokenizer import Tokenizer
+from llava_runner.tokenizer_file import load_tokenizer
 from tests.runner.fake_program import make_card
 
 PIXELS = torch.arange(3 * 20 * 30, dtype=torch.int64).remainder(251).to(torch.uint8).reshape(3, 20, 30)
@@ -258,7 +258,7 @@ def test_tokenizers_are_refused_alike(parts, tmp_path):
         refusal = f"{path} is not a tokenizer that can be read"
         assert str(parts("encode", path, text=b"text\0")).startswith(refusal), name
         with pytest.raises(PackageError, match="is not a tokenizer that can be read"):
-            Tokenizer.open(path)
+            load_tokenizer(path)
 
 
 def test_vocabularies_of_many_added_pieces_are_fast_and_alike(parts, tmp_path):
@@ -266,13 +266,13 @@ def test_vocabularies_of_many_added_pieces_are_fast_and_alike(parts, tmp_path):
     path = tmp_path / "tokenizer.bin"
     path.write_bytes(bin_file([*CONTROL, *BYTES, *((b"%d" % number, 0.0) for number in range(100_000))]))
     text = "12345 99999100000 " * 5000
-    expected = " ".join(map(str, Tokenizer.open(path).encode(text)))
+    expected = " ".join(map(str, load_tokenizer(path).encode(text)))
     assert parts("encode", path, text=text.encode() + b"\0") == (expected + " \n").encode()
 
 
 def test_prompts_of_any_length_are_read_or_refused(parts, tiny_package):
     path = tiny_package.folder / "tokenizer.bin"
-    tokenizer = Tokenizer.open(path)
+    tokenizer = load_tokenizer(path)
     text = "🙂 aaaa <image>" * 10_000 + " " * 500_000
     expected = " ".join(map(str, tokenizer.encode(text)))
     assert parts("encode", path, text=text.encode() + b"\0") == (expected + " \n").encode()

@@ -12,7 +12,7 @@ import pytest
 from llava_runner.errors import UserError
 from llava_runner.image import prepare_image
 from llava_runner.program import Program
-from llava_runner.tokenizer import Tokenizer
+from llava_runner.tokenizer_file import load_tokenizer
 from tests.fuzz.corpus import segments
 
 
@@ -33,7 +33,7 @@ def load_tensor(path: Path) -> object:
 
 OPENED_BY: dict[str, Callable[[Path], object]] = {
     "--model-path": Program.open,
-    "--tokenizer-path": Tokenizer.open,
+    "--tokenizer-path": load_tokenizer,
     "--image": load_tensor,
 }
 

@@ -24,6 +24,7 @@ from llava_runner.image import prepare_image
 from llava_runner.prompt import chunk_text, prompt_chunks, question_chunks
 from llava_runner.timings import peak_memory
 from llava_runner.tokenizer import TextStream, Tokenizer
+from llava_runner.tokenizer_file import load_tokenizer
 from tests.conversations import card_of, conversations, with_template
 from tests.integration.parity import assert_same_answers
 
@@ -121,7 +122,7 @@ def random_strings(count: int) -> list[str]:
 
 def test_texts_become_the_same_ids_and_ids_the_same_texts(parts, tiny_package):
     path = tiny_package.folder / "tokenizer.bin"
-    tokenizer = Tokenizer.open(path)
+    tokenizer = load_tokenizer(path)
     strings = random_strings(5000)
     lines = parts("encode", path, stdin="\0".join(strings).encode() + b"\0").decode().splitlines()
     found = [[int(token) for token in line.split()] for line in lines]

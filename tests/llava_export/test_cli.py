@@ -10,7 +10,7 @@ from rich.console import Console
 
 from llava_export.cli import COMMANDS
 from llava_export.cli.verify import print_comparisons, print_file_comparison
-from llava_export.gguf.verify import FileComparison, KindErrors
+from llava_export.gguf.comparison import FileComparison, KindErrors
 from llava_export.pte.verify import Comparison
 from llava_runner.command import main, usage
 from llava_runner.contract import FileRecord, Manifest, ModelCard

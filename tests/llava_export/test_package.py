@@ -23,6 +23,7 @@ from llava_export.pte.package.tokenizer import write_tokenizer
 from llava_runner.contract import FileRecord
 from llava_runner.errors import PackageError
 from llava_runner.tokenizer import Tokenizer
+from llava_runner.tokenizer_file import load_tokenizer
 from tests.checkpoints import TINY_LLAVA
 
 ALPHABETS = (
@@ -56,9 +57,16 @@ def write(checkpoint: Path, folder: Path) -> None:
     write_tokenizer(open_tokenizer(checkpoint, vocab_size=576, chunks_are_texts=False), folder)
 
 
+def read(path: Path) -> Tokenizer:
+    """Open a tokenizer that is SentencePiece's."""
+    tokenizer = load_tokenizer(path)
+    assert isinstance(tokenizer, Tokenizer)
+    return tokenizer
+
+
 def test_tokenizer_bin_and_model_agree_on_random_strings(tmp_path):
     write(TINY_LLAVA, tmp_path)
-    model, binary = Tokenizer.open(tmp_path / "tokenizer.model"), Tokenizer.open(tmp_path / "tokenizer.bin")
+    model, binary = (read(tmp_path / name) for name in ("tokenizer.model", "tokenizer.bin"))
     assert (model.vocab_size, model.bos_id, model.eos_id) == (binary.vocab_size, binary.bos_id, binary.eos_id)
     for text in random_strings(5000):
         assert model.encode(text) == binary.encode(text), repr(text)
@@ -71,9 +79,9 @@ def test_a_tokenizer_json_gives_the_same_tokens(tmp_path):
     (checkpoint / "tokenizer.model").unlink(missing_ok=True)
     assert (checkpoint / "tokenizer.json").is_file()
     write(checkpoint, package)
-    original = Tokenizer.open(TINY_LLAVA / "tokenizer.model")
+    original = read(TINY_LLAVA / "tokenizer.model")
     for name in ("tokenizer.model", "tokenizer.bin"):
-        rebuilt = Tokenizer.open(package / name)
+        rebuilt = read(package / name)
         assert rebuilt.vocab_size >= original.vocab_size and (rebuilt.bos_id, rebuilt.eos_id) == (1, 2)
         for text in random_strings(1000):
             assert rebuilt.encode_pieces(text) == original.encode_pieces(text), repr(text)
@@ -82,14 +90,14 @@ def test_a_tokenizer_json_gives_the_same_tokens(tmp_path):
 def test_tokenizers_of_other_kinds_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"no tokenizer.model and no tokenizer.json"):
         write(tmp_path, tmp_path)
-    for other in (
-        {"model": {"type": "WordPiece"}},
-        {"model": {"type": "BPE", "byte_fallback": False, "vocab": {}, "merges": []}},
-        {"model": {"type": "BPE", "byte_fallback": True}, "pre_tokenizer": {"type": "ByteLevel"}},
-        {},
+    for other, message in (
+        ({"model": {"type": "WordPiece"}}, "model WordPiece .* is not supported"),
+        ({"model": {"type": "BPE", "vocab": {}, "merges": []}}, "pre_tokenizer .* does not end with ByteLevel"),
+        ({"model": {"type": "BPE", "byte_fallback": True}, "pre_tokenizer": {"type": "ByteLevel"}}, "byte_fallback"),
+        ({}, "lacks model"),
     ):
         (tmp_path / "tokenizer.json").write_text(json.dumps(other))
-        with pytest.raises(CheckpointError, match="no SentencePiece BPE"):
+        with pytest.raises(CheckpointError, match=message):
             write(tmp_path, tmp_path)
     shutil.copy(SAMPLE_IMAGE, tmp_path / "tokenizer.model")
     package = tmp_path / "package"

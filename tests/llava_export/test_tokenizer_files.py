@@ -15,7 +15,8 @@ from llava_export.errors import CheckpointError
 from llava_export.pte.package.tokenizer import check_same, write_tokenizer
 from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.prompt import Span
-from llava_runner.tokenizer import Piece, Tokenizer, schema
+from llava_runner.tokenizer import Piece, schema
+from llava_runner.tokenizer_file import load_tokenizer
 from tests.checkpoints import TINY_LLAVA
 
 MODEL = (TINY_LLAVA / "tokenizer.model").read_bytes()
@@ -100,7 +101,7 @@ def test_added_pieces_are_the_same_in_both_files(change, tmp_path):
     tokenizer = open_tokenizer(edited(tmp_path, change), vocab_size=576, chunks_are_texts=True)
     write_tokenizer(tokenizer, out)
     model, binary = (
-        ChatTokenizer(Tokenizer.open(out / name), rules=tokenizer.rules, bos_id=1)
+        ChatTokenizer(load_tokenizer(out / name), rules=tokenizer.rules, bos_id=1)
         for name in ("tokenizer.model", "tokenizer.bin")
     )
     for text in ("[SEG]", "a[SEG]b", "<pad> <pad>", "zzz zzz"):

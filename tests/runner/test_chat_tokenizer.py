@@ -7,7 +7,7 @@ import pytest
 from llava_runner.contract import GenerationDefaults, PromptTemplate, TokenizerRules
 from llava_runner.errors import PackageError
 from llava_runner.session import Session
-from llava_runner.tokenizer import Tokenizer
+from llava_runner.tokenizer_file import load_tokenizer
 from tests.runner.fake_program import PLAIN_RULES, FakeProgram, added_token, make_card
 
 SEG, END, HIDDEN = 10, 11, 12
@@ -46,13 +46,13 @@ class Scripted(FakeProgram):
 
 
 def make(tokenizer_model, *answers, **card):
-    tokenizer = Tokenizer.open(tokenizer_model)
+    tokenizer = load_tokenizer(tokenizer_model)
     program = Scripted(make_card(vocab_size=tokenizer.vocab_size, rules=RULES, prompt=PHI, **card), *answers)
     return program, Session(program, tokenizer=tokenizer)
 
 
 def test_added_tokens_are_shown_and_special_ones_are_not(tokenizer_model):
-    a, b = Tokenizer.open(tokenizer_model).encode("it is")[:2]
+    a, b = load_tokenizer(tokenizer_model).encode("it is")[:2]
     program, session = make(tokenizer_model, [a, SEG, b, HIDDEN, 2])
     text = "".join(session.chat("a [SEG] b"))
     assert text == session.last.text and text.count("[SEG]") == 1 and "<|" not in text
@@ -61,7 +61,7 @@ def test_added_tokens_are_shown_and_special_ones_are_not(tokenizer_model):
 
 @pytest.mark.parametrize("stop", [2, END])
 def test_any_end_stops_an_answer_and_the_template_spells_it(tokenizer_model, stop):
-    tokenizer = Tokenizer.open(tokenizer_model)
+    tokenizer = load_tokenizer(tokenizer_model)
     a = tokenizer.encode("it")[0]
     program, session = make(tokenizer_model, [a, stop], [a, 2], eos_ids=(2, END))
     assert "".join(session.chat("first")) == tokenizer.decode_piece(a).decode().strip()
@@ -73,7 +73,7 @@ def test_any_end_stops_an_answer_and_the_template_spells_it(tokenizer_model, sto
 
 
 def test_an_answer_that_was_cut_short_is_closed_as_the_template_says(tokenizer_model):
-    a = Tokenizer.open(tokenizer_model).encode("it")[0]
+    a = load_tokenizer(tokenizer_model).encode("it")[0]
     program, session = make(tokenizer_model, [a, a, a], [a, 2], eos_ids=(2, END))
     list(session.chat("first", max_new_tokens=3))
     read = len(program.read)
@@ -82,7 +82,7 @@ def test_an_answer_that_was_cut_short_is_closed_as_the_template_says(tokenizer_m
 
 
 def test_the_models_own_defaults_are_those_of_the_library(tokenizer_model):
-    a = Tokenizer.open(tokenizer_model).encode("it")[0]
+    a = load_tokenizer(tokenizer_model).encode("it")[0]
     own = GenerationDefaults(temperature=0.9, top_p=0.5, max_new_tokens=3)
     _, session = make(tokenizer_model, [a] * 20, generation=own)
     list(session.generate(None, "hi"))
@@ -92,7 +92,7 @@ def test_the_models_own_defaults_are_those_of_the_library(tokenizer_model):
 
 
 def test_a_card_of_another_tokenizer_is_refused(tokenizer_model):
-    tokenizer = Tokenizer.open(tokenizer_model)
+    tokenizer = load_tokenizer(tokenizer_model)
     card = make_card(vocab_size=tokenizer.vocab_size, tokenizer_vocab_size=tokenizer.vocab_size - 1)
     with pytest.raises(PackageError, match="use the tokenizer that was exported with it"):
         Session(FakeProgram(card), tokenizer=tokenizer)

@@ -6,7 +6,7 @@ from PIL import Image
 from llava_runner.errors import ImageError, PackageError, PromptError
 from llava_runner.image import preprocess
 from llava_runner.session import Session
-from llava_runner.tokenizer import Tokenizer
+from llava_runner.tokenizer_file import load_tokenizer
 from tests.runner.fake_program import FakeProgram, make_card
 
 QUESTION = "What is in the image?"
@@ -15,7 +15,7 @@ IMAGE = Image.new("RGB", (30, 20), (200, 30, 60))
 
 @pytest.fixture
 def tokenizer(tokenizer_model):
-    return Tokenizer.open(tokenizer_model)
+    return load_tokenizer(tokenizer_model)
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ def test_packages_that_are_not_complete(tmp_path, tokenizer_model):
     with pytest.raises(PackageError, match="has no program"):
         Session.load(tmp_path)
     (tmp_path / "a.pte").write_bytes(b"")
-    with pytest.raises(PackageError, match=r"neither tokenizer\.model nor tokenizer\.bin"):
+    with pytest.raises(PackageError, match=r"no tokenizer\.model, no tokenizer\.bin, no tokenizer\.json"):
         Session.load(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
     with pytest.raises(PackageError, match=r"a\.pte is not an ExecuTorch program"):

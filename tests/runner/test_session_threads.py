@@ -16,7 +16,7 @@ import pytest
 from llava_runner.errors import PackageError, PromptError
 from llava_runner.program import Program
 from llava_runner.session import Session
-from llava_runner.tokenizer import Tokenizer
+from llava_runner.tokenizer_file import load_tokenizer
 from tests.runner.fake_program import FakeProgram, make_card
 
 QUESTIONS = ("What is in the image?", "How many shapes are there?", "What color is the circle?", "Is it green?")
@@ -44,7 +44,7 @@ class SlowProgram(FakeProgram):
 
 @pytest.fixture
 def tokenizer(tokenizer_model):
-    return Tokenizer.open(tokenizer_model)
+    return load_tokenizer(tokenizer_model)
 
 
 @pytest.fixture

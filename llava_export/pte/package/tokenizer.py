@@ -1,4 +1,8 @@
-"""The tokenizer of a package: SentencePiece's ``tokenizer.model``, and ``tokenizer.bin`` for runners without it."""
+"""The tokenizer of a package.
+
+It is SentencePiece's ``tokenizer.model``, and ``tokenizer.bin`` for runners without that library; or the checkpoint's
+own ``tokenizer.json`` for a byte-level BPE.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from llava_export.checkpoint.tokenizer import CheckpointTokenizer
+from llava_export.checkpoint.checkpoint_tokenizer import CheckpointTokenizer
+from llava_export.checkpoint.sentencepiece import SentencePieceTokenizer
 from llava_export.errors import CheckpointError
 from llava_runner import contract
 from llava_runner.documents import shown
@@ -29,10 +34,15 @@ ADDED = (Piece.CONTROL, Piece.USER_DEFINED, Piece.UNUSED)
 
 
 def write_tokenizer(tokenizer: CheckpointTokenizer, folder: Path) -> None:
-    """Write both files to ``folder``. Raises ``CheckpointError`` for a tokenizer that ``tokenizer.bin`` cannot express.
+    """Write a tokenizer's files to ``folder``.
 
-    Their added tokens are user-defined pieces, which other runners find in a text.
+    The added tokens of a SentencePiece model are user-defined pieces, which other runners find in a text. Raises
+    ``CheckpointError`` for one that ``tokenizer.bin`` cannot express.
     """
+    if not isinstance(tokenizer, SentencePieceTokenizer):
+        for name, content in tokenizer.files.items():
+            (folder / name).write_bytes(content)
+        return
     content = tokenizer.model
     spec = read_model(content).trainer_spec
     if min(spec.bos_id, spec.eos_id) < 0:
