@@ -186,7 +186,7 @@ def test_all_reasons_are_told_at_once(original):
     assert first == "the checkpoint is refused for 8 reasons:" and len(reasons) == 8
     for sign in (
         "quantized already (quantization_config says gptq, 4 bits)", "LLaVA-1.6", "type 'dynamic'", "is 100: attention",
-        "hidden_act 'gelu'", "mm_use_im_start_end", "image_std [0.0, 0.0, 0.0]", "no SentencePiece BPE",
+        "hidden_act 'gelu'", "mm_use_im_start_end", "image_std [0.0, 0.0, 0.0]", "lacks decoder",
     ):  # fmt: skip
         assert [line.startswith("- ") for line in reasons if sign in line] == [True], sign
     done = llava("export", "--model", original, "--dry-run")

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXPORTER = ROOT / "llava_export"
 RUNNER = ROOT / "runner" / "llava_runner"
-RUNTIME_PACKAGES = {"executorch", "torch", "numpy", "PIL", "google", "sentencepiece", "llava_runner"}
+RUNTIME_PACKAGES = {"executorch", "torch", "numpy", "PIL", "google", "sentencepiece", "tokenizers", "llava_runner"}
 
 # The rooms of the exporter from top to bottom. A room may import those below it; rooms on one floor do not know each
 # other. A name with a slash is a room within pte/.
