@@ -76,6 +76,8 @@ def open_byte_level(
             f"the tokenizer has {len(model.vocab)} tokens and the model's vocabulary {vocab_size}; it belongs to "
             "another model"
         )
+    if settings.flag("add_prefix_space", False):
+        raise CheckpointError(f"{settings.where('add_prefix_space')} is true, which tokenizer.json does not do")
     added = find_added(folder, settings, tokenizer_json, own=(), ids=ids, vocab_size=vocab_size)
     spelled = model.texts
     for token in added.tokens:

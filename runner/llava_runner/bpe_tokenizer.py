@@ -54,7 +54,8 @@ class BpeTokenizer:
 
     def with_added(self, tokens: Iterable[AddedToken]) -> BpeTokenizer:
         """Return a tokenizer that has these added tokens, too. Its ``vocab_size`` counts no others."""
-        return BpeTokenizer(self.model, added={token.id: token.content for token in tokens})
+        texts = {it.id: self.normalize(it.content) if it.normalized else it.content for it in tokens}
+        return BpeTokenizer(self.model, added=texts)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, without BOS. Raises ``PromptError`` as ``check`` does."""

@@ -111,7 +111,7 @@ class ChatTokenizer:
         if normal == text:
             return marked
         found = bytearray(len(normal))
-        for run in re.finditer(rb"\1+", marks):
+        for run in re.finditer(rb"\x01+", marks):
             begin = len(normal) - _common(self._pieces.normalize(text[run.start() :])[::-1], normal[::-1])
             end = _common(self._pieces.normalize(text[: run.end()]), normal)
             found[begin:end] = b"\1" * max(0, end - begin)
