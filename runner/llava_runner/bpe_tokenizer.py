@@ -93,7 +93,7 @@ class BpeTokenizer:
         return True
 
     def is_unknown(self, token_id: int) -> bool:
-        """Return False: every byte is a token."""
+        """Return False: a byte that is no token is left out."""
         return False
 
     @cached_property

@@ -35,7 +35,7 @@ from llava_runner.contract import MAX_VOCAB, FileRecord, Manifest, ModelCard, si
 from llava_runner.documents import JsonObject
 from llava_runner.tokenizer import TextStream, schema
 from llava_runner.tokenizer_file import load_tokenizer
-from tests.fuzz import adapters, datasets, gguf_files, samples, token_ids
+from tests.fuzz import adapters, byte_level, datasets, gguf_files, samples, token_ids
 from tests.fuzz.card import CARD
 from tests.fuzz.mutations import mutated_bytes, mutated_document, mutated_json
 
@@ -310,6 +310,8 @@ def targets(scratch: Path) -> dict[str, Target]:
         "torch file": Target("pytorch_model.bin", torch_files(), read_all, mutated_zip),
         "old torch file": Target("pytorch_model.bin", [legacy, pickle.dumps({"a": 1})], read_all, mutated_bytes),
         "tokenizer.json": Target("tokenizer.json", [json.dumps(small_tokenizer()).encode()], read_tokenizer),
+        "byte-level tokenizer.json": Target("tokenizer.json", [byte_level.SEED], byte_level.read),
+        "runner's tokenizer.json": Target("tokenizer.json", [byte_level.SEED], use_tokenizer),
         "tokenizer.model": Target("tokenizer.model", [model], package_tokenizer, mutated_model),
         "runner's tokenizer.model": Target("tokenizer.model", [model], use_tokenizer, mutated_model),
         "tokenizer.bin": Target("tokenizer.bin", [binary], use_tokenizer, mutated_bytes),

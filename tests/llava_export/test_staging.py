@@ -203,3 +203,13 @@ def test_a_text_replaces_a_file_in_one_step_and_leaves_it_where_it_cannot_be_wri
     os.close(beginning)
     with open(end) as pipe:
         assert pipe.read() == "three"
+
+
+def test_names_that_are_not_written_anew_are_removed(tmp_path):
+    """As a package of another model has another kind of tokenizer, which runners would find first."""
+    run(tmp_path)
+    (tmp_path / "mine.bin").write_text("mine")
+    with staged(tmp_path, name="llava", names=NAMES, last="llava.json") as folder:
+        for name in ("llava.json", "z.bin"):
+            (folder / name).write_text("newer")
+    assert contents(tmp_path) == {"llava.json": "newer", "z.bin": "newer", "mine.bin": "mine"}

@@ -10,6 +10,7 @@ import pytest
 import tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from llava_runner.bpe_model import ALPHABET
 from llava_runner.bpe_tokenizer import BpeTokenizer
 from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.contract import AddedToken, TokenizerRules
@@ -217,10 +218,11 @@ REFUSED = [
     (changed(MODEL, "vocab", to=lambda vocab: {**vocab, "zz": True}), "True for the id of 'zz'"),
     (changed(MODEL, "vocab", to=lambda vocab: {**vocab, "zz": 1 << 40}), "for the id of 'zz'"),
     (changed(MODEL, "vocab", to=lambda vocab: {**vocab, "\ud800": 3000}), "no text of at most"),
-    (changed(MODEL, "vocab", to=lambda vocab: {**vocab, "y" * 2000: 3000}), "no text of at most"),
+    (changed(MODEL, "vocab", to=lambda vocab: {**vocab, "y" * 5000: 3000}), "no text of at most"),
     (changed(MODEL, "vocab", to=lambda vocab: {it.replace("a", "\0"): vocab[it] for it in vocab}), "byte 0x61"),
     (changed(MODEL, "vocab", to=[]), "must be an object"),
     (changed(MODEL, "merges", to=lambda merges: [*merges, "a b c"]), "must be a pair of tokens"),
+    (changed(MODEL, "merges", to=lambda merges: merges * 3000), "pairs; at most"),
     (changed(MODEL, "merges", to=lambda merges: [*merges, ["a"]]), "must be a pair of tokens"),
     (changed(MODEL, "merges", to=lambda merges: [*merges, ["a", 3]]), "must be a pair of tokens"),
     (changed(MODEL, "merges", to=lambda merges: [*merges, ["a", "qqq"]]), "are not in the vocabulary"),
@@ -275,11 +277,24 @@ def test_a_pattern_that_takes_too_long_ends_in_an_error(capfd):
         tokenizer.encode("a" * 60 + "b")
 
 
+def test_bytes_that_are_no_tokens_are_left_out_as_in_the_library():
+    document = json.loads(tokenizer_json("smollm2"))
+    vocab, merges = document["model"]["vocab"], document["model"]["merges"]
+    lacking = {character for character, byte in ALPHABET.items() if byte in (0x04, 0x13, 0xC0, 0xF1, 0xF2, 0xFF)}
+    document["model"]["merges"] = [merge for merge in merges if not lacking & set("".join(merge))]
+    # The ids stay without holes: their places are taken.
+    document["model"]["vocab"] = {f"{text}{text}x" if text in lacking else text: vocab[text] for text in vocab}
+    library, tokenizer = tokenizers.Tokenizer.from_str(json.dumps(document)), chat(document)
+    for text in ("a\x04b\x13", "\U00040000x", "\U000a1234\u20ac", *random_strings(500)):
+        ids = library.encode(text, add_special_tokens=False).ids
+        assert ids_of(tokenizer, text) == ids and streamed(tokenizer, ids) == library.decode(ids), repr(text)
+
+
 def test_merges_are_read_as_pairs_and_as_texts():
     document = json.loads(tokenizer_json("qwen2"))
     pairs = [merge if isinstance(merge, list) else merge.split(" ") for merge in document["model"]["merges"]]
     found = []
-    for merges in (pairs, [" ".join(pair) for pair in pairs]):
+    for merges in (pairs, ["#version: 0.2", *(" ".join(pair) for pair in pairs)]):
         document["model"]["merges"] = merges
         found.append([BpeTokenizer.from_json(json.dumps(document)).encode(text) for text in TEXTS])
     assert found[0] == found[1]
