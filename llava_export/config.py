@@ -155,12 +155,16 @@ RopeScaling = LinearScaling | Llama3Scaling
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """A Llama decoder. Sizes have the names that ``LlamaConfig`` of transformers gives them.
+    """A decoder of Llama's kind. Sizes have the names that ``LlamaConfig`` of transformers gives them.
 
-    With ``tie_word_embeddings`` the head has the weights of the token embedding. ``max_position_embeddings`` counts the
-    positions that ``rope_scaling``, if there is any, makes room for.
+    ``model_type`` names it, an entry of ``families.language_models.LANGUAGE_MODELS``. With ``tie_word_embeddings`` the
+    head has the weights of the token embedding. ``max_position_embeddings`` counts the positions that ``rope_scaling``,
+    if there is any, makes room for. With a ``sliding_window``, attention of some layers sees so many positions, its own
+    among them; None if all layers see all. Queries, keys and values have biases with ``qkv_bias``, and attention's
+    output with ``output_bias``.
     """
 
+    model_type: str = "llama"
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
@@ -173,8 +177,15 @@ class TextConfig:
     rope_theta: float
     rope_scaling: RopeScaling | None = None
     tie_word_embeddings: bool
-    attention_bias: bool
+    sliding_window: int | None = None
+    qkv_bias: bool
+    output_bias: bool
     mlp_bias: bool
+
+    @property
+    def max_context_len(self) -> int:
+        """The most positions that a program may have: those trained for, and no more than attention sees."""
+        return min(self.max_position_embeddings, self.sliding_window or self.max_position_embeddings)
 
     def __post_init__(self) -> None:
         """Raise ``ConfigError`` for sizes that do not fit each other."""
@@ -183,6 +194,8 @@ class TextConfig:
             num_attention_heads=MAX_HEADS, num_key_value_heads=MAX_HEADS, head_dim=MAX_WIDTH,
             vocab_size=MAX_VOCAB, max_position_embeddings=MAX_CONTEXT,
         )  # fmt: skip
+        if self.sliding_window is not None:
+            _check_sizes(self, sliding_window=MAX_CONTEXT)
         _check_epsilon("text_config", "rms_norm_eps", self.rms_norm_eps)
         if not (math.isfinite(self.rope_theta) and self.rope_theta >= 1):
             raise ConfigError(f"text_config: rope_theta {self.rope_theta} must be a number of at least 1")

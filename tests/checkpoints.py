@@ -17,21 +17,28 @@ from transformers import (
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    MistralConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    Qwen2Config,
 )
 
 from llava_export.builtin import CHECKPOINTS
 
 TINY_LLAVA = CHECKPOINTS["tiny-llava"]
 VOCAB_SIZE = 576  # the tiny tokenizer's pieces and some padding
+SPECIAL_IDS = {"bos_token_id": 1, "eos_token_id": 2}  # the tiny tokenizer's, which are Llama's
 
 
 @dataclass(frozen=True)
 class Shape:
     """A random LLaVA-1.5 checkpoint, by what it differs in from the plain one.
 
-    ``text``, ``vision`` and ``whole`` are changed values of the configs of decoder, vision tower and whole model.
+    ``language_model`` is transformers' config class of the decoder. ``text``, ``vision`` and ``whole`` are changed
+    values of the configs of decoder, vision tower and whole model.
     """
 
+    language_model: type[PreTrainedConfig] = LlamaConfig
     text: dict[str, Any] = field(default_factory=dict)
     vision: dict[str, Any] = field(default_factory=dict)
     whole: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +88,17 @@ SHAPES = {
             },
         },
     ),
+    # Heads that together are wider than the model, as in Mistral-Nemo.
+    "mistral": Shape(
+        MistralConfig,
+        text={"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 128, "sliding_window": 768},
+    ),
+    "qwen2": Shape(
+        Qwen2Config,
+        text={"num_key_value_heads": 2, "tie_word_embeddings": True, **SPECIAL_IDS},
+        whole={"tie_word_embeddings": True},
+    ),
+    "phi3": Shape(Phi3Config, text={"hidden_size": 384, **SPECIAL_IDS, "pad_token_id": None}),
 }
 
 
@@ -122,7 +140,7 @@ def llava_config(shape: Shape) -> LlavaConfig:
     """Return transformers' config of a shape."""
     return LlavaConfig(
         vision_config=CLIPVisionConfig(**{**TOWER, **shape.vision}),
-        text_config=LlamaConfig(**{**TEXT, "rms_norm_eps": 1e-5, "vocab_size": VOCAB_SIZE, **shape.text}),
+        text_config=shape.language_model(**{**TEXT, "rms_norm_eps": 1e-5, "vocab_size": VOCAB_SIZE, **shape.text}),
         **{"image_token_index": VOCAB_SIZE - 1, **shape.whole},
     )
 

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llava_export.checkpoint.fused import parts_of
 from llava_export.checkpoint.lora import LoraUpdate
 from llava_export.checkpoint.reader import FLOAT_DTYPES, CheckpointReader, open_shard
 from llava_export.checkpoint.shards import LoadedShard, Shard
+from llava_export.config import TextConfig
 from llava_export.errors import CheckpointError
 from llava_export.families import FAMILIES, Family
 from llava_export.models.names import PROJECTOR, is_in
@@ -86,9 +88,11 @@ class Adapter:
 class Changes:
     """What is changed in a checkpoint, by the model's names.
 
+    ``text`` has the decoder's sizes; None if they are not known: then an adapter of fused linears is not understood.
     ``updates`` are changes of weights, and ``replaced`` has the shapes of those that are read from another file.
     """
 
+    text: TextConfig | None = None
     updates: dict[str, LoraUpdate] = field(default_factory=dict)
     replaced: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -114,16 +118,22 @@ class Changes:
         ]
         misfits = []
         for module, keys in parts.items():
-            fqn = names.known(f"{module}.weight")
-            if fqn is None:
+            weights = names.weights(f"{module}.weight", text=self.text)
+            if not weights:
                 unknown += keys.values()
                 continue
-            if fqn in self.updates:
-                raise CheckpointError(f"{adapter.weights} has the matrices of {fqn} twice, as those of {module} too")
+            if twice := sorted(weights.keys() & self.updates.keys()):
+                raise CheckpointError(
+                    f"{adapter.weights} has the matrices of {twice[0]} twice, as those of {module} too"
+                )
             update = _update(shard, keys, adapter=adapter, module=module)
-            if shapes := update.misfit(to.shapes[names.keys[fqn]]):
+            shape = to.shapes[names.keys[next(iter(weights))]]
+            if is_fused := len(weights) > 1:
+                shape = (sum(weights.values()), *shape[1:])
+            if shapes := update.misfit(shape):
                 misfits.append(f"{module} has {shapes}")
-            self.updates[fqn] = update
+            else:
+                self.updates |= update.of_parts(weights) if is_fused else dict.fromkeys(weights, update)
         problems = [f"{len(unknown)} of its keys match no parameter ({_first(unknown)})"] if unknown else []
         problems += [f"matrices do not fit: {_first(misfits)}"] if misfits else []
         if problems:
@@ -155,6 +165,13 @@ class _Names:
     def known(self, key: str) -> str | None:
         """Return the name of a weight that the checkpoint has, or None."""
         return next((fqn for fqn, _ in self._names(key) if fqn in self.keys), None)
+
+    def weights(self, key: str, *, text: TextConfig | None) -> dict[str, int]:
+        """Return the name of a weight that the checkpoint has; or the parts of a fused one, with their rows."""
+        if (fqn := self.known(key)) is not None:
+            return {fqn: 0}
+        fused = (parts_of(name, text) for name, _ in self._names(key)) if text is not None else ()
+        return next((parts for parts in fused if parts and parts.keys() <= self.keys.keys()), {})
 
     def replace(self, path: Path, *, keys: Iterable[str], replaced: dict[str, tuple[int, ...]]) -> list[str]:
         """Read tensors from another file. Return the keys that name no weight of the model."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from llava_export.checkpoint.adapter import MERGE, Adapter, Changes
+from llava_export.checkpoint.fused import divide_fused
 from llava_export.checkpoint.generation import GENERATION_CONFIG, generation_defaults, special_ids
 from llava_export.checkpoint.images import Images, check_pinpoints, find_images, tower_folders
 from llava_export.checkpoint.parts import CONFIG, TOKENIZERS, Parts, file_in, find_parts
@@ -182,7 +183,10 @@ def _open_model(
     )
     if tower is not None:
         config = reasons.result(partial(family.parse_config, settings, tower.config))
-    changes = None if quantized else reasons.result(partial(_changes, parts, reader, family=family))
+    if config is not None:
+        divided = reasons.result(partial(divide_fused, reader, family=family, text=config.text))
+        config = None if divided is None else config
+    changes = None if quantized else reasons.result(partial(_changes, parts, reader, family=family, config=config))
     if config is not None and changes is not None:
         config = reasons.result(partial(_with_changed_vocabulary, config, changes))
     paths = (*parts.folders, *((tower.described_in,) if tower and tower.described_in else ()))
@@ -279,9 +283,9 @@ def _as_unicode(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _changes(parts: Parts, reader: CheckpointReader, *, family: Family) -> Changes:
+def _changes(parts: Parts, reader: CheckpointReader, *, family: Family, config: LlavaConfig | None) -> Changes:
     """Return what adapter and projector change, and make ``reader`` read the weights that they replace."""
-    changes = Changes()
+    changes = Changes(config.text if config else None)
     if parts.adapter is not None:
         changes.apply_adapter(Adapter.open(parts.adapter), to=reader, family=family)
     if parts.projector is not None:

@@ -6,8 +6,8 @@ row of the sum a length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +115,15 @@ class LoraUpdate:
         if self.is_embedding:
             return LowRank(a.T, b.T, self.scale)
         return LowRank(b, a, self.scale, self._read(self.magnitude) if self.magnitude is not None else None)
+
+    def of_parts(self, rows: Mapping[str, int]) -> dict[str, LoraUpdate]:
+        """Return what is changed in the parts of a fused weight, by their names. ``rows`` are theirs, in order."""
+        for key in (self.b, *((self.magnitude,) if self.magnitude else ())):
+            self.shard.divide(key, {f"{key}[{name}]": count for name, count in rows.items()})
+        return {
+            name: replace(self, b=f"{self.b}[{name}]", magnitude=self.magnitude and f"{self.magnitude}[{name}]")
+            for name in rows
+        }
 
     def prefetch(self) -> None:
         """Ask the system to read the matrices from disk, without waiting."""

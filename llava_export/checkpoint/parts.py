@@ -12,13 +12,13 @@ from llava_export.checkpoint.refusals import read_settings
 from llava_export.checkpoint.weight_files import has_weights
 from llava_export.errors import CheckpointError, ConfigError
 from llava_export.families import FAMILIES, Family
+from llava_export.families.language_models import LANGUAGE_MODELS
 from llava_runner.documents import JsonObject, read_object
 
 CONFIG = "config.json"
 TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 PROJECTORS = ("mm_projector.bin", "mm_projector.safetensors")  # what LLaVA's pretraining writes
-# The config that LLaVA's training code gives a plain Llama with such a projector and vision tower.
-LLAMA_WITH_PROJECTOR = {"model_type": "llava_llama", "mm_projector_type": "mlp2x_gelu"}
+PROJECTOR_TYPE = "mlp2x_gelu"  # that LLaVA's training code names in the config
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,19 @@ class Parts:
                 settings = read_settings(folder)
                 if (found := _family(settings)) is not None and family in (None, found):
                     return settings, folder
-        if family is None and self.projector is not None and base.get("model_type") == "llama":
+        language_model = LANGUAGE_MODELS.get(str(base.get("model_type")))
+        if family is None and self.projector is not None and language_model is not None:
             if vision_tower is None:
                 raise ConfigError(
                     f"{self.base} is a language model without a vision tower, and there is no {CONFIG} beside "
                     f"{self.projector} that names one: give it with --vision-tower"
                 )
-            made = {**base, **LLAMA_WITH_PROJECTOR, "mm_vision_tower": vision_tower}
+            made = {
+                **base,
+                "model_type": language_model.llava_types[0],
+                "mm_projector_type": PROJECTOR_TYPE,
+                "mm_vision_tower": vision_tower,
+            }
             return JsonObject(made, what=str(self.base / CONFIG), error=ConfigError), self.base
         return base, self.base
 

@@ -113,6 +113,14 @@ class CheckpointReader:
         self._shard_of |= dict.fromkeys(keys.values(), shard)
         self.shapes |= shard.shapes
 
+    def divide(self, key: str, parts: Mapping[str, int]) -> None:
+        """Show a tensor as its rows, divided. ``parts`` has their numbers by the keys that they get, in order."""
+        shard = self._shard_of.pop(key)
+        del self.shapes[key]
+        shard.divide(key, parts)
+        self._shard_of |= dict.fromkeys(parts, shard)
+        self.shapes |= {part: shard.shapes[part] for part in parts}
+
     def file_of(self, key: str) -> Path:
         """Return the file that a tensor is read from."""
         return self._shard_of[key].path

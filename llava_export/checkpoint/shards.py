@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,6 +35,11 @@ class Entry:
             return 0
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
 
+    def rows(self, first: int, count: int) -> Entry:
+        """Return the entry of some rows of the tensor."""
+        itemsize = self.dtype.itemsize if isinstance(self.dtype, torch.dtype) else 0  # of a type that cannot be read
+        return replace(self, shape=(count, *self.shape[1:]), start=self.start + first * self.stride[0] * itemsize)
+
 
 class Shard:
     """A file whose tensors are read one at a time.
@@ -56,6 +61,16 @@ class Shard:
         self._entries = {new: self._entries[key] for key, new in keys.items()}
         self.shapes = {new: self.shapes[key] for key, new in keys.items()}
         self.dtypes = {new: self.dtypes[key] for key, new in keys.items()}
+
+    def divide(self, key: str, parts: Mapping[str, int]) -> None:
+        """Show a tensor as its rows, divided. ``parts`` has their numbers by the keys that they get, in order."""
+        whole, first, entries = self._entries[key], 0, dict(self._entries)
+        for part, count in parts.items():
+            entries[part] = entry = whole.rows(first, count)
+            self.shapes[part], self.dtypes[part] = entry.shape, entry.dtype
+            first += count
+        del entries[key], self.shapes[key], self.dtypes[key]
+        self._entries = entries
 
     def prefetch(self, key: str) -> None:
         """Start to read a tensor from disk without waiting for it."""
@@ -109,6 +124,14 @@ class LoadedShard:
         self._tensors = {new: self._tensors[key] for key, new in keys.items()}
         self.shapes = {new: self.shapes[key] for key, new in keys.items()}
         self.dtypes = {new: self.dtypes[key] for key, new in keys.items()}
+
+    def divide(self, key: str, parts: Mapping[str, int]) -> None:
+        """Show a tensor as its rows, divided. ``parts`` has their numbers by the keys that they get, in order."""
+        whole = self._tensors[key]
+        divided = dict(zip(parts, whole.split(list(parts.values())), strict=True))
+        self._tensors = {**{name: it for name, it in self._tensors.items() if name != key}, **divided}
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+        self.dtypes = {name: tensor.dtype for name, tensor in self._tensors.items()}
 
     def prefetch(self, key: str) -> None:
         """Do nothing: the tensor is in memory."""

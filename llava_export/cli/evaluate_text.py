@@ -134,7 +134,7 @@ def _calibrated(
                 checkpoint,
                 recipe,
                 prompt=find_prompt(checkpoint),
-                max_len=min(DEFAULT_LENGTH, checkpoint.config.text.max_position_embeddings),
+                max_len=min(DEFAULT_LENGTH, checkpoint.config.text.max_context_len),
                 limit=arguments.calibration_samples or DEFAULT_SAMPLES,
                 folder=Path(scratch) / "layers",
                 device=arguments.device,

@@ -16,6 +16,7 @@ from llava_export.doctor.findings import Fact, Finding, Report, broken, doubtful
 from llava_export.doctor.values import check_values
 from llava_export.doctor.words import ends_text, sampling_text
 from llava_export.errors import CheckpointError, SeveralReasons
+from llava_export.families.language_models import LANGUAGE_MODELS
 from llava_export.models.names import PROJECTOR, VISION_TOWER, is_in
 from llava_export.pte.export import model_card
 from llava_export.pte.golden import golden_question
@@ -117,10 +118,11 @@ def _model_facts(checkpoint: Checkpoint) -> Iterator[Fact]:
     heads = f"{text.num_attention_heads} heads"
     if text.num_key_value_heads != text.num_attention_heads:
         heads += f" ({text.num_key_value_heads} of keys and values)"
+    window = f", a window of {text.sliding_window}" if text.sliding_window is not None else ""
     yield Fact(
         "language model",
-        f"{text.num_hidden_layers} layers of {text.hidden_size}, {heads}, {text.vocab_size} tokens, "
-        f"{text.max_position_embeddings} positions",
+        f"{LANGUAGE_MODELS[text.model_type].name}, {text.num_hidden_layers} layers of {text.hidden_size}, {heads}, "
+        f"{text.vocab_size} tokens, {text.max_position_embeddings} positions{window}",
         "config.json",
     )
     for name, part, value in (

@@ -92,12 +92,13 @@ def _token_doubts(checkpoint: Checkpoint) -> Iterator[Finding]:
             f"{tokenizer.eos_id} ({tokenizer.text(tokenizer.eos_id)}): any of them ends it here",
             f"Name all that end an answer as eos_token_id in {GENERATION_CONFIG}.",
         )
-    room = text.max_position_embeddings - checkpoint.config.num_image_tokens
+    room = text.max_context_len - checkpoint.config.num_image_tokens
     if room < ROOM:
         yield doubtful(
-            f"an image takes {checkpoint.config.num_image_tokens} of {text.max_position_embeddings} positions, which "
+            f"an image takes {checkpoint.config.num_image_tokens} of {text.max_context_len} positions, which "
             f"leaves {room} for text",
-            "Check max_position_embeddings in config.json: that of Llama and Vicuna is 2048 or more.",
+            "Check max_position_embeddings and sliding_window in config.json: those of published models are about 2048 "
+            "or more.",
         )
 
 

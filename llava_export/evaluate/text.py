@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from llava_export.checkpoint.checkpoint import Checkpoint
+from llava_export.config import TextConfig
 from llava_export.errors import CorpusError
 from llava_export.pte.against import check_sizes
 from llava_export.quantize.weights import CalibratedBlock
@@ -91,8 +92,7 @@ class FloatReading:
         device: str = "cpu",
         on_step: Callable[[str], None] = lambda name: None,
     ) -> None:
-        limit = checkpoint.config.text.max_position_embeddings
-        _check_length(windows, limit=limit, what="the model was trained for")
+        _check_model_length(windows, checkpoint.config.text)
         self._windows = windows
         self._device = device
         self._blocks = DecoderBlocks(checkpoint, max_len=len(windows[0]), device=device)
@@ -176,7 +176,7 @@ def fitted_recipe(checkpoint: Checkpoint, recipe: Recipe, windows: Sequence[Tens
     shapes = checkpoint.build_model(max_context_len=1)
     recipe = recipe.fitted(shapes)
     recipe.check(shapes)
-    _check_length(windows, limit=checkpoint.config.text.max_position_embeddings, what="the model was trained for")
+    _check_model_length(windows, checkpoint.config.text)
     return recipe
 
 
@@ -211,6 +211,13 @@ def t_quantile(degrees: int) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return sum(term / degrees**power for power, term in enumerate(terms))
+
+
+def _check_model_length(windows: Sequence[Tensor], text: TextConfig) -> None:
+    """Raise ``CorpusError`` if windows of a text are longer than a model can read at once."""
+    is_trained = text.max_context_len == text.max_position_embeddings
+    what = "the model was trained for" if is_trained else "that its attention sees at once (sliding_window)"
+    _check_length(windows, limit=text.max_context_len, what=what)
 
 
 def _check_length(windows: Sequence[Tensor], *, limit: int, what: str) -> None:

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from llava_export.config import LlavaConfig, VisionConfig, checked_choice
-from llava_export.errors import ConfigError, check_all
+from llava_export.config import LlavaConfig, TextConfig, VisionConfig, checked_choice
+from llava_export.errors import check_all
 from llava_export.families import original
 from llava_export.families.family import Family
+from llava_export.families.language_models import LLAVA_TYPES, language_model_of
 from llava_export.families.prompts import VICUNA_V1
 from llava_export.families.sections import (
     CLIP_L_336,
     UNUSED_PARAMETERS,
     check_padding,
-    llama_section,
     llava_config,
     text_config,
     vision_config,
 )
 from llava_export.models.names import LM_HEAD, PROJECTOR, TEXT_DECODER, TOKEN_EMBEDDING, VISION_TOWER
-from llava_runner.documents import JsonObject, shown
+from llava_runner.documents import JsonObject
 
 SELECT_STRATEGIES = ("default", "full")
 
@@ -33,18 +33,13 @@ def parse_config(config: JsonObject, tower: JsonObject | None) -> LlavaConfig:
     name = "vision_feature_select_strategy"
     strategy = partial(checked_choice, name, config.text(name, "default"), SELECT_STRATEGIES)
     vision = partial(_vision, config, strategy)
-    section = llama_section(config.section("text_config", {}))
-    tied = config.flag("tie_word_embeddings", False) or section.flag("tie_word_embeddings", False)
-    check_all(
-        strategy,
-        vision,
-        partial(_check_language_model, section),
-        partial(text_config, section, tied=tied),
-    )
+    described = config.section("text_config", {})
+    text = partial(_text, config, described)
+    check_all(strategy, vision, text)
     model = llava_config(
         vision(),
-        section,
-        tied=tied,
+        text(),
+        language_model_of(described).section(described),
         projector_type="mlp",
         projector_act=config.text("projector_hidden_act", "gelu"),
         projector_bias=config.flag("multimodal_projector_bias", True),
@@ -63,10 +58,12 @@ def _vision(config: JsonObject, strategy: Callable[[], str]) -> VisionConfig:
     )
 
 
-def _check_language_model(section: JsonObject) -> None:
-    """Raise ``ConfigError`` unless the language model is a Llama."""
-    if section.get("model_type", "llama") != "llama":
-        raise ConfigError(f"language model {shown(section['model_type'])} is not supported; this family has llama")
+def _text(config: JsonObject, described: JsonObject) -> TextConfig:
+    """Return the decoder's sizes, of which ``described`` says most. The whole model, too, may say that it is tied."""
+    language_model = language_model_of(described)
+    section = language_model.section(described)
+    tied = config.flag("tie_word_embeddings", False) or section.flag("tie_word_embeddings")
+    return text_config(section, language_model=language_model, tied=tied)
 
 
 LLAVA_15 = Family(
@@ -92,7 +89,7 @@ LLAVA_15 = Family(
 
 LLAVA_15_ORIGINAL = original.family(
     name="llava-1.5",
-    model_types=("llava", "llava_llama", "share4v"),
+    model_types=("llava", *LLAVA_TYPES, "share4v"),
     projectors=("mlp2x_gelu",),
     markers=("mm_projector_type", "mm_vision_tower", "mm_hidden_size"),
     prompt=VICUNA_V1,

@@ -1,7 +1,8 @@
 """Checkpoints in the layout of LLaVA's own training code. MobileVLM's code descends from it and writes the same layout.
 
-The decoder's keys are those of a Llama checkpoint. The projector's are under ``model.mm_projector``. The vision tower's
-are under ``model.vision_tower``, or in a CLIP checkpoint of its own that ``mm_vision_tower`` in ``config.json`` names.
+The decoder's keys are those of a checkpoint of the language model alone. The projector's are under
+``model.mm_projector``. The vision tower's are under ``model.vision_tower``, or in a CLIP checkpoint of its own that
+``mm_vision_tower`` in ``config.json`` names.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from functools import partial
 from llava_export.config import LlavaConfig, VisionConfig, checked_choice
 from llava_export.errors import ConfigError, check_all
 from llava_export.families.family import Family
+from llava_export.families.language_models import original_language_model
 from llava_export.families.prompts import ChatPrompt
 from llava_export.families.sections import (
     CLIP_L_336,
     UNUSED_PARAMETERS,
-    llama_section,
     llava_config,
     text_config,
     vision_config,
@@ -125,19 +126,21 @@ def _parse_config(projectors: tuple[str, ...], config: JsonObject, tower: JsonOb
     name = "mm_vision_select_feature"
     select = partial(checked_choice, name, config.text(name, "patch"), SELECT_FEATURES)
     vision = partial(_vision, config, tower, select)
-    section = llama_section(config)
-    tied = config.flag("tie_word_embeddings", False)
+    language_model = original_language_model(config)
+    section = language_model.section(config)
+    tied = section.flag("tie_word_embeddings")
+    text = partial(text_config, section, language_model=language_model, tied=tied)
     check_all(
         partial(_check_projector_type, config, projectors),
         select,
         partial(_check_start_end, config),
         vision,
-        partial(text_config, section, tied=tied),
+        text,
     )
     return llava_config(
         vision(),
+        text(),
         section,
-        tied=tied,
         projector_type=PROJECTOR_TYPES[config["mm_projector_type"]],
         projector_act="gelu",
         projector_bias=True,

@@ -14,7 +14,7 @@ DEFAULT_THETA = 10000.0
 
 
 def rope_settings(section: JsonObject) -> tuple[float, RopeScaling | None]:
-    """Return ``rope_theta``, and how the frequencies are scaled. ``section`` is a ``llama_section``.
+    """Return ``rope_theta``, and how the frequencies are scaled. ``section`` is that of a language model.
 
     Raises ``ConfigError``.
     """
@@ -28,13 +28,13 @@ def rope_settings(section: JsonObject) -> tuple[float, RopeScaling | None]:
         )
     for part in (section, rope):
         if (name := "partial_rotary_factor") in part and part.number(name, 1.0) != 1:
-            raise ConfigError(f"{part.where(name)} is {shown(part[name])}; Llama rotates whole heads")
+            raise ConfigError(f"{part.where(name)} is {shown(part[name])}; only whole heads can be rotated")
     theta = rope.number("rope_theta", section.number("rope_theta", DEFAULT_THETA))
     return theta, READERS[kind](rope, section) if kind in READERS else None
 
 
 def context_length(section: JsonObject) -> int:
-    """Return the number of positions that the model was trained for. ``section`` is a ``llama_section``.
+    """Return the number of positions that the model was trained for. ``section`` is that of a language model.
 
     With linear scaling ``max_position_embeddings`` is that number in most configs. Vicuna's with 16,384 positions keep
     Llama's 4096 there, and have theirs in ``max_sequence_length``. Raises ``ConfigError``.

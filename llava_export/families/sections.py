@@ -1,4 +1,4 @@
-"""What all families share: sections of ``config.json`` about a Llama decoder and a CLIP vision tower."""
+"""What all families share: sections of ``config.json`` about a language model and a CLIP vision tower."""
 
 from __future__ import annotations
 
@@ -7,31 +7,27 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from llava_export.config import LlavaConfig, ProjectorConfig, TextConfig, VisionConfig, check_token_ids
+from llava_export.config import (
+    MAX_LAYERS,
+    LlavaConfig,
+    ProjectorConfig,
+    TextConfig,
+    VisionConfig,
+    check_token_ids,
+    checked_choice,
+)
 from llava_export.errors import ConfigError, check_all
+from llava_export.families.language_models import LanguageModel
 from llava_export.families.rope import context_length, rope_settings
 from llava_export.models.names import VISION_TOWER
+from llava_runner.contract import MAX_CONTEXT
 from llava_runner.documents import JsonObject, shown
 
-# The sizes in each section, and the defaults of transformers' LlamaConfig and CLIPVisionConfig. Published configs leave
-# out values that equal them.
-LLAMA_SIZES = (
+# The sizes in each section, and the defaults of transformers' CLIPVisionConfig. Published configs leave out values that
+# equal them. Those of language models are in ``families.language_models``.
+TEXT_SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
 )  # fmt: skip
-LLAMA_DEFAULTS: Mapping[str, Any] = {
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "vocab_size": 32000,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 CLIP_SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
 )  # fmt: skip
@@ -46,6 +42,7 @@ CLIP_DEFAULTS: Mapping[str, Any] = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
+FULL, SLIDING = "full_attention", "sliding_attention"  # values of layer_types
 NO_PADDING = -1  # a pad_token_id that old configs have
 # openai/clip-vit-large-patch14-336, the tower of all published models.
 CLIP_L_336: Mapping[str, Any] = {
@@ -68,25 +65,16 @@ UNUSED_PARAMETERS = (
 )
 
 
-def llama_section(section: JsonObject) -> JsonObject:
-    """Return the section about a Llama decoder, with defaults for what it leaves out."""
-    return section.with_defaults(LLAMA_DEFAULTS)
-
-
 def llava_config(
     vision: VisionConfig,
+    text: TextConfig,
     section: JsonObject,
     *,
-    tied: bool,
     projector_type: str,
     projector_act: str,
     projector_bias: bool,
 ) -> LlavaConfig:
-    """Return the sizes of a whole model. ``section`` is a ``llama_section``. Raises ``ConfigError``.
-
-    ``tied`` says that the decoder's head has the weights of the token embedding.
-    """
-    text = text_config(section, tied=tied)
+    """Return the sizes of a whole model. ``section`` is that of the language model. Raises ``ConfigError``."""
     projector = ProjectorConfig(
         type=projector_type,
         in_features=vision.feature_size,
@@ -112,16 +100,23 @@ def check_padding(section: JsonObject, text: TextConfig) -> None:
         check_token_ids("pad_token_id", pad_id, vocab_size=text.vocab_size)
 
 
-def text_config(section: JsonObject, *, tied: bool) -> TextConfig:
-    """Return the decoder's sizes. ``section`` is a ``llama_section``. Raises ``ConfigError``."""
-    check_all(partial(_check_act, section), partial(rope_settings, section), partial(_check_window, section))
+def text_config(section: JsonObject, *, language_model: LanguageModel, tied: bool) -> TextConfig:
+    """Return the decoder's sizes. ``section`` is ``language_model``'s, with its defaults. Raises ``ConfigError``."""
+    window = partial(_window, section, has_options=language_model.has_window_options)
+    check_all(partial(_check_act, section), partial(rope_settings, section), window)
     rope_theta, rope_scaling = rope_settings(section)
-    sizes = {name: section.integer(name) for name in LLAMA_SIZES}
+    sizes: dict[str, Any] = {name: section.integer(name) for name in TEXT_SIZES}
     heads, hidden_size = sizes["num_attention_heads"], sizes["hidden_size"]
     if section.get("head_dim") is None and (heads < 1 or hidden_size % heads):
         raise ConfigError(f"text_config: num_attention_heads {heads} does not divide hidden_size {hidden_size}")
+    biases = {
+        name: section.flag(option) if isinstance(option, str) else option
+        for name, option in language_model.biases.items()
+    }
     return TextConfig(
         **sizes,
+        **biases,
+        model_type=language_model.model_type,
         max_position_embeddings=context_length(section),
         num_key_value_heads=section.integer("num_key_value_heads", heads),
         head_dim=section.integer("head_dim", hidden_size // max(1, heads)),
@@ -129,28 +124,33 @@ def text_config(section: JsonObject, *, tied: bool) -> TextConfig:
         rope_theta=rope_theta,
         rope_scaling=rope_scaling,
         tie_word_embeddings=tied,
-        attention_bias=section.flag("attention_bias"),
-        mlp_bias=section.flag("mlp_bias"),
+        sliding_window=window(),
     )
 
 
 def _check_act(section: JsonObject) -> None:
-    """Raise ``ConfigError`` unless the activation is Llama's."""
+    """Raise ``ConfigError`` unless the activation is Llama's, which all language models here have."""
     if section["hidden_act"] != "silu":
-        raise ConfigError(
-            f"the language model's hidden_act {shown(section['hidden_act'])} is not supported; Llama's is silu"
-        )
+        raise ConfigError(f"the language model's hidden_act {shown(section['hidden_act'])} is not supported; silu is")
 
 
-def _check_window(section: JsonObject) -> None:
-    """Raise ``ConfigError`` if attention sees a part of the context alone."""
-    context = context_length(section)
-    window = section.integer("sliding_window", context)
-    if section.flag("use_sliding_window", True) and window < context:
-        raise ConfigError(
-            f"{section.where('sliding_window')} is {window}: attention sees that many positions of {context}; only "
-            "models whose attention sees all of them are supported"
-        )
+def _window(section: JsonObject, *, has_options: bool) -> int | None:
+    """Return how many positions attention sees, or None if all layers see all. Raises ``ConfigError``.
+
+    Where there are options, they say which layers have a window: those from ``max_window_layers`` on, or, in files of
+    transformers 5, what ``layer_types`` says of each.
+    """
+    if section.get("sliding_window") is None:
+        return None
+    window = section.integer("sliding_window", least=1, most=MAX_CONTEXT)
+    if not has_options:
+        return window
+    first = section.integer("max_window_layers", 0)
+    layers = section.integer("num_hidden_layers")
+    types = section.items_of("layer_types", [FULL if i < first else SLIDING for i in range(min(layers, MAX_LAYERS))])
+    for layer_type in types:
+        checked_choice(section.where("layer_types"), layer_type, (FULL, SLIDING))
+    return window if section.flag("use_sliding_window", True) and SLIDING in types else None
 
 
 def vision_config(section: JsonObject, *, feature_layers: tuple[int, ...], keep_class_token: bool) -> VisionConfig:

@@ -1,5 +1,7 @@
 """A Llama decoder (Touvron et al., 2023) with a KV cache, for one sequence at a time.
 
+Mistral, Qwen2 and Phi-3 are the same decoder. What differs is in ``TextConfig``: sizes and biases.
+
 Shapes: T new positions, C positions in the cache, D hidden size, H query heads, K key/value heads, E head size, e half
 of a head.
 """
@@ -7,6 +9,7 @@ of a head.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -96,15 +99,16 @@ class LlamaAttention(nn.Module):
         num_heads: int,
         num_key_value_heads: int,
         head_dim: int,
-        bias: bool,
+        qkv_bias: bool,
+        output_bias: bool,
         cached_attention: nn.Module,
     ) -> None:
         super().__init__()
         self.head_dim = head_dim
         self.qkv_proj = QkvLinear(
-            hidden_size, num_heads=num_heads, num_key_value_heads=num_key_value_heads, head_dim=head_dim, bias=bias
+            hidden_size, num_heads=num_heads, num_key_value_heads=num_key_value_heads, head_dim=head_dim, bias=qkv_bias
         )
-        self.o_proj = nn.Linear(num_heads * head_dim, hidden_size, bias=bias)
+        self.o_proj = nn.Linear(num_heads * head_dim, hidden_size, bias=output_bias)
         self.cached_attention = cached_attention
 
     def forward(self, x_1TD: Tensor, cos_T1e: Tensor, sin_T1e: Tensor, start: int) -> Tensor:
@@ -162,7 +166,8 @@ class LlamaLayer(nn.Module):
             num_heads=config.num_attention_heads,
             num_key_value_heads=config.num_key_value_heads,
             head_dim=config.head_dim,
-            bias=config.attention_bias,
+            qkv_bias=config.qkv_bias,
+            output_bias=config.output_bias,
             cached_attention=cached_attention,
         )
         self.post_attention_layernorm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -237,3 +242,11 @@ class LlamaDecoder(nn.Module):
         Nobody reads the others, and to compute them would be expensive: the head is as wide as the vocabulary.
         """
         return self.lm_head(self.norm(x_1TD[:, -1:]))
+
+
+@lru_cache
+def fused_parts(config: TextConfig) -> dict[str, dict[str, int]]:
+    """Return the parts of the fused linears of a layer, with their rows in order, by the linear's name in the layer."""
+    with torch.device("meta"):
+        layer = LlamaLayer(config, cached_attention=nn.Identity())
+    return {name: module.parts for name, module in layer.named_modules() if isinstance(module, FusedLinear)}

@@ -141,11 +141,17 @@ def _lengths(config: LlavaConfig, options: Options) -> tuple[int, int]:
 
     A length that is not given is 768 positions, or what the model or the other length allows.
     """
-    limit = config.text.max_position_embeddings
+    limit = config.text.max_context_len
     context_len = options.max_context_len or min(max(DEFAULT_LENGTH, options.max_seq_len or 0), limit)
     seq_len = options.max_seq_len or min(DEFAULT_LENGTH, context_len)
+    trained = config.text.max_position_embeddings
+    if context_len > trained:
+        raise ExportError(f"a context of {context_len} is beyond the {trained} positions the model was trained for")
     if context_len > limit:
-        raise ExportError(f"a context of {context_len} is beyond the {limit} positions the model was trained for")
+        raise ExportError(
+            f"a context of {context_len} is longer than the window of {limit} positions that attention sees at once "
+            f"(sliding_window; the model was trained for {trained} positions): --max-context-len {limit} is the most"
+        )
     if not 1 <= seq_len <= context_len:
         raise ExportError(f"--max-seq-len {seq_len} must be from 1 to --max-context-len, {context_len}")
     num_image_tokens = config.num_image_tokens

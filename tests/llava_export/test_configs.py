@@ -48,7 +48,10 @@ def test_without_network_the_message_says_what_to_do(monkeypatch):
     ("change", "message"),
     [
         ({"model_type": "bert"}, "model_type 'bert'; supported: llava-1.5"),
-        ({"text_config": {"model_type": "mistral"}}, "language model 'mistral'"),
+        (
+            {"text_config": {"model_type": "gemma"}},
+            r"text_config.model_type .* 'gemma'; supported .* Mistral \(mistral\)",
+        ),
         ({"text_config": {"hidden_act": "gelu"}}, "hidden_act"),
         ({"text_config": {"rope_parameters": {"rope_type": "yarn"}}}, "type 'yarn'"),
         ({"text_config": {"num_key_value_heads": 3}}, "num_key_value_heads 3 does not divide"),

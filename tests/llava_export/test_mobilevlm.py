@@ -261,7 +261,7 @@ def test_a_tower_for_smaller_images_does_not_replace_the_published_one(folder, t
         ({"mm_vision_select_feature": "all"}, "choose from patch, cls_patch"),
         ({"mm_vision_select_feature": "cls_patch"}, "without the class token"),
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end is not supported"),
-        ({"hidden_act": "gelu"}, "Llama's is silu"),
+        ({"hidden_act": "gelu"}, "silu is"),
     ],
     ids=str,
 )
