@@ -58,15 +58,16 @@ def randomized(model: nn.Module, **options: Any) -> PeftModel:
 def adapt_llava(
     folder: Path,
     *,
+    shape: str = "plain",
     dtype: torch.dtype = torch.float32,
     prepare: Callable[[Any], object] = lambda model: None,
     **options: Any,
 ) -> Adapted:
     """Save a random LLaVA in llava-hf's layout, an adapter for it, and both merged.
 
-    ``prepare`` changes the model before the adapter is put on it.
+    ``shape`` is a key of ``SHAPES``. ``prepare`` changes the model before the adapter is put on it.
     """
-    model = random_llava(SHAPES["plain"])
+    model = random_llava(SHAPES[shape])
     model.to(dtype)  # type: ignore[arg-type]  # a decorator of transformers hides the types
     save_checkpoint(model, folder / "base")
     torch.manual_seed(1)
@@ -174,12 +175,26 @@ def adapt_embedding(folder: Path) -> Adapted:
     )
 
 
+def adapt_fused(folder: Path) -> Adapted:
+    """Save an adapter of linears that are fused in the model, and of one that is not."""
+    return adapt_llava(
+        folder, shape="phi3", dtype=torch.bfloat16, r=6, target_modules=["qkv_proj", "gate_up_proj", "o_proj"]
+    )
+
+
+def adapt_fused_dora(folder: Path) -> Adapted:
+    """Save an adapter with DoRA of linears that are fused in the model."""
+    return adapt_llava(folder, shape="phi3", r=4, use_dora=True, target_modules=["qkv_proj", "gate_up_proj"])
+
+
 KINDS = {
     "attention": adapt_attention,
     "original": adapt_original,
     "grown": adapt_grown,
     "dora": adapt_dora,
     "embedding": adapt_embedding,
+    "fused": adapt_fused,
+    "fused_dora": adapt_fused_dora,
 }
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.prompt import Prompt, stop_ids
 from llava_export.errors import ExportError
+from llava_export.families.language_models import LANGUAGE_MODELS
 from llava_export.gguf.tensors import GgufFile, GgufTensor, write_file
-from llava_export.gguf.text import text_tensors, write_text_metadata
+from llava_export.gguf.text import check_text, text_tensors, write_text_metadata
 from llava_export.gguf.vision import LLAMA_CPP_GRID, check_vision, vision_tensors, write_vision_metadata
 from llava_export.gguf.vocabulary import MAX_ENDS
 from llava_export.stages import Stages
@@ -40,6 +41,7 @@ def planned_tensors(
 
     Raises ``ExportError`` for a model that llama.cpp cannot compute.
     """
+    check_text(checkpoint.config)
     check_vision(checkpoint.config)
     sources = checkpoint.weights.tensors(checkpoint.build_model(max_context_len=1))
     return (
@@ -75,6 +77,11 @@ def export_gguf(
     images = checkpoint.images
     if images.aspect_ratio != "pad" or images.resize != images.size:
         stages.note(f"llama.cpp pads images to a square; those of this checkpoint are {images.text()}")
+    if (length := config.text.max_context_len) < config.text.max_position_embeddings:
+        stages.note(
+            f"attention sees {length} positions (sliding_window), and llama.cpp's all: run it with --ctx-size {length} "
+            "or less"
+        )
     eos_ids = stop_ids(prompt, checkpoint)
     if len(eos_ids) > MAX_ENDS:
         rest = ", ".join(map(str, eos_ids[MAX_ENDS:]))
@@ -88,8 +95,9 @@ def export_gguf(
         eos_ids=eos_ids,
     )
     write_vision = partial(write_vision_metadata, config=config, image_mean=images.mean, image_std=images.std)
+    architecture = LANGUAGE_MODELS[config.text.model_type].gguf_architecture
     files = {
-        "language model": GgufFile(text_name(quantization), "llama", quantization, text, write_text),
+        "language model": GgufFile(text_name(quantization), architecture, quantization, text, write_text),
         "mmproj": GgufFile(mmproj_name(mmproj_type), "clip", mmproj_type, vision, write_vision),
     }
     with staged(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter
 from torch import Tensor
 
@@ -23,16 +24,28 @@ PART_KEYS = {name: f"llava_export.{name}" for name in ("base_model", "projector"
 
 
 @dataclass(frozen=True)
+class Fused:
+    """Several of the checkpoint's tensors that are one in a file: the rows of one after those of the other."""
+
+    parts: tuple[CheckpointTensor, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of all rows together."""
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+
+
+@dataclass(frozen=True)
 class GgufTensor:
     """A tensor of a GGUF file.
 
-    ``name`` is its name in the file, ``source`` the checkpoint's tensor that it is made of, or its values where they
-    are computed, and ``kind`` its type in the file. Rows of query and key projections are reordered:
+    ``name`` is its name in the file, ``source`` the checkpoint's tensor or tensors that it is made of, or its values
+    where they are computed, and ``kind`` its type in the file. Rows of query and key projections are reordered:
     ``num_rotary_heads`` is the number of their heads, and 0 for all other tensors.
     """
 
     name: str
-    source: CheckpointTensor | Tensor
+    source: CheckpointTensor | Fused | Tensor
     kind: GGMLQuantizationType
     num_rotary_heads: int = 0
 
@@ -41,9 +54,19 @@ class GgufTensor:
         """The size in the file."""
         return size_of(self.source.shape, self.kind)
 
+    @property
+    def parts(self) -> tuple[CheckpointTensor, ...]:
+        """The checkpoint's tensors that it is made of, none if it is computed."""
+        if isinstance(self.source, Fused):
+            return self.source.parts
+        return () if isinstance(self.source, Tensor) else (self.source,)
+
     def read(self, weights: Weights) -> Tensor:
         """Return the values as the checkpoint has them."""
-        return self.source if isinstance(self.source, Tensor) else weights.read(self.source)
+        if isinstance(self.source, Tensor):
+            return self.source
+        tensors = [weights.read(part) for part in self.parts]
+        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
     def in_gguf_order(self, tensor: Tensor) -> Tensor:
         """Return a tensor with the rows of each rotary head's two halves interleaved.
@@ -106,8 +129,9 @@ def write_file(folder: Path, file: GgufFile, *, checkpoint: Checkpoint, on_tenso
     with Converter() as converter:
         for tensor in file.tensors:
             values = tensor.in_gguf_order(tensor.read(checkpoint.weights))
-            if tensor.kind != GGMLQuantizationType.F32 and isinstance(tensor.source, CheckpointTensor):
-                _check_half(checkpoint.weights, tensor.source)
+            if tensor.kind != GGMLQuantizationType.F32:
+                for part in tensor.parts:
+                    _check_half(checkpoint.weights, part)
             writer.write_tensor_data(converter.convert(values, tensor.kind))
             on_tensor()
     writer.close()

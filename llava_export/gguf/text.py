@@ -1,4 +1,4 @@
-"""The language model's GGUF file, which has llama.cpp's architecture ``llama``: names, types and metadata."""
+"""The language model's GGUF file: llama.cpp's architecture, names, types and metadata."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType
 from llava_export.checkpoint.checkpoint_tokenizer import CheckpointTokenizer
 from llava_export.checkpoint.weights import CheckpointTensor
 from llava_export.config import LinearScaling, Llama3Scaling, LlavaConfig
+from llava_export.errors import ExportError
+from llava_export.families.language_models import LANGUAGE_MODELS
 from llava_export.families.prompts import ChatPrompt
-from llava_export.gguf.tensors import GgufTensor, gguf_name
+from llava_export.gguf.tensors import Fused, GgufTensor, gguf_name
 from llava_export.gguf.types import text_type
 from llava_export.gguf.vocabulary import begins_with, write_vocabulary
 from llava_export.models import names
@@ -43,29 +45,48 @@ TEXT_NAMES = (
 )
 
 
+# The same of linears that are one in the file.
+FUSED_NAMES = (
+    (DECODER + r"layers\.(\d+)\.self_attn\.[qkv]_proj\.", r"blk.\1.attn_qkv."),
+    (DECODER + r"layers\.(\d+)\.mlp\.(?:gate|up)_proj\.", r"blk.\1.ffn_up."),
+)
+
+
+def check_text(config: LlavaConfig) -> None:
+    """Raise ``ExportError`` for a language model that llama.cpp cannot compute."""
+    text, language_model = config.text, LANGUAGE_MODELS[config.text.model_type]
+    width = text.num_attention_heads * text.head_dim
+    if language_model.gguf_needs_square_attention and width != text.hidden_size:
+        raise ExportError(
+            f"llama.cpp reads a {language_model.name} only if its heads together are as wide as the model, "
+            f"{text.hidden_size}; {text.num_attention_heads} heads of {text.head_dim} are {width} wide"
+        )
+    if isinstance(text.rope_scaling, Llama3Scaling) and not language_model.gguf_rotates_neighbors:
+        raise ExportError(f"llama.cpp has no rotary embedding of type llama3 for a {language_model.name}")
+
+
 def text_tensors(sources: Sequence[CheckpointTensor], *, config: LlavaConfig, quantization: str) -> list[GgufTensor]:
     """Return the tensors of the language model's file. ``sources`` are the checkpoint's tensors of the whole model."""
-    text = config.text
-    heads = {"attn_q": text.num_attention_heads, "attn_k": text.num_key_value_heads}
-    tensors = []
+    text, language_model = config.text, LANGUAGE_MODELS[config.text.model_type]
+    gguf_names = (*(FUSED_NAMES if language_model.is_fused else ()), *TEXT_NAMES)
+    parts: dict[str, list[CheckpointTensor]] = {}
     for source in sources:
         if not names.is_in(source.fqn, names.VISION_ENCODER):
-            name = gguf_name(source.fqn, TEXT_NAMES)
-            part = name.split(".")[2] if name.startswith("blk.") else name
-            tensors.append(
-                GgufTensor(
-                    name=name,
-                    source=source,
-                    kind=text_type(
-                        name,
-                        source.shape,
-                        quantization=quantization,
-                        num_layers=text.num_hidden_layers,
-                        tied=text.tie_word_embeddings,
-                    ),
-                    num_rotary_heads=heads.get(part, 0),
-                )
-            )
+            parts.setdefault(gguf_name(source.fqn, gguf_names), []).append(source)
+    heads = {"attn_q": text.num_attention_heads, "attn_k": text.num_key_value_heads}
+    tensors = []
+    for name, made_of in parts.items():
+        whole = made_of[0] if len(made_of) == 1 else Fused(tuple(made_of))
+        kind = text_type(
+            name,
+            whole.shape,
+            quantization=quantization,
+            num_layers=text.num_hidden_layers,
+            tied=text.tie_word_embeddings,
+        )
+        part = name.split(".")[2] if name.startswith("blk.") else name
+        rotary_heads = heads.get(part, 0) if language_model.gguf_rotates_neighbors else 0
+        tensors.append(GgufTensor(name=name, source=whole, kind=kind, num_rotary_heads=rotary_heads))
     if isinstance(text.rope_scaling, Llama3Scaling):
         tensors.append(GgufTensor(name=ROPE_DIVISORS, source=frequency_divisors(text), kind=GGMLQuantizationType.F32))
     return tensors
@@ -100,6 +121,9 @@ def write_text_metadata(
     if isinstance(text.rope_scaling, LinearScaling):
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(text.rope_scaling.factor)
+    if LANGUAGE_MODELS[text.model_type].gguf_has_window:
+        writer.add_rope_scaling_orig_ctx_len(text.max_position_embeddings)
+        writer.add_sliding_window(text.sliding_window or 0)
     write_vocabulary(writer, tokenizer, config=config, eos_ids=eos_ids)
     bos, adds_bos = begins_with(tokenizer, bos_id=config.bos_id, system=prompt.template.system)
     writer.add_add_bos_token(adds_bos)

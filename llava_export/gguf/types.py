@@ -123,6 +123,8 @@ def _matrix_type(name: str, *, quantization: str, num_layers: int) -> GGMLQuanti
     if name == HEAD:
         return Q6_K
     layer, part = _layer_and_part(name)
+    if part == "attn_qkv" and quantization.endswith("k_m"):
+        return {Q4_K: Q5_K, Q5_K: Q6_K}[main]
     eighth = num_layers // 8
     if quantization == "q4_k_s" and ((part == "attn_v" and layer < 4) or (part == "ffn_down" and layer < eighth)):
         return Q5_K

@@ -2,15 +2,14 @@
 
 Both files are read back. Every key that llama.cpp needs, every name, shape and type is checked. What the keys say of
 the model, and every tensor's values, are compared with the checkpoint, after the order of the rows of q and k is
-restored. Where llama-cpp-python is installed (extra ``llama``), llama.cpp loads the language model, and its next tokens
-are compared, too.
+restored where llama.cpp has another. Where llama-cpp-python is installed (extra ``llama``), llama.cpp loads the
+language model, and its next tokens are compared, too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,18 @@ from typing import Any
 import torch
 from gguf import GGUFReader, GGUFWriter
 from gguf.quants import dequantize
-from torch.nn.functional import kl_div, log_softmax
 
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.errors import ExportError
+from llava_export.families.language_models import LANGUAGE_MODELS
 from llava_export.gguf.comparison import FileComparison, KindErrors, open_gguf, value
 from llava_export.gguf.export import planned_tensors
+from llava_export.gguf.next_tokens import LARGEST_KL, PROMPTS, next_tokens
 from llava_export.gguf.tensors import PART_KEYS, SOURCE, GgufTensor
 from llava_export.gguf.text import PROMPT_SOURCE, write_text_metadata
 from llava_export.gguf.types import FILE_TYPES
 from llava_export.gguf.verify_tokens import ADD_BOS, compare_prompt, compare_tokens
 from llava_export.gguf.vision import write_vision_metadata
-from llava_export.reference import FloatReference
 from llava_runner.documents import shown
 
 # Largest relative error that a type may have: the root mean square of the difference, divided by that of the weights.
@@ -38,13 +37,10 @@ LARGEST_ERROR = {
     "F32": 0.0, "F16": 1e-3, "Q8_0": 0.01, "Q6_K": 0.03, "Q5_K": 0.05, "Q5_1": 0.06, "Q5_0": 0.07, "Q4_K": 0.1,
     "Q4_0": 0.13,
 }  # fmt: skip
-# Largest divergence of llama.cpp's next token from the float model's, in nats. The flat logits of untrained models move
-# the most with 4 bits.
-LARGEST_KL = {"f16": 1e-3, "q8_0": 0.01, "q4_0": 0.5, "q4_k_s": 0.5, "q4_k_m": 0.5, "q5_k_m": 0.2}
-TEXT_KEYS = (
-    "general.architecture", "general.file_type", "llama.vocab_size", "llama.context_length", "llama.embedding_length",
-    "llama.block_count", "llama.feed_forward_length", "llama.attention.head_count", "llama.attention.head_count_kv",
-    "llama.attention.layer_norm_rms_epsilon", "llama.rope.dimension_count", "llama.rope.freq_base",
+TEXT_KEYS = (  # {} stands for the architecture
+    "general.architecture", "general.file_type", "{}.vocab_size", "{}.context_length", "{}.embedding_length",
+    "{}.block_count", "{}.feed_forward_length", "{}.attention.head_count", "{}.attention.head_count_kv",
+    "{}.attention.layer_norm_rms_epsilon", "{}.rope.dimension_count", "{}.rope.freq_base",
     "tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type",
     "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id", "tokenizer.chat_template",
 )  # fmt: skip
@@ -60,21 +56,6 @@ COMPARED_APART = {
     *(f"tokenizer.ggml.{name}_token_id" for name in ("bos", "eos", "eot", "eom")),
 }  # fmt: skip
 ROWS_AT_ONCE = 1024
-PROMPTS = (  # few: for each one the float model is read once from disk
-    "What is in the image?", "USER: Hello. ASSISTANT:", "A chat between a curious user and", "One, two, three,",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class NextToken:
-    """llama.cpp's choice of the token after a prompt, compared with the float model's.
-
-    ``kl`` is the Kullback-Leibler divergence of the distributions, in nats.
-    """
-
-    prompt: str
-    top1: bool
-    kl: float
 
 
 def check(
@@ -89,9 +70,10 @@ def check(
     checkpoint = None
     for path in (*texts, *mmprojs):
         is_text = path in texts
-        keys = TEXT_KEYS if is_text else MMPROJ_KEYS
         comparison = FileComparison(path.name)
         reader = open_gguf(path)
+        architecture = _architecture(reader)
+        keys = [key.format(architecture) for key in (TEXT_KEYS if is_text else MMPROJ_KEYS)]
         if lacking := [key for key in keys if key not in reader.fields]:
             comparison.fail(f"lacks {', '.join(lacking)}")
             yield comparison
@@ -117,6 +99,12 @@ def check(
         yield comparison
 
 
+def _architecture(reader: GGUFReader) -> str:
+    """Return the architecture that a file names, or "llama" if it names none."""
+    key = "general.architecture"
+    return value(reader, key, str) if key in reader.fields else "llama"
+
+
 def _checkpoint(reader: GGUFReader, *, model: str | None, parts: Mapping[str, str | None]) -> Checkpoint:
     """Open the checkpoint that a file names, or the ``model`` in its place. Raises a ``UserError``."""
     given = dict(parts)
@@ -131,7 +119,7 @@ def _checkpoint(reader: GGUFReader, *, model: str | None, parts: Mapping[str, st
 def expected_metadata(checkpoint: Checkpoint, *, is_text: bool) -> dict[str, Any]:
     """Return what a file must say of its model, by key. Tokens, ends and prompt are compared on their own."""
     config, images = checkpoint.config, checkpoint.images
-    writer = GGUFWriter(None, "llama" if is_text else "clip")
+    writer = GGUFWriter(None, LANGUAGE_MODELS[config.text.model_type].gguf_architecture if is_text else "clip")
     if is_text:
         write_text_metadata(
             writer,
@@ -148,7 +136,8 @@ def expected_metadata(checkpoint: Checkpoint, *, is_text: bool) -> dict[str, Any
 
 def compare_metadata(comparison: FileComparison, reader: GGUFReader, expected: Mapping[str, Any]) -> None:
     """Compare what a file says of its model with what it must say. Numbers are float32 in it."""
-    for key in sorted(key for key in reader.fields.keys() - expected.keys() if key.startswith("llama.rope.")):
+    rope = f"{_architecture(reader)}.rope."
+    for key in sorted(key for key in reader.fields.keys() - expected.keys() if key.startswith(rope)):
         comparison.fail(f"says {key}, which does not follow from the checkpoint")
     for key, wanted in expected.items():
         if key not in reader.fields:
@@ -221,26 +210,6 @@ def compare_next_tokens(comparison: FileComparison, path: Path, *, checkpoint: C
     limit = LARGEST_KL[quantization]
     if not kl <= limit:
         comparison.fail(f"llama.cpp's mean KL {kl:.3g} is above {limit}")
-
-
-def next_tokens(path: Path, checkpoint: Checkpoint, *, prompts: Sequence[str]) -> Iterator[NextToken]:
-    """Yield both models' next token after each prompt, compared. The float model is run block by block."""
-    from llama_cpp import Llama
-
-    llama = Llama(str(path), n_ctx=512, logits_all=True, verbose=False)
-    try:
-        for prompt in prompts:
-            ids = llama.tokenize(prompt.encode(), add_bos=True, special=False)
-            model = checkpoint.build_model(max_context_len=len(ids))
-            reference = FloatReference(model, weights=checkpoint.weights)
-            expected = log_softmax(reference.decode(reference.embed(ids), position=0), -1)
-            llama.reset()
-            llama.eval(ids)
-            found = log_softmax(torch.tensor(llama.scores[len(ids) - 1]), -1)
-            kl = float(kl_div(found, expected, log_target=True, reduction="sum"))
-            yield NextToken(prompt, bool(found.argmax() == expected.argmax()), kl)
-    finally:
-        llama.close()
 
 
 def _files(folder: Path, prefix: str) -> list[Path]:

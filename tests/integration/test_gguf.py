@@ -12,19 +12,21 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.prompt import find_prompt
 from llava_export.errors import ExportError
 from llava_export.families import MOBILEVLM
+from llava_export.families.language_models import LANGUAGE_MODELS
 from llava_export.gguf import export as gguf_export
 from llava_export.gguf.export import export_gguf
+from llava_export.gguf.next_tokens import next_tokens
 from llava_export.gguf.options import MMPROJ_TYPES, TEXT_QUANTIZATIONS
 from llava_export.gguf.text import chat_template
 from llava_export.gguf.types import text_type, vision_type
-from llava_export.gguf.verify import check, next_tokens
+from llava_export.gguf.verify import check
 from llava_export.split import split
 from llava_export.stages import Stages
 from llava_export.staging import RECORD
@@ -276,7 +278,7 @@ def test_damaged_files_are_noticed(exported, tmp_path):
     assert done.returncode == 2 and "has no ggml-model-*.gguf" in done.stderr and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["mobilevlm", "plain"])
+@pytest.mark.parametrize("name", ["mobilevlm", "plain", "mistral", "qwen2", "phi3"])
 @torch.no_grad()
 def test_split_gives_parts_that_others_read(name, checkpoint_of, tmp_path):
     folder = checkpoint_of(name)
@@ -285,17 +287,18 @@ def test_split_gives_parts_that_others_read(name, checkpoint_of, tmp_path):
     checkpoint = open_checkpoint(str(folder))
     ours = checkpoint.build_model(max_context_len=8)
     checkpoint.weights.fill(ours, prefix="")
-    theirs = LlamaForCausalLM.from_pretrained(tmp_path / "text-model", dtype=torch.float32).eval()
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "text-model", dtype=torch.float32).eval()
     ids = torch.tensor([[1, 7, 100, 40]])
     expected = theirs(ids).logits[:, -1]
     found = ours.text_decoder(ours.token_embedding(ids), torch.tensor([0]))
     torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=1e-4, atol=1e-4)
     projector, clip = (torch.load(tmp_path / part) for part in ("llava.projector", "llava.clip"))
-    keys = {"mobilevlm": "model.mm_projector.model.mb_block.1.block.2.0.weight", "plain": "linear_1.weight"}
-    (weight,) = [tensor for key, tensor in projector.items() if key.endswith(keys[name])]
-    assert weight.dim() == {"mobilevlm": 4, "plain": 2}[name]
+    keys = {"mobilevlm": "model.mm_projector.model.mb_block.1.block.2.0.weight"}
+    (weight,) = [tensor for key, tensor in projector.items() if key.endswith(keys.get(name, "linear_1.weight"))]
+    assert weight.dim() == {"mobilevlm": 4}.get(name, 2)
     assert any("position_embedding" in key for key in clip)
-    assert json.loads((tmp_path / "text-model/config.json").read_text())["model_type"] == "llama"
+    model_type = json.loads((tmp_path / "text-model/config.json").read_text())["model_type"]
+    assert model_type == (name if name in LANGUAGE_MODELS else "llama")
 
 
 @needs_llama_cpp

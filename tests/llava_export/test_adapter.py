@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
+from safetensors.torch import load_file, save_file
 
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.checkpoint.prompt import find_prompt
+from llava_export.errors import CheckpointError
 from llava_export.gguf.export import export_gguf
 from llava_export.gguf.tensors import PART_KEYS, SOURCE
 from llava_export.gguf.verify import check
@@ -45,6 +49,17 @@ def test_the_adapters_of_these_tests_change_weights(kind, adapted_of):
     assert 2 <= len(changed) < len(found)
 
 
+def test_an_adapter_of_other_rows_than_the_fused_ones_is_refused(adapted_of, tmp_path):
+    folder = Path(shutil.copytree(adapted_of("fused").adapter, tmp_path / "adapter"))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    key = next(key for key in tensors if "layers.1.mlp.gate_up_proj.lora_B" in key)
+    save_file({**tensors, key: tensors[key][:-1].contiguous()}, folder / "adapter_model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"gate_up_proj has \[6, 384\] and \[767, 6\] for a weight of \[768, 384\]"
+    ):
+        open_checkpoint(str(folder))
+
+
 def test_the_vocabulary_grows_with_the_saved_embedding(adapted_of):
     config = opened(adapted_of("grown")).config
     assert config.text.vocab_size == VOCAB_SIZE + NEW_TOKENS
@@ -60,7 +75,7 @@ def answers(checkpoint: Checkpoint) -> list[torch.Tensor]:
     return [features, first, reference.decode(reference.embed([9]), position=rows.shape[1])]
 
 
-@pytest.mark.parametrize("kind", ["original", "dora", "embedding"])
+@pytest.mark.parametrize("kind", ["original", "dora", "embedding", "fused_dora"])
 def test_the_float_model_answers_as_the_merged_one(kind, adapted_of):
     for found, expected in zip(
         answers(opened(adapted_of(kind))), answers(open_checkpoint(str(adapted_of(kind).merged))), strict=True
