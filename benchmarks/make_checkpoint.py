@@ -1,9 +1,9 @@
-"""Writes a full-size checkpoint with random weights in the layout of a published one, to measure memory and time with.
+"""Writes a checkpoint with random weights in the layout of a published one, to measure memory and time with.
 
 LLaVA is written as llava-hf has it on the hub: sharded fp16 safetensors with their index, config and image processor.
-MobileVLM is written as its authors have it: sharded bf16 ``pytorch_model.bin`` with the vision tower, and config. Both
-get a SentencePiece tokenizer of 32,000 pieces. One shard is in memory at a time. The weights are noise, so the answers
-mean nothing.
+MobileVLM is written as its authors have it: sharded bf16 ``pytorch_model.bin`` with the vision tower, and config. So is
+LLaVA-Med. All get a SentencePiece tokenizer of 32,000 pieces, also those whose published tokenizer is another, and
+all have the tower CLIP-L/14-336. One shard is in memory at a time. The weights are noise, so the answers mean nothing.
 """
 
 from __future__ import annotations
@@ -22,12 +22,22 @@ import torch
 from rich.progress import track
 from safetensors.torch import save_file
 
-from llava_export.families.sections import CLIP_L_336
+from benchmarks.published_configs import (
+    LLAVA,
+    MOBILEVLM,
+    ORIGINAL,
+    SMALL_TOWER,
+    TOWER_FOLDER,
+    VISION_TOWER,
+    VOCAB_PIECES,
+    config_like,
+)
+from llava_export.families.language_models import original_language_model
 from llava_runner.arguments import ArgumentParser, positive_int, run_command
 from llava_runner.errors import UserError
 from training.projectors import PROJECTORS
 
-DESCRIPTION = """Write a checkpoint of full size with random weights.
+DESCRIPTION = """Write a checkpoint with random weights.
 
 It has the files and the layout of the published model. Exports of it take as
 much time and memory, but its answers mean nothing.
@@ -35,10 +45,10 @@ much time and memory, but its answers mean nothing.
 EPILOG = """examples:
   python -m benchmarks.make_checkpoint --like llava-1.5-7b --out llava-1.5-7b
   python -m benchmarks.make_checkpoint --like mobilevlm-1.7b --out mobilevlm-1.7b
+  python -m benchmarks.make_checkpoint --like bakllava-7b --small --out small
 """
 
 SHARD_BYTES = 1_000_000_000
-VOCAB_PIECES = 32000
 STANDARD_DEVIATION = 0.02  # of matrices, as transformers initializes them
 # Each of some 32 layers adds to the residual stream twice. As in GPT-2's initialization (Radford et al., 2019), those
 # matrices get a smaller deviation, and the embedded tokens torch's larger one. Otherwise each layer of noise would
@@ -47,46 +57,6 @@ RESIDUAL_DEVIATION = STANDARD_DEVIATION / (2 * 32) ** 0.5
 EMBEDDING_DEVIATION = 1.0
 INTO_RESIDUAL = re.compile(r"\.(o_proj|down_proj|out_proj|fc2)\.weight$")
 
-VISION_TOWER: dict[str, Any] = {**CLIP_L_336, "projection_dim": 768, "vocab_size": 32000}
-VICUNA: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "max_position_embeddings": 4096,
-    "model_type": "llama",
-    "rms_norm_eps": 1e-05,
-    "torch_dtype": "float16",
-    "vocab_size": 32064,
-}
-LLAVA: dict[str, dict[str, Any]] = {
-    "llava-1.5-7b": {},  # the published config leaves out LlamaConfig's defaults
-    "llava-1.5-13b": {
-        "hidden_size": 5120,
-        "intermediate_size": 13824,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 40,
-        "num_key_value_heads": 40,
-    },
-    # The same with the decoder of MobileLLaMA-1.4B, which a phone can run.
-    "llava-mobilellama-1.4b": {
-        "hidden_size": 2048,
-        "intermediate_size": 5632,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
-    },
-}
-MOBILEVLM_SIZES: dict[str, dict[str, Any]] = {
-    "1.7b": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16},
-    "3b": {"hidden_size": 2560, "intermediate_size": 6912, "num_hidden_layers": 32, "num_attention_heads": 32},
-}
-MOBILEVLM: dict[str, dict[str, Any]] = {
-    f"mobilevlm-{version}{size}": {
-        **text,
-        "num_key_value_heads": text["num_attention_heads"],
-        "mm_projector_type": type_,
-    }
-    for version, type_ in (("", "ldpnet"), ("v2-", "ldpnetv2"))
-    for size, text in MOBILEVLM_SIZES.items()
-}
 # Beginnings of names in transformers, and the beginnings of the same names in the published files.
 PUBLISHED_NAMES = (
     (r"^model\.language_model\.", "language_model.model."),
@@ -116,66 +86,13 @@ SAFETENSORS = Format(torch.float16, "model", "safetensors", save_safetensors)
 BIN = Format(torch.bfloat16, "pytorch_model", "bin", torch.save)
 
 
-def config_like(name: str, *, layers: int | None = None) -> dict[str, Any]:
-    """Return the ``config.json`` of a published model. ``layers`` changes the depth of its decoder."""
-    return llava_config(name, layers=layers) if name in LLAVA else mobilevlm_config(name, layers=layers)
-
-
-def mobilevlm_config(name: str, *, layers: int | None) -> dict[str, Any]:
-    """Return the ``config.json`` of a MobileVLM."""
-    return {
-        "architectures": ["MobileLlamaForCausalLM"],
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "hidden_act": "silu",
-        "image_aspect_ratio": "pad",
-        "max_position_embeddings": 2048,
-        "mm_hidden_size": VISION_TOWER["hidden_size"],
-        "mm_use_im_patch_token": False,
-        "mm_use_im_start_end": False,
-        "mm_vision_select_feature": "patch",
-        "mm_vision_select_layer": -2,
-        "mm_vision_tower": "openai/clip-vit-large-patch14-336",
-        "model_type": "mobilevlm",
-        "pad_token_id": 0,
-        "rms_norm_eps": 1e-06,
-        "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
-        "vision_tower_type": "clip",
-        "vocab_size": VOCAB_PIECES,
-        **MOBILEVLM[name],
-        **({} if layers is None else {"num_hidden_layers": layers}),
-    }
-
-
-def llava_config(name: str, *, layers: int | None) -> dict[str, Any]:
-    """Return the ``config.json`` of a LLaVA."""
-    text = {**VICUNA, **LLAVA[name]}
-    if layers is not None:
-        text["num_hidden_layers"] = layers
-    return {
-        "architectures": ["LlavaForConditionalGeneration"],
-        "ignore_index": -100,
-        "image_token_index": 32000,
-        "model_type": "llava",
-        "pad_token_id": 32001,
-        "projector_hidden_act": "gelu",
-        "text_config": text,
-        "tie_word_embeddings": False,
-        "torch_dtype": "float16",
-        "vision_config": VISION_TOWER,
-        "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "default",
-    }
-
-
 def tensor_shapes(config: dict[str, Any]) -> dict[str, torch.Size]:
     """Return the shape of every tensor by its published name."""
     from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
         CLIPVisionConfig,
         CLIPVisionModel,
-        LlamaConfig,
-        LlamaForCausalLM,
         LlavaConfig,
         LlavaForConditionalGeneration,
     )
@@ -185,18 +102,27 @@ def tensor_shapes(config: dict[str, Any]) -> dict[str, torch.Size]:
             model = LlavaForConditionalGeneration(LlavaConfig.from_dict(config))
         return {published_name(name): parameter.shape for name, parameter in model.named_parameters()}
     sizes: dict[str, Any] = {key: value for key, value in config.items() if key != "model_type"}
-    projector = PROJECTORS[config["mm_projector_type"]]
+    text = AutoConfig.for_model(original_language_model(config).model_type, **sizes)
+    tower = {**VISION_TOWER, **(SMALL_TOWER if config["mm_vision_tower"] == TOWER_FOLDER else {})}
     with torch.device("meta"):
         parts = {
-            "": LlamaForCausalLM(LlamaConfig(**sizes)),
-            "model.mm_projector.": projector(config["mm_hidden_size"], config["hidden_size"]),
-            "model.vision_tower.vision_tower.vision_model.": CLIPVisionModel(CLIPVisionConfig(**VISION_TOWER)),
+            "": AutoModelForCausalLM.from_config(text),
+            "model.mm_projector.": projector_of(config),
+            "model.vision_tower.vision_tower.vision_model.": CLIPVisionModel(CLIPVisionConfig(**tower)),
         }
     return {
         prefix + name.removeprefix("vision_model."): parameter.shape
         for prefix, part in parts.items()
         for name, parameter in part.named_parameters()
     }
+
+
+def projector_of(config: dict[str, Any]) -> torch.nn.Module:
+    """Return the projector of a ``config.json`` in the layout of LLaVA's authors."""
+    features, width = config["mm_hidden_size"], config["hidden_size"]
+    if config["mm_projector_type"] in PROJECTORS:
+        return PROJECTORS[config["mm_projector_type"]](features, width)
+    return torch.nn.Sequential(torch.nn.Linear(features, width), torch.nn.GELU(), torch.nn.Linear(width, width))
 
 
 def published_name(name: str) -> str:
@@ -283,9 +209,8 @@ def source_lines() -> Iterator[str]:
                     yield line
 
 
-def write_image_processor(folder: Path) -> None:
+def write_image_processor(folder: Path, *, image_size: int) -> None:
     """Write the ``preprocessor_config.json`` of a LLaVA."""
-    image_size = VISION_TOWER["image_size"]
     processor = {
         "crop_size": {"height": image_size, "width": image_size},
         "do_center_crop": True,
@@ -303,31 +228,41 @@ def write_image_processor(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
 
 
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write the ``config.json``, and that of a small vision tower where the model's own does not describe it."""
+    if config.get("mm_vision_tower") == TOWER_FOLDER:
+        (folder / TOWER_FOLDER).mkdir()
+        tower = {**VISION_TOWER, **SMALL_TOWER}
+        (folder / TOWER_FOLDER / "config.json").write_text(json.dumps(tower, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Write the checkpoint. Raises ``UserError`` if the folder is not empty."""
     folder = arguments.out
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty")
     folder.mkdir(parents=True, exist_ok=True)
-    config = config_like(arguments.like, layers=arguments.layers)
+    config = config_like(arguments.like, layers=arguments.layers, small=arguments.small)
     stored = SAFETENSORS if arguments.like in LLAVA else BIN
     write_weights(tensor_shapes(config), folder, stored=stored, seed=arguments.seed)
     write_tokenizer(folder / "tokenizer.model")
     if arguments.like in LLAVA:
-        write_image_processor(folder)
+        write_image_processor(folder, image_size=config["vision_config"]["image_size"])
     # The config is the last file. So a folder that is not finished is no checkpoint.
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_config(folder, config)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {size / 1e9:.1f} GB, like {arguments.like}, random weights of seed {arguments.seed}")
 
 
 def main() -> NoReturn:
     """Run the command and exit."""
-    names = [*LLAVA, *MOBILEVLM]
+    names = [*LLAVA, *MOBILEVLM, *ORIGINAL]
     parser = ArgumentParser(prog="python -m benchmarks.make_checkpoint", description=DESCRIPTION, epilog=EPILOG)
     add = parser.add_argument
     add("--like", choices=names, required=True, metavar="MODEL", help=", ".join(names))
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the checkpoint, new or empty")
+    add("--small", action="store_true", help="a narrow decoder and tower, with the model's vocabulary")
     add("--layers", type=positive_int, metavar="N", help="layers of the decoder (default: the model's)")
     add("--seed", type=int, default=0, metavar="N", help="seed of the weights (default: %(default)s)")
     run_command(parser, run, None)

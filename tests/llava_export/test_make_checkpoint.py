@@ -1,0 +1,58 @@
+"""The checkpoints that measurements are made with: the small ones are read as what they are like."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from benchmarks.make_checkpoint import (
+    BIN,
+    SAFETENSORS,
+    tensor_shapes,
+    write_config,
+    write_image_processor,
+    write_weights,
+)
+from benchmarks.published_configs import LLAVA, MOBILEVLM, ORIGINAL, config_like
+from llava_export.checkpoint.checkpoint import open_checkpoint
+from llava_export.config import TextConfig
+from llava_export.errors import ConfigError
+from llava_export.families import find_family
+from llava_runner.documents import JsonObject
+from tests.checkpoints import TINY_LLAVA
+
+LANGUAGE_MODELS = {
+    "bakllava-7b": "mistral",
+    "llava-med-7b": "mistral",
+    "llava-phi-3-mini": "phi3",
+    "llava-llama-3-8b": "llama",
+    "llava-interleave-qwen-0.5b": "qwen2",
+}
+
+
+@pytest.mark.parametrize("name", [*LANGUAGE_MODELS, "mobilevlm-v2-3b"])
+def test_a_small_checkpoint_is_read_as_the_model_it_is_like(name, tmp_path):
+    config = config_like(name, small=True)
+    write_weights(tensor_shapes(config), tmp_path, stored=SAFETENSORS if name in LLAVA else BIN, seed=0)
+    write_config(tmp_path, config)
+    shutil.copy(TINY_LLAVA / "tokenizer.model", tmp_path)
+    if name in LLAVA:
+        write_image_processor(tmp_path, image_size=config["vision_config"]["image_size"])
+    found = open_checkpoint(str(tmp_path)).config.text
+    whole = parsed(name)
+    assert found.model_type == whole.model_type == LANGUAGE_MODELS.get(name, "llama")
+    assert (found.head_dim, found.vocab_size) == (whole.head_dim, whole.vocab_size)
+    assert found.sliding_window == whole.sliding_window
+
+
+def parsed(name: str) -> TextConfig:
+    """Return the decoder's sizes that the ``config.json`` of full size gives."""
+    settings = JsonObject(config_like(name), what="config.json", error=ConfigError)
+    return find_family(settings).parse_config(settings, None).text
+
+
+@pytest.mark.parametrize("name", [*LLAVA, *MOBILEVLM, *ORIGINAL])
+def test_configs_of_full_size_can_be_read(name):
+    text = parsed(name)
+    assert text.head_dim in (64, 80, 96, 128) and text.num_hidden_layers >= 24
