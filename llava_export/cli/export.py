@@ -110,7 +110,10 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
         "--max-seq-len", type=positive_int, metavar="N", help="longest prompt of one call, in tokens (default: 768)"
     )
     program.add_argument(
-        "--max-context-len", type=positive_int, metavar="N", help="positions of the KV cache (default: 768)"
+        "--max-context-len",
+        type=positive_int,
+        metavar="N",
+        help="positions of the KV cache (default: 768, or what the model allows)",
     )
     program.add_argument(
         "--partitioners",

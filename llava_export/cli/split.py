@@ -9,9 +9,9 @@ from typing import NoReturn
 from llava_export.cli.flags import add_checkpoint_flags, add_output_dir, checkpoint_parts
 from llava_runner.arguments import ArgumentParser, run_command
 
-EPILOG = """It writes llava.projector, llava.clip, and the folder text-model: a Llama
-checkpoint that transformers and llama.cpp's own converter read. The original
-is not changed.
+EPILOG = """It writes llava.projector, llava.clip, and the folder text-model: a checkpoint
+of the language model that transformers and llama.cpp's own converter read. The
+original is not changed.
 """
 
 
