@@ -13,7 +13,9 @@ from llava_runner.documents import shown
 
 # How many layers of each stack are lowered when the others are stamped: the first, the last, and one between to copy.
 TEMPLATE_LAYERS = 3
-ACTIVATIONS = ("gelu", "quick_gelu", "relu", "silu")
+ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu")
+# Vision towers by their model_type in config.json, and whether the first of their rows is a class token.
+VISION_TOWERS = {"clip_vision_model": True, "siglip_vision_model": False}
 # The largest sizes that are taken seriously, more than published models have. Beyond them it would take long to find
 # out that the weights do not fit. The contract has those that a runner must know.
 MAX_LAYERS = 128
@@ -22,13 +24,16 @@ MAX_HEADS = 1 << 10
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """A CLIP vision transformer. Sizes have the names that ``CLIPVisionConfig`` of transformers gives them.
+    """A vision transformer. Sizes have the names that ``CLIPVisionConfig`` of transformers gives them.
 
-    ``image_size`` and ``patch_size`` are sides in pixels. ``feature_layers`` are indices into the hidden states: 0 is
-    the input of the first layer, ``n`` the output of layer ``n``. Several are concatenated along the last dimension.
-    With ``keep_class_token``, llava-hf's select strategy "full", the class token is a feature, too.
+    ``type`` names its class, an entry of ``models.vision_towers.VISION_TOWERS``. ``image_size`` and ``patch_size`` are
+    sides in pixels; pixels beyond the last whole patch are not read. ``feature_layers`` are indices into the hidden
+    states: 0 is the input of the first layer, ``n`` the output of layer ``n``. Several are concatenated along the last
+    dimension. With ``keep_first_row``, llava-hf's select strategy "full", all rows are features. Otherwise the first
+    one is dropped: a class token where the tower has one, and a patch in SigLIP, as in transformers.
     """
 
+    type: str
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
@@ -38,7 +43,7 @@ class VisionConfig:
     layer_norm_eps: float
     hidden_act: str
     feature_layers: tuple[int, ...]
-    keep_class_token: bool
+    keep_first_row: bool
 
     def __post_init__(self) -> None:
         """Raise ``ConfigError`` for sizes that do not fit each other."""
@@ -50,7 +55,11 @@ class VisionConfig:
         _check_divides(
             "vision_config", "num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size
         )
-        _check_divides("vision_config", "patch_size", self.patch_size, "image_size", self.image_size)
+        if self.patch_size > self.image_size:
+            raise ConfigError(
+                f"vision_config: patch_size {self.patch_size} is larger than image_size {self.image_size}"
+            )
+        checked_choice("vision_config.model_type", self.type, VISION_TOWERS)
         checked_choice("vision_config.hidden_act", self.hidden_act, ACTIVATIONS)
         if not self.feature_layers:
             raise ConfigError("vision_feature_layer is an empty list; the projector reads at least one layer")
@@ -71,9 +80,14 @@ class VisionConfig:
         return self.image_size // self.patch_size
 
     @property
+    def num_rows(self) -> int:
+        """The number of rows of a hidden state: the patches, and the class token if there is one."""
+        return self.num_patches + VISION_TOWERS[self.type]
+
+    @property
     def num_features(self) -> int:
         """The number of rows that the projector reads from the vision tower."""
-        return self.num_patches + self.keep_class_token
+        return self.num_rows - (not self.keep_first_row)
 
     @property
     def num_used_layers(self) -> int:
@@ -236,8 +250,11 @@ class LlavaConfig:
                 f"the projector reads {self.projector.in_features} features, the vision tower gives "
                 f"{self.vision.feature_size}"
             )
-        if self.projector.halves_grid and self.vision.keep_class_token:
-            raise ConfigError(f"projector {self.projector.type} reads a grid of patches, without the class token")
+        if self.projector.halves_grid and self.vision.num_features != self.vision.num_patches:
+            raise ConfigError(
+                f"projector {self.projector.type} reads a grid of {self.vision.num_patches} patches, and the vision "
+                f"tower gives {self.vision.num_features} rows"
+            )
         if self.projector.out_features != self.text.hidden_size:
             raise ConfigError(
                 f"the projector writes {self.projector.out_features} features, "

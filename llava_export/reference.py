@@ -95,11 +95,11 @@ class FloatReference:
         Each block is read once for all images. Of an image, the states that are still needed are in memory.
         """
         tower = self._model.vision_encoder.vision_tower
-        normalized = [self._model.vision_encoder.pixel_values(torch.from_numpy(pixels)) for pixels in images]
-        with self._filled(f"{VISION_TOWER}.embeddings") as embeddings:
-            x_BND = [embeddings(pixels_B3SS) for pixels_B3SS in normalized]
-        with self._filled(f"{VISION_TOWER}.pre_layrnorm") as pre_layrnorm:
-            hidden_states = [[pre_layrnorm(x)] for x in x_BND]
+        xs = [self._model.vision_encoder.pixel_values(torch.from_numpy(pixels)) for pixels in images]
+        for name in tower.stem:
+            with self._filled(f"{VISION_TOWER}.{name}") as block:
+                xs = [block(x) for x in xs]
+        hidden_states = [[x] for x in xs]
         for i in range(len(tower.layers)):
             with self._filled(tower_layer(i)) as layer:
                 for states in hidden_states:

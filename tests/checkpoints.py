@@ -21,6 +21,7 @@ from transformers import (
     Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
+    SiglipVisionConfig,
 )
 
 from llava_export.builtin import CHECKPOINTS
@@ -36,12 +37,23 @@ class Shape:
 
     ``language_model`` is transformers' config class of the decoder. ``text``, ``vision`` and ``whole`` are changed
     values of the configs of decoder, vision tower and whole model.
+    ``tower`` is the class of the vision tower's config.
     """
 
     language_model: type[PreTrainedConfig] = LlamaConfig
     text: dict[str, Any] = field(default_factory=dict)
     vision: dict[str, Any] = field(default_factory=dict)
     whole: dict[str, Any] = field(default_factory=dict)
+    tower: type[CLIPVisionConfig | SiglipVisionConfig] = CLIPVisionConfig
+
+
+# As in SigLIP-so400m/14-384: heads of 72, an inner width that no group size divides, and pixels beyond the last patch.
+SIGLIP: dict[str, Any] = {
+    "hidden_size": 288,
+    "intermediate_size": 269,
+    "num_attention_heads": 4,
+    "image_size": 62,
+}
 
 
 SHAPES = {
@@ -71,6 +83,17 @@ SHAPES = {
         },
     ),
     "several_feature_layers": Shape(vision={"hidden_act": "gelu"}, whole={"vision_feature_layer": [-3, -2]}),
+    "siglip": Shape(
+        vision={**SIGLIP, "num_hidden_layers": 4, "vision_use_head": False},
+        whole={"vision_feature_layer": -1, "vision_feature_select_strategy": "full"},
+        tower=SiglipVisionConfig,
+    ),
+    "siglip_without_first_patch": Shape(vision=SIGLIP, tower=SiglipVisionConfig),
+    "siglip_several_feature_layers": Shape(
+        vision={**SIGLIP, "image_size": 45, "patch_size": 15, "hidden_act": "gelu"},
+        whole={"vision_feature_layer": [1, -2, -1], "vision_feature_select_strategy": "full"},
+        tower=SiglipVisionConfig,
+    ),
     # Both are scaled from a context of 16 positions, which an image alone fills.
     "linear_rope": Shape(
         text={"max_position_embeddings": 64, "rope_parameters": {"rope_type": "linear", "factor": 4.0}},
@@ -139,7 +162,7 @@ TEXT: dict[str, Any] = {
 def llava_config(shape: Shape) -> LlavaConfig:
     """Return transformers' config of a shape."""
     return LlavaConfig(
-        vision_config=CLIPVisionConfig(**{**TOWER, **shape.vision}),
+        vision_config=shape.tower(**{**TOWER, **shape.vision}),
         text_config=shape.language_model(**{**TEXT, "rms_norm_eps": 1e-5, "vocab_size": VOCAB_SIZE, **shape.text}),
         **{"image_token_index": VOCAB_SIZE - 1, **shape.whole},
     )

@@ -90,8 +90,9 @@ class Processor:
                     processor.image_token_id = tokenizer.convert_tokens_to_ids(processor.image_token)
                 if getattr(processor, "patch_size", 0) is None:  # older files do not say how many tokens an image takes
                     vision = checkpoint.config.vision
-                    processor.patch_size, processor.num_additional_image_tokens = vision.patch_size, 1
-                    processor.vision_feature_select_strategy = "full" if vision.keep_class_token else "default"
+                    processor.patch_size = vision.patch_size
+                    processor.num_additional_image_tokens = vision.num_rows - vision.num_patches
+                    processor.vision_feature_select_strategy = "full" if vision.keep_first_row else "default"
                 name = f"{library}, {type(processor).__name__}"
                 return cls(name, tokenizer=processor.tokenizer, processor=processor, image_size=size)
             if is_byte_level:

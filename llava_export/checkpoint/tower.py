@@ -13,13 +13,17 @@ from llava_export.checkpoint.locate import HUB_ID, cached_snapshots, local_folde
 from llava_export.checkpoint.refusals import unreadable_files
 from llava_export.checkpoint.weight_files import has_weights
 from llava_export.errors import CheckpointError, ConfigError
-from llava_export.families.sections import CLIP_L_336
+from llava_export.families.sections import CLIP_L_224, CLIP_L_336, SIGLIP_SO400M_384
 from llava_export.models.names import VISION_TOWER, tower_layer
 from llava_runner.documents import JsonObject, read_object, shown
 
 # Vision towers whose hub id and sizes are known, by the last part of the name in config.json. The name may be a hub id,
 # or a folder on the machine where the model was trained.
-KNOWN = {"clip-vit-large-patch14-336": ("openai/clip-vit-large-patch14-336", CLIP_L_336)}
+KNOWN = {
+    "clip-vit-large-patch14-336": ("openai/clip-vit-large-patch14-336", CLIP_L_336),
+    "clip-vit-large-patch14": ("openai/clip-vit-large-patch14", CLIP_L_224),
+    "siglip-so400m-patch14-384": ("google/siglip-so400m-patch14-384", SIGLIP_SO400M_384),
+}
 HEAD_SIZE = 64  # of all towers that OpenAI published as CLIP
 # Parts of the names of towers that have CLIP's layout and another activation, or other heads.
 OTHER_TOWERS = re.compile(r"laion|open_?clip|datacomp|dfn|eva|siglip|dino", re.IGNORECASE)
@@ -60,7 +64,7 @@ def find_tower(name: Any, *, given: str | None, checkpoint: Path, settings: Json
     and ``ConfigError`` if it cannot be the one that the model was trained with.
     """
     if not isinstance(name, str) or not name:
-        raise ConfigError(f"config.json has mm_vision_tower {shown(name)}; it must name a CLIP tower")
+        raise ConfigError(f"config.json has mm_vision_tower {shown(name)}; it must name a vision tower")
     hub_id, sizes = _known(name)
     if given is not None:
         tower = _given(given, is_inside=bool(inside))
@@ -170,7 +174,7 @@ def _local(name: str, *, checkpoint: Path) -> Path | None:
 
 
 def _config(folder: Path) -> JsonObject:
-    """Return the config of a CLIP checkpoint's vision tower, with or without a text half.
+    """Return the config of a checkpoint's vision tower, CLIP's or SigLIP's, with or without a text half.
 
     Raises ``ConfigError``, and ``CheckpointError`` if files there have no content.
     """

@@ -67,7 +67,7 @@ def add_part_flags(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--vision-tower",
         metavar="MODEL",
-        help="hub id or folder of the CLIP tower, where the checkpoint has none inside; where it has one, a folder "
+        help="hub id or folder of the vision tower, where the checkpoint has none inside; where it has one, a folder "
         "with config.json alone gives its sizes",
     )
 

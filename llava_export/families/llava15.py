@@ -54,7 +54,7 @@ def _vision(config: JsonObject, strategy: Callable[[], str]) -> VisionConfig:
     return vision_config(
         described if described else described.with_defaults(CLIP_L_336),
         feature_layers=config.integers("vision_feature_layer", -2),
-        keep_class_token=strategy() == "full",
+        keep_first_row=strategy() == "full",
     )
 
 

@@ -1,7 +1,7 @@
 """Checkpoints in the layout of LLaVA's own training code. MobileVLM's code descends from it and writes the same layout.
 
 The decoder's keys are those of a checkpoint of the language model alone. The projector's are under
-``model.mm_projector``. The vision tower's are under ``model.vision_tower``, or in a CLIP checkpoint of its own that
+``model.mm_projector``. The vision tower's are under ``model.vision_tower``, or in a checkpoint of its own that
 ``mm_vision_tower`` in ``config.json`` names.
 """
 
@@ -24,7 +24,7 @@ from llava_export.families.sections import (
     vision_config,
 )
 from llava_export.models.names import LM_HEAD, PROJECTOR, TEXT_DECODER, TOKEN_EMBEDDING, VISION_TOWER
-from llava_runner.documents import JsonObject
+from llava_runner.documents import JsonObject, shown
 
 # Read each pair as (pattern of the published key, the model's name). No two projectors share a key, so the keys tell
 # which projector a checkpoint has.
@@ -61,16 +61,17 @@ PROJECTOR_KEYS = {
     "ldpnetv2": LDPV2_KEYS,
     "linear": ((r"^model\.mm_projector\.(?=weight|bias)", f"{PROJECTOR}."),),  # LLaVA-1's, which no family has
 }
-# The start of the vision tower's keys: inside the checkpoint, in a CLIP checkpoint with or without its text half, and
-# as transformers 5 names its modules.
+# The start of the vision tower's keys: inside the checkpoint, in a checkpoint of its own with or without a text half,
+# and as transformers 5 names its modules.
 TOWER = (
-    r"^(model\.vision_tower\.vision_tower\.)?(vision_model\.)?(?=(embeddings|encoder|pre_layrnorm|post_layernorm)\.)"
+    r"^(model\.vision_tower\.vision_tower\.)?(vision_model\.)?"
+    r"(?=(embeddings|encoder|pre_layrnorm|post_layernorm|head)\.)"
 )
-# The keys that do not depend on the projector. A CLIP checkpoint's text half is renamed to clip_text, which is unused.
+# The keys that do not depend on the projector. A tower's text half is renamed to tower_text, which is unused.
 COMMON_KEYS = (
     (TOWER + r"encoder\.layers\.", f"{VISION_TOWER}.layers."),
     (TOWER, f"{VISION_TOWER}."),
-    (r"^(text_model|text_projection|visual_projection|logit_scale)\b", "clip_text."),
+    (r"^(text_model|text_projection|visual_projection|logit_scale|logit_bias)\b", "tower_text."),
     (r"^model\.embed_tokens\.", f"{TOKEN_EMBEDDING}."),
     (r"^model\.(?=layers\.|norm\.)", f"{TEXT_DECODER}."),
     (r"^lm_head\.", f"{LM_HEAD}."),
@@ -95,7 +96,7 @@ def family(
         check_keys=_check_projector,
         tower_key="mm_vision_tower",
         key_map=(*(pair for projector in projectors for pair in PROJECTOR_KEYS[projector]), *COMMON_KEYS),
-        unused_parameters=(r"^clip_text\.", *UNUSED_PARAMETERS),
+        unused_parameters=(r"^tower_text\.", *UNUSED_PARAMETERS),
         prompt=prompt,
         chunks_are_texts=True,
         image_aspect_ratio=None,
@@ -148,15 +149,22 @@ def _parse_config(projectors: tuple[str, ...], config: JsonObject, tower: JsonOb
 
 
 def _vision(config: JsonObject, tower: JsonObject | None, select: Callable[[], str]) -> VisionConfig:
-    """Return the vision tower's sizes. ``select`` returns which features are read."""
+    """Return the vision tower's sizes. ``select`` returns which features are read.
+
+    LLaVA's class for SigLIP (``SigLipVisionTower`` of LLaVA-NeXT) deletes the last layer and reads what is the last one
+    then, every row of it and without the norm that follows. It reads neither of CLIP's two settings.
+    """
     if tower is None:  # nothing can be said of it: the published one stands in
         published = JsonObject(CLIP_L_336, what="the published tower", error=ConfigError)
-        return vision_config(published, feature_layers=(-2,), keep_class_token=False)
-    vision = vision_config(
-        tower,
-        feature_layers=config.integers("mm_vision_select_layer", -2),
-        keep_class_token=select() == "cls_patch",
-    )
+        return vision_config(published, feature_layers=(-2,), keep_first_row=False)
+    feature_layers = config.integers("mm_vision_select_layer", -2)
+    is_siglip = tower.get("model_type") == "siglip_vision_model"
+    if is_siglip and feature_layers != (-2,):
+        raise ConfigError(
+            f"config.json has mm_vision_select_layer {shown(config['mm_vision_select_layer'])}, but LLaVA's code reads "
+            "SigLIP's last layer but one whatever it says: make it -2 if the model was trained so"
+        )
+    vision = vision_config(tower, feature_layers=feature_layers, keep_first_row=is_siglip or select() == "cls_patch")
     mm_hidden_size = config.integer("mm_hidden_size", vision.hidden_size)
     if mm_hidden_size != vision.hidden_size:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What all families share: sections of ``config.json`` about a language model and a CLIP vision tower."""
+"""What all families share: sections of ``config.json`` about a language model and a vision tower."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from llava_export.models.names import VISION_TOWER
 from llava_runner.contract import MAX_CONTEXT
 from llava_runner.documents import JsonObject, shown
 
-# The sizes in each section, and the defaults of transformers' CLIPVisionConfig. Published configs leave out values that
-# equal them. Those of language models are in ``families.language_models``.
+# The sizes in each section, and the defaults of transformers' CLIPVisionConfig and SiglipVisionConfig. Published configs
+# leave out values that equal them. Those of language models are in ``families.language_models``.
 TEXT_SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
 )  # fmt: skip
-CLIP_SIZES = (
+TOWER_SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
 )  # fmt: skip
 CLIP_DEFAULTS: Mapping[str, Any] = {
@@ -42,9 +42,18 @@ CLIP_DEFAULTS: Mapping[str, Any] = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
+SIGLIP_DEFAULTS: Mapping[str, Any] = {
+    **CLIP_DEFAULTS,
+    "patch_size": 16,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
+# By the type of the tower, which is clip_vision_model where a section leaves it out.
+TOWER_DEFAULTS = {"clip_vision_model": CLIP_DEFAULTS, "siglip_vision_model": SIGLIP_DEFAULTS}
 FULL, SLIDING = "full_attention", "sliding_attention"  # values of layer_types
 NO_PADDING = -1  # a pad_token_id that old configs have
-# openai/clip-vit-large-patch14-336, the tower of all published models.
+# Published towers: openai/clip-vit-large-patch14-336, that of LLaVA-1.5 and MobileVLM, the one of LLaVA-1, and
+# google/siglip-so400m-patch14-384.
 CLIP_L_336: Mapping[str, Any] = {
     "model_type": "clip_vision_model",
     "hidden_size": 1024,
@@ -54,12 +63,22 @@ CLIP_L_336: Mapping[str, Any] = {
     "image_size": 336,
     "patch_size": 14,
 }
+CLIP_L_224: Mapping[str, Any] = {**CLIP_L_336, "image_size": 224}
+SIGLIP_SO400M_384: Mapping[str, Any] = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
 
 
-# Patterns of tensors that checkpoints have and no model uses, under the model's names: the norm after CLIP's last
-# layer, whose output LLaVA does not read, and tables that are computed here.
+# Patterns of tensors that checkpoints have and no model uses, under the model's names: the norm after a tower's last
+# layer and SigLIP's head that pools, whose outputs LLaVA does not read, and tables that are computed here.
 UNUSED_PARAMETERS = (
-    "^" + re.escape(f"{VISION_TOWER}.post_layernorm."),
+    "^" + re.escape(VISION_TOWER) + r"\.(post_layernorm|head)\.",
     r"\.position_ids$",
     r"\.rotary_emb\.inv_freq$",
 )
@@ -153,24 +172,31 @@ def _window(section: JsonObject, *, has_options: bool) -> int | None:
     return window if section.flag("use_sliding_window", True) and SLIDING in types else None
 
 
-def vision_config(section: JsonObject, *, feature_layers: tuple[int, ...], keep_class_token: bool) -> VisionConfig:
-    """Return the sizes of a CLIP vision tower whose section may leave out defaults. Raises ``ConfigError``.
+def vision_config(section: JsonObject, *, feature_layers: tuple[int, ...], keep_first_row: bool) -> VisionConfig:
+    """Return the sizes of a vision tower whose section may leave out defaults. Raises ``ConfigError``.
 
     ``feature_layers`` are indices into the hidden states, of which there is one more than layers. Negative ones count
-    from the end.
+    from the end. ``VisionConfig`` explains ``keep_first_row``.
     """
-    section = section.with_defaults(CLIP_DEFAULTS)
-    model_type = section.get("model_type", "clip_vision_model")
-    if model_type != "clip_vision_model":
-        raise ConfigError(f"vision tower {shown(model_type)} is not supported; clip_vision_model is")
+    tower_type = section.get("model_type", "clip_vision_model")
+    if not isinstance(tower_type, str) or tower_type not in TOWER_DEFAULTS:
+        raise ConfigError(f"vision tower {shown(tower_type)} is not supported; choose from {', '.join(TOWER_DEFAULTS)}")
+    section = section.with_defaults(TOWER_DEFAULTS[tower_type])
     if section.integer("num_channels") != 3:
         raise ConfigError(f"the vision tower reads {section['num_channels']} channels; images have 3: RGB")
-    sizes = {name: section.integer(name) for name in CLIP_SIZES}
+    sizes = {name: section.integer(name) for name in TOWER_SIZES}
     num_states = sizes["num_hidden_layers"] + 1
+    layers = tuple(layer if layer >= 0 else num_states + layer for layer in feature_layers)
+    if section.flag("tie_last_hidden_states", False) and sizes["num_hidden_layers"] in layers:
+        raise ConfigError(
+            f"{section.where('tie_last_hidden_states')} is true: the last layer is read behind another norm, which is "
+            "not supported"
+        )
     return VisionConfig(
+        type=tower_type,
         **sizes,
         hidden_act=section.text("hidden_act"),
         layer_norm_eps=section.number("layer_norm_eps"),
-        feature_layers=tuple(layer if layer >= 0 else num_states + layer for layer in feature_layers),
-        keep_class_token=keep_class_token,
+        feature_layers=layers,
+        keep_first_row=keep_first_row,
     )

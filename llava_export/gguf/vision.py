@@ -71,8 +71,13 @@ LLAMA_CPP_GRID = 24
 
 def check_vision(config: LlavaConfig) -> None:
     """Raise ``ExportError`` for a model whose images llama.cpp cannot encode."""
-    if config.vision.keep_class_token:
-        raise ExportError("llama.cpp drops the class token; this model reads it (select strategy full)")
+    if config.vision.num_features != config.vision.num_patches:
+        has, how = (
+            ("drops the class token", "reads it")
+            if config.vision.keep_first_row
+            else ("reads all patches", "drops the first")
+        )
+        raise ExportError(f"llama.cpp {has}; this model {how} (vision_feature_select_strategy)")
     if config.vision.hidden_act == "relu":
         raise ExportError("llama.cpp's vision encoder has no relu")
     if config.projector.hidden_act != "gelu" or not config.projector.bias:
@@ -98,7 +103,7 @@ def write_vision_metadata(
     writer.add_type("mmproj")
     writer.add_clip_has_vision_encoder(True)
     writer.add_clip_projector_type(config.projector.type)
-    writer.add_vision_use_gelu(vision.hidden_act == "gelu")
+    writer.add_vision_use_gelu(vision.hidden_act.startswith("gelu"))  # llama.cpp's has the tanh
     writer.add_vision_use_silu(vision.hidden_act == "silu")  # llama.cpp uses quick_gelu if both are false
     writer.add_vision_projection_dim(config.text.hidden_size)
     writer.add_vision_image_size(vision.image_size)

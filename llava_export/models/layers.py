@@ -7,6 +7,7 @@ partitioners makes a delegate of every linear.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -19,9 +20,21 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+def gelu_tanh(x: Tensor) -> Tensor:
+    """Return GELU with tanh in place of the error function (Hendrycks and Gimpel, 2016).
+
+    It is ``0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))``, and ``0.5 (1 + tanh(y))`` is ``sigmoid(2 y)``.
+    ExecuTorch's partitioner for XNNPACK takes torch's own operator, too, but lowers it to the one with the error
+    function.
+    """
+    scale = 2 * (2 / math.pi) ** 0.5
+    return x * torch.sigmoid(x * (x * x * (0.044715 * scale) + scale))
+
+
 # Functions by the names that ``hidden_act`` has in config.json. ``config.ACTIVATIONS`` lists the same names.
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
+    "gelu_pytorch_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
     "relu": F.relu,
     "silu": F.silu,

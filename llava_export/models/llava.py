@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from llava_export.config import LlavaConfig
 from llava_export.models import names
-from llava_export.models.clip_vision import ClipVisionTower
 from llava_export.models.llama import CachedAttention, LlamaDecoder
 from llava_export.models.projectors import build_projector
+from llava_export.models.vision_towers import build_vision_tower
 
 
 class VisionEncoder(nn.Module):
@@ -21,7 +21,7 @@ class VisionEncoder(nn.Module):
     def __init__(self, config: LlavaConfig, *, image_mean: Sequence[float], image_std: Sequence[float]) -> None:
         super().__init__()
         self.image_size = config.vision.image_size
-        self.vision_tower = ClipVisionTower(config.vision)
+        self.vision_tower = build_vision_tower(config.vision)
         self.projector = build_projector(config.projector)
         # Normalization, (x / 255 - mean) / std, becomes one product and one sum.
         mean, std = (torch.tensor(values, device="cpu").reshape(3, 1, 1) for values in (image_mean, image_std))
@@ -77,8 +77,9 @@ class LlavaModel(nn.Module):
 
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield the parts that are loaded, run and quantized one by one, as ``(fqn, module)`` in the order they run."""
-        blocks = [f"{names.VISION_TOWER}.embeddings", f"{names.VISION_TOWER}.pre_layrnorm"]
-        blocks += [names.tower_layer(i) for i in range(len(self.vision_encoder.vision_tower.layers))]
+        tower = self.vision_encoder.vision_tower
+        blocks = [f"{names.VISION_TOWER}.{name}" for name in tower.stem]
+        blocks += [names.tower_layer(i) for i in range(len(tower.layers))]
         blocks += [names.PROJECTOR, names.TOKEN_EMBEDDING]
         blocks += [names.decoder_layer(i) for i in range(len(self.text_decoder.layers))]
         blocks += [names.DECODER_NORM, names.LM_HEAD]

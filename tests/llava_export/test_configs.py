@@ -6,11 +6,13 @@ import json
 import shutil
 
 import pytest
+from transformers import CLIPVisionConfig, SiglipVisionConfig
 
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.locate import locate
 from llava_export.errors import CheckpointError, ConfigError
 from llava_export.families import find_family
+from llava_export.families.sections import TOWER_DEFAULTS, vision_config
 from llava_runner.documents import JsonObject
 
 
@@ -57,7 +59,12 @@ def test_without_network_the_message_says_what_to_do(monkeypatch):
         ({"text_config": {"num_key_value_heads": 3}}, "num_key_value_heads 3 does not divide"),
         ({"text_config": {"hidden_size": 0}}, "hidden_size must be a positive integer"),
         ({"text_config": 3}, r"text_config in .*config.json is 3; it must be an object"),
-        ({"vision_config": {"model_type": "siglip_vision_model"}}, "vision tower 'siglip_vision_model'"),
+        ({"vision_config": {"model_type": "dinov2"}}, "vision tower .dinov2. is not supported; choose from clip"),
+        ({"vision_config": {"patch_size": 57}}, "patch_size 57 is larger than image_size 56"),
+        (
+            {"vision_config": {"tie_last_hidden_states": True}, "vision_feature_layer": [1, -1]},
+            "tie_last_hidden_states .*is true: the last layer is read behind another norm",
+        ),
         ({"vision_config": {"hidden_act": "mish"}}, "'mish' is not supported"),
         ({"vision_feature_layer": -9}, "outside the vision tower's"),
         ({"vision_feature_select_strategy": "cls"}, "'cls' is not supported; choose from default, full"),
@@ -109,3 +116,12 @@ def test_the_published_7b_config_gets_its_omitted_sizes():
     assert (text.vocab_size, text.rope_theta, text.tie_word_embeddings) == (32064, 10000.0, False)
     assert (config.vision.num_used_layers, config.num_image_tokens) == (23, 576)
     assert (config.bos_id, config.eos_ids) == (1, (2,))
+
+
+@pytest.mark.parametrize("theirs", [CLIPVisionConfig(), SiglipVisionConfig()], ids=lambda config: config.model_type)
+def test_a_towers_defaults_are_those_of_its_config_in_transformers(theirs):
+    for name, value in TOWER_DEFAULTS[theirs.model_type].items():
+        assert getattr(theirs, name) == value, name
+    section = JsonObject({"model_type": theirs.model_type}, what="vision_config", error=ConfigError)
+    config = vision_config(section, feature_layers=(-2,), keep_first_row=False)
+    assert (config.type, config.num_used_layers, config.patch_size) == (theirs.model_type, 11, theirs.patch_size)

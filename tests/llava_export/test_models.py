@@ -35,7 +35,8 @@ def test_logits_equal_transformers_in_prefill_and_decode(shape, checkpoint_of):
     theirs = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     ours = load(folder)
     torch.manual_seed(1)
-    image = torch.randint(0, 256, (3, 56, 56), dtype=torch.uint8)
+    side = ours.vision_encoder.image_size
+    image = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
     pixel_values = ours.vision_encoder.pixel_values(image)
     features = ours.vision_encoder(image)
     before, after, answer = torch.randint(3, 500, (1, 5)), torch.randint(3, 500, (1, 7)), torch.randint(3, 500, (3,))
