@@ -141,7 +141,7 @@ def with_class_token_last(encoder: VisionEncoder, pixel_values: Tensor) -> Tenso
     embeddings = tower.embeddings
     patches = embeddings.patch_embedding(pixel_values).permute(0, 2, 3, 1).flatten(1, 2)
     rows = torch.cat((patches, embeddings.class_embedding.view(1, 1, -1)), dim=1)
-    hidden_states = [tower.pre_layrnorm(rows + embeddings.position_embedding.weight)]
+    hidden_states = [tower.get_submodule("pre_layrnorm")(rows + embeddings.position_embedding.weight)]
     for layer in tower.layers:
         hidden_states.append(layer(hidden_states[-1]))
     return encoder.projector(tower.features(hidden_states))

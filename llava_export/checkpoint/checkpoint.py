@@ -248,9 +248,8 @@ def _images(
     check_pinpoints(settings)
     if family.tower_key is not None and tower is not None:
         paths = tuple(tower_folders(settings.text(family.tower_key), found=tower.described_in, checkpoint=folder))
-    return find_images(
-        settings, paths, default=family.image_aspect_ratio, image_size=config.vision.image_size if config else None
-    )
+    find = partial(find_images, settings, paths, default=family.image_aspect_ratio)
+    return find(image_size=config.vision.image_size, tower_type=config.vision.type) if config else find(image_size=None)
 
 
 def _empty_model(

@@ -7,8 +7,8 @@ processor of the vision tower, as in the code of LLaVA and MobileVLM.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,10 +24,36 @@ Value = TypeVar("Value")
 Channels = tuple[float, float, float]
 CLIP_MEAN: Channels = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Channels = (0.26862954, 0.26130258, 0.27577711)
+HALVES: Channels = (0.5, 0.5, 0.5)  # SigLIP's mean and standard deviation
 SMALLEST_STD = 0.001
-DEFAULT_SIZE = 224  # of transformers' CLIPImageProcessor and LlavaImageProcessor
-# The image processors of transformers that are known, and whether do_pad makes a square of an image there.
-PROCESSORS = {"CLIPImageProcessor": False, "LlavaImageProcessor": True}
+DEFAULT_SIDE = {"height": 224, "width": 224}
+
+
+@dataclass(frozen=True)
+class ProcessorClass:
+    """The defaults of a class of image processors in transformers. ``pads``: whether do_pad makes a square there."""
+
+    pads: bool
+    mean: Channels
+    std: Channels
+    size: Mapping[str, int]
+    crop_size: Mapping[str, int] | None
+
+    @property
+    def aspect_ratio(self) -> str:
+        """How the class makes squares without padding, as in ``Images``."""
+        return "crop" if self.crop_size else "stretch"
+
+
+CLIP = ProcessorClass(pads=False, mean=CLIP_MEAN, std=CLIP_STD, size={"shortest_edge": 224}, crop_size=DEFAULT_SIDE)
+SIGLIP = ProcessorClass(pads=False, mean=HALVES, std=HALVES, size=DEFAULT_SIDE, crop_size=None)
+PROCESSORS = {
+    "CLIPImageProcessor": CLIP,
+    "LlavaImageProcessor": replace(CLIP, pads=True),
+    "SiglipImageProcessor": SIGLIP,
+}
+# The one that belongs to each type of vision tower.
+TOWER_PROCESSORS = {"clip_vision_model": CLIP, "siglip_vision_model": SIGLIP}
 # The values of LLaVA's image_aspect_ratio, and whether they pad. Where it is missing, LLaVA's code takes "square".
 ASPECT_RATIOS = {"pad": True, "square": False}
 
@@ -80,26 +106,36 @@ def check_pinpoints(config: JsonObject) -> None:
 
 
 def find_images(
-    config: JsonObject, folders: Iterable[Path], *, default: str | None, image_size: int | None
+    config: JsonObject,
+    folders: Iterable[Path],
+    *,
+    default: str | None,
+    image_size: int | None,
+    tower_type: str = "clip_vision_model",
 ) -> Images | None:
-    """Return how images are prepared for a vision tower that takes squares of ``image_size`` pixels.
+    """Return how images are prepared for a vision tower of a type that takes squares of ``image_size`` pixels.
 
     Where that is not known, it is None, and so is what is returned: everything else is checked.
 
-    The image processor's file is in the first of ``folders`` that has one. Where none has, images are made square as
-    ``default`` says, and the rest is CLIP's. ``default`` is None in the layout whose ``config.json`` says whether
-    images are padded. Raises ``ConfigError`` for what the runners cannot do, and ``CheckpointError`` for what is no
-    JSON.
+    The image processor's file is in the first of ``folders`` that has one. Where none has, images are made square for
+    CLIP as ``default`` says, and the rest is as the tower's own processor does it. ``default`` is None in the layout
+    whose ``config.json`` says whether images are padded. Raises ``ConfigError`` for what the runners cannot do, and
+    ``CheckpointError`` for what is no JSON.
     """
+    of_tower = TOWER_PROCESSORS[tower_type]
     pads = ASPECT_RATIOS[config.text("image_aspect_ratio", "square")] if default is None else None
     settings = next((found for found in map(_settings_in, folders) if found is not None), None)
     if settings is None:
         if image_size is None:
             return None
-        how = default or ("pad" if pads else "crop")
-        source = "config.json" if default is None else "its family"
-        return Images(CLIP_MEAN, CLIP_STD, how, image_size, image_size, "bicubic", source)
-    images = _images(settings.raising(ConfigError), pads=pads)
+        how, source = "pad" if pads else of_tower.aspect_ratio, "config.json"
+        if default is not None:
+            how, source = (default, "its family") if of_tower is CLIP else (how, "its vision tower")
+        return Images(of_tower.mean, of_tower.std, how, image_size, image_size, "bicubic", source)
+    settings = settings.raising(ConfigError)
+    # LLaVA's own code opens the file with the class that belongs to the tower, whatever class the file names.
+    named = _class(settings) if pads is None else of_tower
+    images = _images(settings, named, do_pad=_do_pad(settings, named) if pads is None else pads)
     if image_size is not None and images.size != image_size:
         raise ConfigError(
             f"{settings.where()} makes images of {images.size}x{images.size} pixels, and the vision tower takes "
@@ -132,28 +168,27 @@ def _settings_in(folder: Path) -> JsonObject | None:
     return None
 
 
-def _images(settings: JsonObject, *, pads: bool | None) -> Images:
-    """Return what an image processor does. ``pads`` replaces its own ``do_pad``, unless it is None."""
-    do_pad = _do_pad(settings) if pads is None else pads
+def _images(settings: JsonObject, named: ProcessorClass, *, do_pad: bool) -> Images:
+    """Return what an image processor of a class does. With ``do_pad``, images are padded to a square first."""
     if not _flag(settings, "do_resize", True):
         raise ConfigError(f"{settings.where('do_resize')} is false: images of any size are resized here")
-    aspect_ratio, resize = _resize(settings)
-    crops = _flag(settings, "do_center_crop", True)
-    size = _crop(settings, at_most=resize) if crops else resize
+    aspect_ratio, resize = _resize(settings, named)
+    crops = _flag(settings, "do_center_crop", named.crop_size is not None)
+    size = _crop(settings, named, at_most=resize) if crops else resize
     if do_pad:
         aspect_ratio = "pad"  # what is resized is a square then
     elif aspect_ratio == "crop" and not crops:
         raise ConfigError(
             f"{settings.where('size')} has a shortest_edge and do_center_crop is false: images would not be square"
         )
-    mean, std = _statistics(settings, do_pad=do_pad)
+    mean, std = _statistics(settings, named, do_pad=do_pad)
     number = _default(settings, "resample", RESAMPLES.index("bicubic"))
     number = settings.integer("resample", number, least=0, most=len(RESAMPLES) - 1)
     return Images(mean, std, aspect_ratio, size, resize, RESAMPLES[number], settings.where())
 
 
-def _do_pad(settings: JsonObject) -> bool:
-    """Return whether an image processor of llava-hf's layout pads images to a square before it resizes them."""
+def _class(settings: JsonObject) -> ProcessorClass:
+    """Return the class that an image processor's file of llava-hf's layout names. Raises ``ConfigError``."""
     name = settings.get("image_processor_type")
     if name is None:
         name = settings.text("feature_extractor_type", "LlavaImageProcessor")
@@ -165,37 +200,42 @@ def _do_pad(settings: JsonObject) -> bool:
         )
     if settings.get("image_grid_pinpoints") is not None:
         raise ConfigError(f"{settings.where('image_grid_pinpoints')}: models that see several crops are not supported")
+    return PROCESSORS[known]
+
+
+def _do_pad(settings: JsonObject, named: ProcessorClass) -> bool:
+    """Return whether an image processor of llava-hf's layout pads images to a square before it resizes them."""
     if not _flag(settings, "do_pad", False):
         return False
-    if not PROCESSORS[known] and settings.get("pad_size") is not None:
+    if not named.pads and settings.get("pad_size") is not None:
         raise ConfigError(f"{settings.where('pad_size')} is not supported: images are padded to squares alone")
-    return PROCESSORS[known]  # CLIPImageProcessor pads the images of a batch to the largest, and here is one
+    return named.pads  # the other classes pad the images of a batch to the largest, and here is one
 
 
-def _resize(settings: JsonObject) -> tuple[str, int]:
+def _resize(settings: JsonObject, named: ProcessorClass) -> tuple[str, int]:
     """Return ``"crop"`` where the shorter side is resized, or ``"stretch"`` where both are, and to how many pixels."""
-    size = _size(settings, "size", {"shortest_edge": DEFAULT_SIZE})
+    size = _size(settings, "size", named.size)
     if set(size) == {"shortest_edge"}:
         return "crop", _pixels(size, "shortest_edge")
     return "stretch", _square(size, needed="shortest_edge alone, or height and width")
 
 
-def _crop(settings: JsonObject, *, at_most: int) -> int:
+def _crop(settings: JsonObject, named: ProcessorClass, *, at_most: int) -> int:
     """Return the side of the center that is kept, in pixels."""
-    size = _square(_size(settings, "crop_size", {"height": DEFAULT_SIZE, "width": DEFAULT_SIZE}))
+    size = _square(_size(settings, "crop_size", named.crop_size))
     if size > at_most:
         raise ConfigError(f"{settings.where('crop_size')} is {size} and its size {at_most}: a crop cannot be larger")
     return size
 
 
-def _size(settings: JsonObject, name: str, default: dict[str, int]) -> JsonObject:
+def _size(settings: JsonObject, name: str, default: Mapping[str, int] | None) -> JsonObject:
     """Return a size as the object that it is in newer files. In older ones it is a number or a list."""
     value = settings.get(name)
     if isinstance(value, list) and len(value) == 2:
         value = dict(zip(("height", "width"), value, strict=True))
     elif is_integer(value):
-        is_square = _flag(settings, "default_to_square", False)
-        value = dict.fromkeys(("height", "width") if is_square else default, value)
+        is_square = name == "crop_size" or _flag(settings, "default_to_square", False)
+        value = dict.fromkeys(("height", "width") if is_square else ("shortest_edge",), value)
     newer = JsonObject({**settings, name: value}, what=settings.where(), error=ConfigError)
     size = newer.section(name, _default(settings, name, default))
     return JsonObject({k: v for k, v in size.items() if v is not None}, what=size.where(), error=ConfigError)
@@ -216,12 +256,12 @@ def _pixels(size: JsonObject, name: str) -> int:
     return size.integer(name, least=MIN_IMAGE_SIDE, most=MAX_IMAGE_SIDE)
 
 
-def _statistics(settings: JsonObject, *, do_pad: bool) -> tuple[Channels, Channels]:
+def _statistics(settings: JsonObject, named: ProcessorClass, *, do_pad: bool) -> tuple[Channels, Channels]:
     """Return mean and standard deviation of pixels that are fractions of 1, with ``rescale_factor`` in them."""
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     normalizes = _flag(settings, "do_normalize", True)
     if normalizes:
-        mean, std = _channels(settings, "image_mean", CLIP_MEAN), _channels(settings, "image_std", CLIP_STD)
+        mean, std = _channels(settings, "image_mean", named.mean), _channels(settings, "image_std", named.std)
     factor = 1.0
     if _flag(settings, "do_rescale", True):
         factor = settings.number("rescale_factor", _default(settings, "rescale_factor", 1 / 255))

@@ -23,8 +23,8 @@ from llava_export.models.names import VISION_TOWER
 from llava_runner.contract import MAX_CONTEXT
 from llava_runner.documents import JsonObject, shown
 
-# The sizes in each section, and the defaults of transformers' CLIPVisionConfig and SiglipVisionConfig. Published configs
-# leave out values that equal them. Those of language models are in ``families.language_models``.
+# The sizes in each section, and the defaults of transformers' CLIPVisionConfig and SiglipVisionConfig. Published
+# configs leave out values that equal them. Those of language models are in ``families.language_models``.
 TEXT_SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size",
 )  # fmt: skip

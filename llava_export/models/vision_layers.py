@@ -5,6 +5,8 @@ Shapes: B images (always 1), S a side of the image in pixels, N rows, D hidden s
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -81,6 +83,8 @@ class VisionTower(nn.Module):
     ``stem`` has the names of the children that run before the layers, in this order: from normalized pixels to rows.
     No norm follows the layers: LLaVA reads their outputs as they are, the last one's, too.
     """
+
+    embeddings: Any  # of every tower, the first child of the stem
 
     def __init__(self, config: VisionConfig, **stem: nn.Module) -> None:
         super().__init__()

@@ -11,8 +11,8 @@ import jinja2
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFReader
-from transformers import AutoModelForCausalLM
+from gguf import MODEL_ARCH, GGUFReader, get_tensor_name_map
+from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import open_checkpoint
@@ -94,7 +94,10 @@ def test_quantized_files_pass(quantization, tmp_path):
     assert failures(folder) == []
 
 
-@pytest.mark.parametrize("shape", ["grouped_query", "head_dim_80", "padded_vocabulary", "tied_head", "mobilevlm"])
+@pytest.mark.parametrize(
+    "shape",
+    ["grouped_query", "head_dim_80", "padded_vocabulary", "tied_head", "mobilevlm", "siglip_several_feature_layers"],
+)
 def test_every_shape_passes(shape, checkpoint_of, tmp_path):
     assert failures(export(checkpoint_of(shape), tmp_path)) == []
 
@@ -127,6 +130,30 @@ def test_metadata_is_what_llama_cpp_reads(exported):
     # Five of six layers are read. llama.cpp would leave out one more if feature_layer did not say so.
     assert (vision["clip.vision.block_count"], vision["clip.vision.feature_layer"]) == (5, [5])
     assert vision["clip.projector_type"] == "ldp" and not vision["clip.use_gelu"] and not vision["clip.use_silu"]
+
+
+def test_siglip_has_the_names_and_keys_of_llama_cpps_converter(checkpoint_of, tmp_path):
+    """Compare with the tensor names of the library gguf, and with what llama.cpp's legacy converter leaves out."""
+    reader = GGUFReader(export(checkpoint_of("siglip"), tmp_path) / "mmproj-model-f16.gguf")
+    names = get_tensor_name_map(MODEL_ARCH.MMPROJ, 4)
+    theirs = LlavaForConditionalGeneration.from_pretrained(checkpoint_of("siglip"))
+    tower = "model.vision_tower."
+    published = {
+        key.replace(tower, "vision_tower.vision_model."): tensor for key, tensor in theirs.state_dict().items()
+    }
+    expected = {
+        names.get_name(key, (".weight", ".bias")): tuple(tensor.shape)
+        for key, tensor in published.items()
+        if key.startswith("vision_tower.") and "post_layernorm" not in key
+    }
+    stored = {tensor.name: tuple(map(int, reversed(tensor.shape))) for tensor in reader.tensors}
+    assert expected.items() <= stored.items() and len(stored) == len(expected) + 4
+    assert "v.patch_embd.bias" in stored and stored["v.position_embd.weight"] == (16, 288)
+    keys = {name: field.contents() for name, field in reader.fields.items()}
+    assert (keys["clip.projector_type"], keys["clip.use_gelu"], keys["clip.use_silu"]) == ("mlp", True, False)
+    assert (keys["clip.vision.feature_layer"], keys["clip.vision.block_count"]) == ([4], 4)
+    assert (keys["clip.vision.image_size"], keys["clip.vision.image_mean"]) == (62, [0.5] * 3)
+    assert keys["clip.vision.attention.layer_norm_epsilon"] == pytest.approx(1e-6)
 
 
 def test_ids_beyond_the_tokenizer_are_unused(checkpoint_of, tmp_path):
@@ -213,12 +240,13 @@ def test_the_chat_template_spells_prompts_as_the_runners_do():
         (["--recipe", "8da8w"], "there is no option --recipe"),
         (["--model", "nowhere"], "no folder, no hub id"),
         (["--model", "{full}"], "llama.cpp drops the class token"),
+        (["--model", "{first}"], "llama.cpp reads all patches; this model drops the first"),
     ],
     ids=str,
 )
 def test_mistakes_are_one_line_and_leave_nothing(flags, message, checkpoint_of, tmp_path):
-    full = checkpoint_of("last_layer_with_class_token")
-    flags = [flag.format(full=full) for flag in flags]
+    shapes = {"full": "last_layer_with_class_token", "first": "siglip_without_first_patch"}
+    flags = [flag.format(**{name: checkpoint_of(shape) for name, shape in shapes.items()}) for flag in flags]
     done = llava("gguf", "--model", "tiny-llava", "--output-dir", tmp_path / "out", *flags)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()

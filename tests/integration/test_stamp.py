@@ -74,6 +74,7 @@ def compare_lowerings(package_of: Callable[..., Package], shape: str, **options:
         ("deep", {"recipe": "fp32", "golden": False}),
         ("deep", EIGHT_BITS),
         ("tiny-mobilevlm", CALIBRATED),
+        ("siglip", {"recipe": "fp32"}),
     ],
     ids=str,
 )

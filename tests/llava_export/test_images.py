@@ -146,10 +146,14 @@ def test_torchvision_differs_by_two_levels_in_few_pixels(mode):
 
 def test_the_processor_is_the_one_that_transformers_takes(folder):
     for name in (None, *(f"{name}{suffix}" for name in PROCESSORS for suffix in ("", "Fast"))):
-        settings = {**LLAVA, "image_processor_type": name}
+        settings = {**LLAVA, "image_processor_type": name, "do_center_crop": True}
         found = images_of(folder, settings).aspect_ratio
         expected = type(AutoImageProcessor.from_pretrained(folder)).__name__
-        assert (found, expected) in [("crop", "CLIPImageProcessorPil"), ("pad", "LlavaImageProcessorPil")]
+        assert (found, expected) in [
+            ("crop", "CLIPImageProcessorPil"),
+            ("pad", "LlavaImageProcessorPil"),
+            ("crop", "SiglipImageProcessorPil"),
+        ]
     old = {**CLIP, "image_processor_type": None, "feature_extractor_type": "CLIPFeatureExtractor", "do_pad": True}
     assert images_of(folder, old) == CROP
 
