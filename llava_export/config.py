@@ -104,8 +104,9 @@ class VisionConfig:
 class ProjectorConfig:
     """A projector: it turns the vision tower's features into rows that the decoder reads.
 
-    ``type`` names its class, an entry of ``models.projectors.PROJECTORS``: ``mlp`` keeps the number of rows, ``ldp``
-    and ``ldpv2`` halve both sides of their grid. ``grid_side`` is the number of patches in a row or column.
+    ``type`` names its class, an entry of ``models.projectors.PROJECTORS``: ``mlp`` and ``linear`` keep the number of
+    rows, ``ldp`` and ``ldpv2`` halve both sides of their grid. ``grid_side`` is the number of patches in a row or
+    column.
     """
 
     type: str
@@ -229,7 +230,7 @@ class LlavaConfig:
     """A whole model.
 
     ``bos_id`` is the token that every prompt begins with, and any of ``eos_ids`` ends an answer. All are in the
-    vocabulary.
+    vocabulary. ``around_image`` are the texts of two tokens between which an image stands, or None.
     """
 
     vision: VisionConfig
@@ -237,6 +238,7 @@ class LlavaConfig:
     text: TextConfig
     bos_id: int
     eos_ids: tuple[int, ...]
+    around_image: tuple[str, str] | None = None
 
     @property
     def num_image_tokens(self) -> int:

@@ -54,7 +54,8 @@ class Prompt:
 
 def example_turn(template: PromptTemplate) -> str:
     """Return a turn with an image, as a model with this template reads it."""
-    parts = (IMAGE_PLACEHOLDER, template.image_separator, "What is in the image?")
+    image = template.image_start + IMAGE_PLACEHOLDER + template.image_end
+    parts = (image, template.image_separator, "What is in the image?")
     text = "".join(reversed(parts) if template.image_last else parts)
     return template.system + template.user + text + template.assistant
 
@@ -62,9 +63,11 @@ def example_turn(template: PromptTemplate) -> str:
 def find_prompt(checkpoint: Checkpoint, *, given: str | None = None) -> Prompt:
     """Return the prompt of a checkpoint. ``given``, a name in ``PROMPTS`` or a file with a template, replaces it.
 
-    Raises ``CheckpointError`` for a template that the runners cannot express, and as ``stop_ids`` does.
+    Where ``config.json`` puts tokens around an image, they stand there in each of them: LLaVA's code adds them to what
+    is asked, whatever the prompt. Raises ``CheckpointError`` for a template that the runners cannot express, where the
+    tokenizer lacks those tokens, and as ``stop_ids`` does.
     """
-    prompt = _found(checkpoint, given)
+    prompt = _around_image(_found(checkpoint, given), checkpoint)
     stop_ids(prompt, checkpoint)
     chat = prompt.chat
     if chat.is_dated:
@@ -76,6 +79,21 @@ def find_prompt(checkpoint: Checkpoint, *, given: str | None = None) -> Prompt:
         return prompt
     note = f"the prompt has {', '.join(unknown)}, which the tokenizer reads as ordinary text"
     return replace(prompt, notes=(*prompt.notes, note))
+
+
+def _around_image(prompt: Prompt, checkpoint: Checkpoint) -> Prompt:
+    """Return the prompt with the tokens that stand around an image, if there are any. Raises ``CheckpointError``."""
+    if checkpoint.config.around_image is None:
+        return prompt
+    known = {token.content for token in checkpoint.tokenizer.rules.added_tokens}
+    if missing := [text for text in checkpoint.config.around_image if text not in known]:
+        raise CheckpointError(
+            f"config.json has mm_use_im_start_end, and the tokenizer lacks {' and '.join(missing)}: add what "
+            "added_tokens.json of the model it was trained from says of them"
+        )
+    start, end = checkpoint.config.around_image
+    template = replace(prompt.template, image_start=start, image_end=end)
+    return replace(prompt, chat=replace(prompt.chat, template=template))
 
 
 def stop_ids(prompt: Prompt, checkpoint: Checkpoint) -> tuple[int, ...]:

@@ -1,4 +1,7 @@
-"""LLaVA-1.5 in two layouts: llava-hf's (``LlavaForConditionalGeneration``) and that of LLaVA's authors."""
+"""LLaVA-1.5 in two layouts: llava-hf's (``LlavaForConditionalGeneration``) and that of LLaVA's authors.
+
+The authors' layout also has LLaVA-1, whose projector is one linear and whose tower CLIP-L/14 at 224 pixels.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,7 @@ LLAVA_15 = Family(
 LLAVA_15_ORIGINAL = original.family(
     name="llava-1.5",
     model_types=("llava", *LLAVA_TYPES, "share4v"),
-    projectors=("mlp2x_gelu",),
+    projectors=("mlp2x_gelu", "linear"),
     markers=("mm_projector_type", "mm_vision_tower", "mm_hidden_size"),
     prompt=VICUNA_V1,
     question="What is in the image?",

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from llava_export.config import LlavaConfig, VisionConfig, checked_choice
 from llava_export.errors import ConfigError, check_all
@@ -54,13 +56,14 @@ LDPV2_KEYS = (
 )
 SELECT_FEATURES = ("patch", "cls_patch")
 # From values of mm_projector_type to the types of ProjectorConfig, and to the projectors' keys.
-PROJECTOR_TYPES = {"mlp2x_gelu": "mlp", "ldpnet": "ldp", "ldpnetv2": "ldpv2"}
+PROJECTOR_TYPES = {"linear": "linear", "mlp2x_gelu": "mlp", "ldpnet": "ldp", "ldpnetv2": "ldpv2"}
 PROJECTOR_KEYS = {
     "mlp2x_gelu": MLP_KEYS,
     "ldpnet": LDP_KEYS,
     "ldpnetv2": LDPV2_KEYS,
-    "linear": ((r"^model\.mm_projector\.(?=weight|bias)", f"{PROJECTOR}."),),  # LLaVA-1's, which no family has
+    "linear": ((r"^model\.mm_projector\.(?=(weight|bias)$)", f"{PROJECTOR}.linear."),),
 }
+AROUND_IMAGE = ("<im_start>", "<im_end>")  # tokens that LLaVA's code adds to the tokenizer
 # The start of the vision tower's keys: inside the checkpoint, in a checkpoint of its own with or without a text half,
 # and as transformers 5 names its modules.
 TOWER = (
@@ -112,9 +115,9 @@ def _check_projector(config: JsonObject, keys: Iterable[str]) -> None:
         for projector, pairs in PROJECTOR_KEYS.items()
         if any(re.match(pattern, key) for pattern, _ in pairs for key in keys)
     ]
-    if found and config.get("mm_projector_type") not in found:
+    if found and _projector_type(config) not in found:
         raise ConfigError(
-            f"config.json has mm_projector_type {config['mm_projector_type']}, but the weights are those of "
+            f"config.json has mm_projector_type {config.get('mm_projector_type')}, but the weights are those of "
             f"{' and '.join(found)}: they do not belong together"
         )
 
@@ -134,18 +137,19 @@ def _parse_config(projectors: tuple[str, ...], config: JsonObject, tower: JsonOb
     check_all(
         partial(_check_projector_type, config, projectors),
         select,
-        partial(_check_start_end, config),
+        partial(config.flag, "mm_use_im_start_end", False),
         vision,
         text,
     )
-    return llava_config(
+    model = llava_config(
         vision(),
         text(),
         section,
-        projector_type=PROJECTOR_TYPES[config["mm_projector_type"]],
+        projector_type=PROJECTOR_TYPES[_projector_type(config)],
         projector_act="gelu",
         projector_bias=True,
     )
+    return replace(model, around_image=AROUND_IMAGE if config.flag("mm_use_im_start_end", False) else None)
 
 
 def _vision(config: JsonObject, tower: JsonObject | None, select: Callable[[], str]) -> VisionConfig:
@@ -176,16 +180,10 @@ def _vision(config: JsonObject, tower: JsonObject | None, select: Callable[[], s
 
 def _check_projector_type(config: JsonObject, projectors: tuple[str, ...]) -> None:
     """Raise ``ConfigError`` unless the projector is one of the family's ``projectors``."""
-    projector = config.get("mm_projector_type")
-    if projector in (None, "linear") and "mlp2x_gelu" in projectors:
-        raise ConfigError(
-            f"config.json has mm_projector_type {projector}: the projector is a single linear, as in LLaVA-1, which is "
-            "not supported; LLaVA-1.5 (mlp2x_gelu) is"
-        )
-    checked_choice("mm_projector_type", projector, projectors)
+    if _projector_type(config) not in projectors:
+        checked_choice("mm_projector_type", config.get("mm_projector_type"), projectors)
 
 
-def _check_start_end(config: JsonObject) -> None:
-    """Raise ``ConfigError`` if tokens of their own stand around an image."""
-    if config.flag("mm_use_im_start_end", False):
-        raise ConfigError("mm_use_im_start_end is not supported: no released checkpoint puts tokens around an image")
+def _projector_type(config: JsonObject) -> Any:
+    """Return ``mm_projector_type``, or what LLaVA's code takes where it is missing, as in LLaVA-1."""
+    return "linear" if (found := config.get("mm_projector_type")) is None else found

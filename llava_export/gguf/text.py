@@ -21,6 +21,7 @@ from llava_export.models.rotary import frequency_divisors
 
 PROMPT_SOURCE = "llava_export.prompt_source"
 ROPE_DIVISORS = "rope_freqs.weight"  # the one tensor that is computed: scaling of the kind llama3
+IMAGE_MARKER = "<__media__>"  # what llama.cpp puts into a message in place of an image
 DECODER = rf"^{re.escape(names.TEXT_DECODER)}\."
 # Read each pair as (pattern of a CheckpointTensor's fqn, start of its name in GGUF): the pattern is replaced, and what
 # follows, "weight" or "bias", stays.
@@ -135,11 +136,14 @@ def chat_template(prompt: ChatPrompt, *, bos: str) -> str:
     """Return the Jinja template of the prompts that the model was trained with.
 
     A system message replaces the one that the model was trained with, or comes before the first question where the
-    prompt has no place for one. ``bos`` is left out at the beginning: llama.cpp puts it there.
+    prompt has no place for one. ``bos`` is left out at the beginning: llama.cpp puts it there. What stands around an
+    image is put around llama.cpp's marker of one.
     """
     it = prompt.template
     before, after = prompt.around_system or ("", "\n" + it.system.removeprefix(bos))
     system, content = "messages[0]['content']", "message['content']" + (" | trim" if it.trims else "")
+    if it.image_start or it.image_end:
+        content += f" | replace({IMAGE_MARKER!r}, {it.image_start + IMAGE_MARKER + it.image_end!r})"
     return (
         f"{{% if messages[0]['role'] == 'system' %}}{{{{ {before.removeprefix(bos)!r} + {system} + {after!r} }}}}"
         f"{{% else %}}{{{{ {it.system.removeprefix(bos)!r} }}}}{{% endif %}}"

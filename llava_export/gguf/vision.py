@@ -80,6 +80,11 @@ def check_vision(config: LlavaConfig) -> None:
         raise ExportError(f"llama.cpp {has}; this model {how} (vision_feature_select_strategy)")
     if config.vision.hidden_act == "relu":
         raise ExportError("llama.cpp's vision encoder has no relu")
+    if config.projector.type not in PROJECTOR_NAMES:
+        raise ExportError(
+            "llama.cpp's projectors have a GELU behind their first linear; this model's is one linear and nothing else "
+            f"(mm_projector_type {config.projector.type})"
+        )
     if config.projector.hidden_act != "gelu" or not config.projector.bias:
         raise ExportError("llama.cpp's projectors have gelu and biases; this model's has not")
 

@@ -35,6 +35,18 @@ class MlpProjector(nn.Module):
         return self.linear_2(self.activation(self.linear_1(features_1ND)))
 
 
+class LinearProjector(nn.Module):
+    """LLaVA-1's projector (Liu et al., 2023): one linear."""
+
+    def __init__(self, config: ProjectorConfig) -> None:
+        super().__init__()
+        self.linear = nn.Linear(config.in_features, config.out_features, bias=config.bias)
+
+    def forward(self, features_1ND: Tensor) -> Tensor:
+        """Return rows ``[1, N, C]`` for features ``[1, N, in_features]``."""
+        return self.linear(features_1ND)
+
+
 class DepthwiseConv(nn.Conv2d):
     """A 3x3 convolution of each channel by itself, over rows that form a grid with zeros around it."""
 
@@ -120,7 +132,12 @@ class LdpV2Projector(nn.Module):
 
 
 # Classes by the value of ``ProjectorConfig.type``.
-PROJECTORS: dict[str, type[nn.Module]] = {"mlp": MlpProjector, "ldp": LdpProjector, "ldpv2": LdpV2Projector}
+PROJECTORS: dict[str, type[nn.Module]] = {
+    "linear": LinearProjector,
+    "mlp": MlpProjector,
+    "ldp": LdpProjector,
+    "ldpv2": LdpV2Projector,
+}
 
 
 def build_projector(config: ProjectorConfig) -> nn.Module:

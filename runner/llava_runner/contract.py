@@ -45,7 +45,7 @@ MAX_IMAGE_SIDE = 2048  # of what a vision encoder takes. Image files may be larg
 IMAGE_ASPECT_RATIOS = ("pad", "crop", "stretch")
 RESAMPLES = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's, by its numbers
 IMAGE_PLACEHOLDER = "<image>"
-SCHEMA = 2
+SCHEMA = 3
 
 # The ranges of a model card's numbers. A runner computes with them, and a card may be damaged. The C++ runner has the
 # same (runner/cpp/package/model_card.cpp).
@@ -77,8 +77,9 @@ class PromptTemplate:
     """The text around images, questions and answers. Special tokens are spelled out in it, as in a chat template.
 
     A conversation is ``{system}{user}<image>{image_separator}{question}{assistant}{answer}{answer_end}{user}...`` With
-    ``image_last``, an image comes after its question: ``{user}{question}{image_separator}<image>{assistant}``. With
-    ``trims``, spaces and line ends around a question are dropped.
+    ``image_last``, an image comes after its question: ``{user}{question}{image_separator}<image>{assistant}``. Around
+    every ``<image>`` stand ``image_start`` and ``image_end``. With ``trims``, spaces and line ends around a question
+    are dropped.
 
     In LLaVA-1.5, system is ``"A chat between ... questions. "``, user ``"USER: "``, image_separator ``"\\n"``,
     assistant ``" ASSISTANT:"`` and answer_end ``"</s>"``.
@@ -88,6 +89,8 @@ class PromptTemplate:
     user: str
     assistant: str
     image_separator: str = "\n"
+    image_start: str = ""
+    image_end: str = ""
     answer_end: str = "</s>"
     image_last: bool = False
     trims: bool = False

@@ -31,8 +31,8 @@ def prompt_chunks(prompt: str, *, template: PromptTemplate, has_image: bool) -> 
     """Return the text of a first turn: ``(before, after)`` the image, or ``(text,)`` if there is no image.
 
     A prompt with ``<image>`` in it is the whole turn, and is only split there. A prompt with the assistant's cue
-    (``ASSISTANT:``) in it is used unchanged, after the system sentence, ``USER: `` and the image. Special tokens are
-    recognized in both. Any other prompt is a plain question, and the template is put around it.
+    (``ASSISTANT:``) in it is used unchanged, after the system sentence, ``USER: `` and the image with its start and
+    end. Special tokens are recognized in both. Any other prompt is a plain question, and the template is put around it.
 
     Raises ``PromptError`` as ``check_prompt`` does.
     """
@@ -41,7 +41,9 @@ def prompt_chunks(prompt: str, *, template: PromptTemplate, has_image: bool) -> 
         return tuple(_chunk(text) for text in prompt.split(IMAGE_PLACEHOLDER))
     if template.assistant.strip(SPACES) in prompt:
         before = template.system + template.user
-        return (_chunk(before), _chunk(prompt)) if has_image else (_chunk(before + prompt),)
+        if not has_image:
+            return (_chunk(before + prompt),)
+        return _chunk(before + template.image_start), _chunk(template.image_end + prompt)
     return question_chunks(prompt, template=template, has_image=has_image, first_turn=True)
 
 
@@ -55,9 +57,10 @@ def question_chunks(question: str, *, template: PromptTemplate, has_image: bool,
     before = (template.system if first_turn else template.answer_end) + template.user
     if not has_image:
         return ((*_chunk(before), asked, *_chunk(template.assistant)),)
+    start, end, separator = template.image_start, template.image_end, template.image_separator
     if template.image_last:
-        return (*_chunk(before), asked, *_chunk(template.image_separator)), _chunk(template.assistant)
-    return _chunk(before), (*_chunk(template.image_separator), asked, *_chunk(template.assistant))
+        return (*_chunk(before), asked, *_chunk(separator + start)), _chunk(end + template.assistant)
+    return _chunk(before + start), (*_chunk(end + separator), asked, *_chunk(template.assistant))
 
 
 def check_prompt(prompt: str, *, has_image: bool) -> None:

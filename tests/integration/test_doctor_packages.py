@@ -136,8 +136,8 @@ BROKEN: dict[str, tuple[Break, str, str]] = {
         "Install an executorch that has it",
     ),
     "a card of another version": (
-        replaced("llava.pte", b'"schema": 2}', b'"schema": 1}'),
-        "the model card has schema 1; this version reads schema 2",
+        replaced("llava.pte", b'"schema": 3}', b'"schema": 2}'),
+        "the model card has schema 2; this version reads schema 3",
         "Export the model again",
     ),
     "a tokenizer of another size": (
@@ -161,8 +161,8 @@ BROKEN: dict[str, tuple[Break, str, str]] = {
         COPY,
     ),
     "a manifest of another version": (
-        lambda package: edit_manifest(package, schema=1),
-        "llava.json cannot be read: the manifest has schema 1; this version reads schema 2",
+        lambda package: edit_manifest(package, schema=2),
+        "llava.json cannot be read: the manifest has schema 2; this version reads schema 3",
         "Export the model again",
     ),
     "a manifest that is no JSON": (cut("llava.json", at=500), "llava.json cannot be read: the manifest", COPY),

@@ -260,7 +260,7 @@ def test_a_tower_for_smaller_images_does_not_replace_the_published_one(folder, t
         ({"mm_vision_tower": None}, "must name a vision tower"),
         ({"mm_vision_select_feature": "all"}, "choose from patch, cls_patch"),
         ({"mm_vision_select_feature": "cls_patch"}, "reads a grid of 16 patches, and the vision tower gives 17 rows"),
-        ({"mm_use_im_start_end": True}, "mm_use_im_start_end is not supported"),
+        ({"mm_use_im_start_end": "yes"}, "mm_use_im_start_end in .* must be true or false"),
         ({"hidden_act": "gelu"}, "silu is"),
     ],
     ids=str,

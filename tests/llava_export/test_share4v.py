@@ -63,9 +63,8 @@ def test_the_model_is_that_of_llava(is_inside, share4v, checkpoint_of):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda folder: change(folder, mm_projector_type="linear"), "a single linear, as in LLaVA-1"),
         (lambda folder: change(folder, mm_projector_type="ldpnet"), "'ldpnet' is not supported; choose from mlp2x"),
-        (lambda folder: change(folder, mm_use_im_start_end=True), "mm_use_im_start_end is not supported"),
+        (lambda folder: change(folder, mm_use_im_start_end=1), "mm_use_im_start_end in .* must be true or false"),
         (lambda folder: change(folder, mm_hidden_size=64), "it is another tower"),
         (
             lambda folder: (folder / "config.json").write_text(json.dumps({"model_type": "share4v"})),

@@ -12,7 +12,7 @@
 namespace llava {
 namespace {
 
-constexpr int kSchema = 2;
+constexpr int kSchema = 3;
 constexpr int kSidesAtMost = 1 << 16;    // of a matrix
 constexpr int kContextAtMost = 1 << 24;  // positions
 constexpr int kEosIdsAtMost = 64;
@@ -123,6 +123,8 @@ PromptTemplate prompt_template(const nlohmann::json& prompt) {
       .user = text(prompt, "user", "prompt.user"),
       .assistant = text(prompt, "assistant", "prompt.assistant"),
       .image_separator = text(prompt, "image_separator", "prompt.image_separator"),
+      .image_start = text(prompt, "image_start", "prompt.image_start"),
+      .image_end = text(prompt, "image_end", "prompt.image_end"),
       .answer_end = text(prompt, "answer_end", "prompt.answer_end"),
       .image_last = flag(prompt, "image_last"),
       .trims = flag(prompt, "trims"),

@@ -16,12 +16,15 @@ constexpr int kVocabAtMost = 1 << 20;  // far more than any model has
 
 // How a conversation is spelled:
 // {system}{user}<image>{image_separator}{question}{assistant}{answer}{answer_end}{user}... With image_last, an image
-// comes after its question: {question}{image_separator}<image>. With trims, spaces around a question are dropped.
+// comes after its question: {question}{image_separator}<image>. Around every <image> stand image_start and image_end.
+// With trims, spaces around a question are dropped.
 struct PromptTemplate {
   std::string system;
   std::string user;
   std::string assistant;
   std::string image_separator;
+  std::string image_start;
+  std::string image_end;
   std::string answer_end;
   bool image_last;
   bool trims;

@@ -34,7 +34,7 @@ std::vector<Chunk> prompt_chunks(const std::string& prompt, const PromptTemplate
   if (prompt.find(stripped(layout.assistant)) != std::string::npos) {
     const std::string before = layout.system + layout.user;
     if (has_image) {
-      return {of_template(before), of_template(prompt)};
+      return {of_template(before + layout.image_start), of_template(layout.image_end + prompt)};
     }
     return {of_template(before + prompt)};
   }
@@ -45,15 +45,16 @@ std::vector<Chunk> question_chunks(
     const std::string& question, const PromptTemplate& layout, bool has_image, bool first_turn) {
   check_text(question);
   const Span asked{layout.trims ? std::string(trimmed(question)) : question, false};
-  const Span before{(first_turn ? layout.system : layout.answer_end) + layout.user, true};
-  const Span separator{layout.image_separator, true}, after{layout.assistant, true};
+  const std::string before = (first_turn ? layout.system : layout.answer_end) + layout.user;
+  const Span after{layout.assistant, true};
   if (!has_image) {
-    return {{before, asked, after}};
+    return {{{before, true}, asked, after}};
   }
   if (layout.image_last) {
-    return {{before, asked, separator}, {after}};
+    const Span separator{layout.image_separator + layout.image_start, true};
+    return {{{before, true}, asked, separator}, of_template(layout.image_end + layout.assistant)};
   }
-  return {{before}, {separator, asked, after}};
+  return {of_template(before + layout.image_start), {{layout.image_end + layout.image_separator, true}, asked, after}};
 }
 
 void check_prompt(const std::string& prompt, bool has_image) {

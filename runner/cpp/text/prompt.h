@@ -26,8 +26,8 @@ std::string stripped(const std::string& text);
 // Returns the chunks of a first turn: {text} without an image, {before, after} the image with one.
 //
 // A prompt with <image> in it spells the whole turn, and is only split there. One with the assistant's cue (ASSISTANT:)
-// in it is what follows the image, literally. Special tokens are recognized in both. Any other is a plain question, and
-// the template is put around it. Throws PromptError as check_prompt does.
+// in it is what follows the image and its image_end, literally. Special tokens are recognized in both. Any other is a
+// plain question, and the template is put around it. Throws PromptError as check_prompt does.
 std::vector<Chunk> prompt_chunks(const std::string& prompt, const PromptTemplate& layout, bool has_image);
 
 // Returns the chunks of a turn with the template around the question, whatever is in it. A later turn begins with the
