@@ -31,6 +31,7 @@ from benchmarks.published_configs import (
     VISION_TOWER,
     VOCAB_PIECES,
     config_like,
+    processor_like,
 )
 from llava_export.families.language_models import original_language_model
 from llava_runner.arguments import ArgumentParser, positive_int, run_command
@@ -209,21 +210,16 @@ def source_lines() -> Iterator[str]:
                     yield line
 
 
-def write_image_processor(folder: Path, *, image_size: int) -> None:
+def write_image_processor(config: dict[str, Any], folder: Path) -> None:
     """Write the ``preprocessor_config.json`` of a LLaVA."""
     processor = {
-        "crop_size": {"height": image_size, "width": image_size},
-        "do_center_crop": True,
         "do_convert_rgb": True,
         "do_normalize": True,
         "do_rescale": True,
         "do_resize": True,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_processor_type": "CLIPImageProcessor",
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
         "resample": 3,
         "rescale_factor": 1 / 255,
-        "size": {"shortest_edge": image_size},
+        **processor_like(config),
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
 
@@ -248,7 +244,7 @@ def run(arguments: argparse.Namespace) -> None:
     write_weights(tensor_shapes(config), folder, stored=stored, seed=arguments.seed)
     write_tokenizer(folder / "tokenizer.model")
     if arguments.like in LLAVA:
-        write_image_processor(folder, image_size=config["vision_config"]["image_size"])
+        write_image_processor(config, folder)
     # The config is the last file. So a folder that is not finished is no checkpoint.
     write_config(folder, config)
     size = sum(path.stat().st_size for path in folder.iterdir())

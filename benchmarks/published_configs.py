@@ -1,16 +1,28 @@
 """The ``config.json`` of published models, and of small ones like them.
 
-All have the tower CLIP-L/14-336. Those whose published tokenizer has no SentencePiece model get other special ids.
+Those whose published tokenizer has no SentencePiece model get other special ids.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from llava_export.families.sections import CLIP_L_336
+from llava_export.families.sections import CLIP_L_336, SIGLIP_SO400M_384
 
 VOCAB_PIECES = 32000
 VISION_TOWER: dict[str, Any] = {**CLIP_L_336, "projection_dim": 768, "vocab_size": 32000}
+# What a config.json says of the vision tower of a LLaVA.
+CLIP: dict[str, Any] = {
+    "vision_config": VISION_TOWER,
+    "vision_feature_layer": -2,
+    "vision_feature_select_strategy": "default",
+}
+SIGLIP: dict[str, Any] = {
+    # As in llava-interleave-qwen-0.5b-hf: the published tower without its last layer, which nothing reads.
+    "vision_config": {**SIGLIP_SO400M_384, "num_hidden_layers": 26, "vision_use_head": False},
+    "vision_feature_layer": -1,
+    "vision_feature_select_strategy": "full",
+}
 # --small: a decoder and a vision tower that differ from the model's in width and depth alone.
 SMALL_LAYERS = 2
 TOWER_FOLDER = "tower"  # in the checkpoint, with the config of a small tower in the layout of LLaVA's authors
@@ -42,6 +54,14 @@ MISTRAL: dict[str, Any] = {
     "max_position_embeddings": 32768,
     "rms_norm_eps": 1e-05,
 }
+LLAMA_3: dict[str, Any] = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "rope_theta": 500000.0,
+}
 LLAVA: dict[str, dict[str, Any]] = {
     "llava-1.5-7b": {},  # the published config leaves out LlamaConfig's defaults
     "llava-1.5-13b": {
@@ -70,16 +90,7 @@ LLAVA: dict[str, dict[str, Any]] = {
         "sliding_window": 2047,
         **SPECIAL_IDS,
     },
-    "llava-llama-3-8b": {
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 8192,
-        "rope_theta": 500000.0,
-        "vocab_size": 128320,
-    },
+    "llava-llama-3-8b": {**LLAMA_3, "max_position_embeddings": 8192, "vocab_size": 128320},
     "llava-interleave-qwen-0.5b": {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
@@ -95,7 +106,20 @@ LLAVA: dict[str, dict[str, Any]] = {
         "vocab_size": 152000,
         **SPECIAL_IDS,
     },
+    "llama-joycaption-8b": {
+        **LLAMA_3,
+        "max_position_embeddings": 131072,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+        "vocab_size": 128256,
+    },
 }
+WITH_SIGLIP = ("llava-interleave-qwen-0.5b", "llama-joycaption-8b")
 MOBILEVLM_SIZES: dict[str, dict[str, Any]] = {
     "1.7b": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16},
     "3b": {"hidden_size": 2560, "intermediate_size": 6912, "num_hidden_layers": 32, "num_attention_heads": 32},
@@ -136,7 +160,7 @@ def config_like(name: str, *, layers: int | None = None, small: bool = False) ->
     config = llava_config(name, layers=layers)
     if small:
         config["text_config"] |= smaller(config["text_config"], layers=layers)
-        config["vision_config"] = {**VISION_TOWER, **SMALL_TOWER}
+        config["vision_config"] = {**config["vision_config"], **SMALL_TOWER}
     return config
 
 
@@ -196,7 +220,26 @@ def llava_config(name: str, *, layers: int | None) -> dict[str, Any]:
         "text_config": text,
         "tie_word_embeddings": text.get("tie_word_embeddings", False),
         "torch_dtype": "float16",
-        "vision_config": VISION_TOWER,
-        "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "default",
+        **(SIGLIP if name in WITH_SIGLIP else CLIP),
+    }
+
+
+def processor_like(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``preprocessor_config.json`` says for the vision tower of a LLaVA with this ``config.json``."""
+    side = config["vision_config"]["image_size"]
+    square = {"height": side, "width": side}
+    if config["vision_config"]["model_type"] == SIGLIP_SO400M_384["model_type"]:
+        return {
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_processor_type": "SiglipImageProcessor",
+            "image_std": [0.5, 0.5, 0.5],
+            "size": square,
+        }
+    return {
+        "crop_size": square,
+        "do_center_crop": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_processor_type": "CLIPImageProcessor",
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "size": {"shortest_edge": side},
     }

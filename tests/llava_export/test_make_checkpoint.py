@@ -28,6 +28,7 @@ LANGUAGE_MODELS = {
     "llava-phi-3-mini": "phi3",
     "llava-llama-3-8b": "llama",
     "llava-interleave-qwen-0.5b": "qwen2",
+    "llama-joycaption-8b": "llama",
 }
 
 
@@ -38,7 +39,7 @@ def test_a_small_checkpoint_is_read_as_the_model_it_is_like(name, tmp_path):
     write_config(tmp_path, config)
     shutil.copy(TINY_LLAVA / "tokenizer.model", tmp_path)
     if name in LLAVA:
-        write_image_processor(tmp_path, image_size=config["vision_config"]["image_size"])
+        write_image_processor(config, tmp_path)
     found = open_checkpoint(str(tmp_path)).config.text
     whole = parsed(name)
     assert found.model_type == whole.model_type == LANGUAGE_MODELS.get(name, "llama")
