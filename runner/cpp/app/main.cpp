@@ -15,14 +15,20 @@
 namespace llava {
 namespace {
 
+// Returns the path of the tokenizer in a package.
+std::string find_tokenizer(const std::filesystem::path& folder) {
+  const std::filesystem::path bin = folder / "tokenizer.bin", json = folder / "tokenizer.json";
+  std::error_code error;
+  return !std::filesystem::exists(bin, error) && std::filesystem::exists(json, error) ? json : bin;
+}
+
 Session open_session(const Options& options) {
   Stage load;
   check_program_file(options.program.model_path);
   // The tokenizer comes first: a wrong one is noticed before gigabytes are loaded.
   const std::filesystem::path folder = std::filesystem::path(options.program.model_path).parent_path();
-  const std::string path =
-      options.tokenizer_path.empty() ? (folder / "tokenizer.bin").string() : options.tokenizer_path;
-  Tokenizer tokenizer = load.measure(0, [&] { return Tokenizer::open(path); });
+  const std::string path = options.tokenizer_path.empty() ? find_tokenizer(folder) : options.tokenizer_path;
+  std::unique_ptr<const Tokenizer> tokenizer = load.measure(0, [&] { return Tokenizer::open(path); });
   Program program = load.measure(0, [&] { return open_program(options.program); });
   return Session(std::move(program), std::move(tokenizer), load);
 }

@@ -47,7 +47,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       [&](auto&, auto& value) { options.prompt = with_new_lines(value); });
   line.toggle("--interactive", "go on with questions from stdin, one a line; see below", options.interactive);
   line.value(
-      "--tokenizer-path", "PATH", "the tokenizer (default: tokenizer.bin in the program's folder)",
+      "--tokenizer-path", "PATH", "the tokenizer (default: tokenizer.bin or tokenizer.json in the program's folder)",
       options.tokenizer_path);
   line.value(
       "--image-aspect-ratio", "HOW", "pad, crop or stretch the image to a square (default: as the checkpoint says)",

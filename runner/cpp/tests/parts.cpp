@@ -77,18 +77,18 @@ void run(const std::vector<std::string>& arguments) {
       }
     }
   } else if (part == "encode") {
-    const Tokenizer tokenizer = Tokenizer::open(arguments.at(1));
+    const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(arguments.at(1));
     std::istringstream strings(everything_on_stdin());
     for (std::string text; std::getline(strings, text, '\0');) {
-      for (int32_t id : tokenizer.encode(text)) {
+      for (int32_t id : tokenizer->encode(text)) {
         write(std::to_string(id) + " ");
       }
       write("\n");
     }
   } else if (part == "decode") {
-    const Tokenizer tokenizer = Tokenizer::open(arguments.at(1));
+    const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(arguments.at(1));
     for (std::string line; std::getline(std::cin, line);) {
-      TextStream stream(tokenizer);
+      TextStream stream(*tokenizer);
       std::istringstream ids(line);
       std::string text;
       for (int32_t id; ids >> id;) {

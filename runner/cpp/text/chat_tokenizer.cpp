@@ -6,14 +6,42 @@
 #include "text/utf8.h"
 
 namespace llava {
+namespace {
 
-ChatTokenizer::ChatTokenizer(Tokenizer pieces, TokenizerRules rules, int32_t bos_id)
+// Returns whether a byte of a text is inside a character.
+bool continues(std::string_view text, size_t at) {
+  return at < text.size() && (uint8_t(text[at]) & 0xC0) == 0x80;
+}
+
+// Return how many bytes two texts have in common at their beginning, or at their end; whole characters.
+size_t common_prefix(std::string_view a, std::string_view b) {
+  const size_t size = std::min(a.size(), b.size());
+  size_t length = size_t(std::mismatch(a.begin(), a.begin() + size, b.begin()).first - a.begin());
+  while (length > 0 && (continues(a, length) || continues(b, length))) {
+    --length;
+  }
+  return length;
+}
+
+size_t common_suffix(std::string_view a, std::string_view b) {
+  const size_t size = std::min(a.size(), b.size());
+  size_t length = size_t(std::mismatch(a.rbegin(), a.rbegin() + size, b.rbegin()).first - a.rbegin());
+  while (length > 0 && continues(a, a.size() - length)) {
+    --length;
+  }
+  return length;
+}
+
+}  // namespace
+
+ChatTokenizer::ChatTokenizer(std::unique_ptr<const Tokenizer> pieces, TokenizerRules rules, int32_t bos_id)
     : pieces_(std::move(pieces)), rules_(std::move(rules)), bos_id_(bos_id) {
   for (const AddedToken& token : rules_.added_tokens) {
     added_[token.id] = &token;
     // The scheme kPrepend is a normalization: normalized tokens have its space, too.
     const bool has_space = token.normalized && rules_.prepend_scheme == PrependScheme::kPrepend;
-    const std::string content = std::string(has_space, ' ') + token.content;
+    const std::string content =
+        std::string(has_space, ' ') + (token.normalized ? pieces_->normalized(token.content) : token.content);
     (token.normalized ? normalized_ : exact_)[content.front()].push_back({content, &token});
   }
   for (Finder* finder : {&exact_, &normalized_}) {
@@ -44,12 +72,34 @@ std::vector<std::vector<int32_t>> ChatTokenizer::encode_turn(
 std::string ChatTokenizer::decode_piece(int32_t id) const {
   const auto found = added_.find(id);
   if (found == added_.end()) {
-    return pieces_.is_added(id) ? "" : pieces_.decode_piece(id);
+    return pieces_->is_added(id) ? "" : pieces_->decode_piece(id);
   }
   if (is_unknown(id)) {
-    return pieces_.decode_piece(id);
+    return pieces_->decode_piece(id);
   }
-  return found->second->special ? "" : found->second->content;
+  return found->second->special ? "" : pieces_->decode_added(found->second->content);
+}
+
+// Returns a segment as the tokenizer normalizes it. A character that is made of both the template's and a user's is a
+// user's.
+ChatTokenizer::Marked ChatTokenizer::normalized(const Marked& segment) const {
+  const auto run_at = [&](size_t at) {
+    return std::min(segment.marks.find(!segment.marks[at], at), segment.text.size()) - at;
+  };
+  Marked all;
+  for (size_t at = 0, length; at < segment.text.size(); at += length) {
+    length = run_at(at);
+    const std::string run = pieces_->normalized(std::string_view(segment.text).substr(at, length));
+    // What is normalized stays so, but for characters where two runs meet.
+    std::string joined = all.text.empty() ? run : pieces_->normalized(all.text + run);
+    const size_t before = common_prefix(all.text, joined);
+    const size_t behind = common_suffix(run, std::string_view(joined).substr(before));
+    all.marks.resize(before);
+    all.marks.append(joined.size() - before - behind, char(false));
+    all.marks.append(behind, segment.marks[at]);
+    all.text = std::move(joined);
+  }
+  return all;
 }
 
 // Returns the longest token at a place in a text, or null. Special ones are found in templates only.
@@ -116,10 +166,11 @@ std::vector<int32_t> ChatTokenizer::encode(const Chunk& chunk, bool begins_text,
     if (gets_space && !part.text.starts_with(" ") && !part.text.starts_with(kSpaceSign)) {
       part.text.insert(0, 1, ' ');
     }
-    const std::vector<int32_t> found = pieces_.encode_pieces(part.text);
+    const std::vector<int32_t> found = pieces_->encode_pieces(part.text);
     ids.insert(ids.end(), found.begin(), found.end());
   };
-  const auto take_segment = [&](Marked segment) {
+  const auto take_segment = [&](const Marked& exact) {
+    Marked segment = normalized(exact);
     if (scheme == PrependScheme::kPrepend && begins_segment) {
       segment.text.insert(0, 1, ' ');
       segment.marks.insert(0, 1, char(true));

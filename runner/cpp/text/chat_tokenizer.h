@@ -2,6 +2,7 @@
 // is llava_runner/chat_tokenizer.py.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -18,7 +19,7 @@ namespace llava {
 // and each segment between them is encoded on its own.
 class ChatTokenizer {
  public:
-  ChatTokenizer(Tokenizer pieces, TokenizerRules rules, int32_t bos_id);
+  ChatTokenizer(std::unique_ptr<const Tokenizer> pieces, TokenizerRules rules, int32_t bos_id);
 
   // Returns the ids of each chunk of a turn; between two chunks stands an image. `before` is the token that the turn
   // comes after; nullopt if it is the first. Throws PromptError as Tokenizer::check does.
@@ -27,8 +28,9 @@ class ChatTokenizer {
   // Returns the UTF-8 bytes of a token; nothing for special tokens, and for ids that stand for no text.
   std::string decode_piece(int32_t id) const;
 
-  bool is_byte(int32_t id) const { return pieces_.is_byte(id); }
-  bool is_unknown(int32_t id) const { return pieces_.is_unknown(id); }
+  bool is_byte(int32_t id) const { return pieces_->is_byte(id); }
+  bool is_unknown(int32_t id) const { return pieces_->is_unknown(id); }
+  bool is_byte_level() const { return pieces_->is_byte_level(); }
 
  private:
   // A text, and for each of its bytes whether it is of a template (1) or of a user (0).
@@ -43,12 +45,13 @@ class ChatTokenizer {
   };
   using Finder = std::unordered_map<char, std::vector<Wanted>>;
 
+  Marked normalized(const Marked& segment) const;
   const Wanted* find_at(const Finder& finder, const Marked& marked, size_t at) const;
   template <typename OnText, typename OnToken>
   void split(const Finder& finder, const Marked& marked, OnText on_text, OnToken on_token) const;
   std::vector<int32_t> encode(const Chunk& chunk, bool begins_text, bool begins_segment) const;
 
-  Tokenizer pieces_;
+  std::unique_ptr<const Tokenizer> pieces_;
   TokenizerRules rules_;
   int32_t bos_id_;
   std::unordered_map<int32_t, const AddedToken*> added_;

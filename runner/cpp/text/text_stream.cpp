@@ -35,8 +35,8 @@ std::string TextStream<Decoder>::take_characters(bool final) {
       break;
     }
     if (length == kInvalid || length == kIncomplete) {
-      text += kReplacement;  // one for each byte
-      bytes_.erase(0, 1);
+      text += kReplacement;
+      bytes_.erase(0, tokenizer_.is_byte_level() ? invalid_length(bytes_) : 1);
     } else {
       text.append(bytes_, 0, length);
       bytes_.erase(0, length);

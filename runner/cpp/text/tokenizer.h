@@ -1,11 +1,11 @@
-// Turns text into token ids and back, by tokenizer.bin (llama2c's layout) as SentencePiece's BPE does it.
+// Turns text into token ids and back, by one of two kinds of files: tokenizer.bin (SentencePiece, see sentencepiece.h)
+// or tokenizer.json (byte-level BPE, see byte_level_bpe.h).
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <memory>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 namespace llava {
@@ -14,59 +14,49 @@ constexpr std::string_view kSpaceSign = "\u2581";  // how SentencePiece spells a
 
 class Tokenizer {
  public:
-  Tokenizer(Tokenizer&&) = default;  // not copied: its map holds views of its pieces
+  virtual ~Tokenizer() = default;
 
-  // Reads a tokenizer.bin. Throws PackageError for a file that is missing, damaged or of another kind.
-  static Tokenizer open(const std::string& path);
-
-  // Returns the ids of a text, without BOS. A space is put before its first word, as in training. Throws PromptError
-  // as `check` does.
-  std::vector<int32_t> encode(std::string_view text) const;
-
-  // Returns the ids of a text that `check` passed, as it is: without a space before it or added tokens.
-  std::vector<int32_t> encode_pieces(std::string_view text) const;
+  // Reads a tokenizer.bin or a tokenizer.json, whatever its name. Throws PackageError for a file that is missing,
+  // damaged or of another kind.
+  static std::unique_ptr<Tokenizer> open(const std::string& path);
 
   // Throws PromptError for text that is not UTF-8, or of more than 1 MiB.
   static void check(std::string_view text);
 
-  // Returns the UTF-8 bytes that a token stands for; for byte pieces a single byte, for control tokens nothing. Ids
+  // Returns the ids of a text alone, without BOS. Throws PromptError as `check` does.
+  virtual std::vector<int32_t> encode(std::string_view text) const = 0;
+
+  // Returns a text as `encode_pieces` and normalized added tokens want it.
+  virtual std::string normalized(std::string_view text) const { return std::string(text); }
+
+  // Returns the ids of a text that `check` passed, as it is: without a space before it or added tokens.
+  virtual std::vector<int32_t> encode_pieces(std::string_view text) const = 0;
+
+  // Returns the UTF-8 bytes that a token stands for, perhaps a part of a character; for control tokens nothing. Ids
   // beyond the vocabulary, which models with a padded vocabulary have, stand for nothing, too.
-  std::string decode_piece(int32_t id) const;
+  virtual std::string decode_piece(int32_t id) const = 0;
 
-  bool is_byte(int32_t id) const { return has(id) && pieces_[id].kind == Kind::kByte; }
-  // Returns whether a token is a user-defined piece: byte pair encoding does not make it.
-  bool is_added(int32_t id) const { return has(id) && pieces_[id].kind == Kind::kUserDefined; }
-  bool is_unknown(int32_t id) const { return has(id) && pieces_[id].kind == Kind::kUnknown; }
-  int32_t vocab_size() const { return int32_t(pieces_.size()); }
+  // Returns the bytes that an added token with this content stands for.
+  virtual std::string decode_added(const std::string& content) const { return content; }
 
- private:
+  // Returns whether a token may be a part of a character.
+  virtual bool is_byte(int32_t id) const = 0;
+  // Returns whether a token is one that encoding pieces does not make.
+  virtual bool is_added(int32_t id) const = 0;
+  virtual bool is_unknown(int32_t id) const = 0;
+  // Returns whether all tokens are bytes. Then no space is added before a text, and none is dropped.
+  virtual bool is_byte_level() const { return false; }
+  virtual int32_t vocab_size() const = 0;
+
+ protected:
   Tokenizer() = default;
-
-  enum class Kind { kNormal, kUnknown, kControl, kUserDefined, kByte };
-  struct Piece {
-    std::string text;
-    float score;
-    Kind kind;
-  };
-
-  bool has(int32_t id) const { return id >= 0 && size_t(id) < pieces_.size(); }
-  void infer_kinds(uint32_t bos_id, uint32_t eos_id);
-  size_t user_defined_prefix(std::string_view text) const;
-  std::vector<int32_t> merged(const std::string& spelled, bool with_user_defined) const;
-  std::optional<int32_t> id_of(std::string_view text, bool with_user_defined) const;
-  void append(std::string_view symbol, bool with_user_defined, std::vector<int32_t>& ids) const;
-
-  std::vector<Piece> pieces_;
-  std::unordered_map<std::string_view, int32_t> id_of_;  // of ordinary and user-defined pieces; views of pieces_
-  std::vector<std::string_view> user_defined_;           // sorted
-  int32_t unknown_id_ = -1;
-  int32_t byte_ids_[256];  // -1 where there is no piece for a byte
+  Tokenizer(Tokenizer&&) = default;
 };
 
-// Turns ids into whole characters as they come; all it returns, joined, is SentencePiece's decoding of the ids.
+// Turns ids into whole characters as they come; all it returns, joined, is the tokenizer's own decoding of the ids.
 //
-// Like SentencePiece it drops the one space that begins a text, and shows every byte that is part of no character as
-// U+FFFD.
+// SentencePiece drops the one space that begins a text, and shows every byte that is part of no character as U+FFFD.
+// Byte-level BPE drops nothing, and shows as one U+FFFD what may begin a character and does not go on as one.
 template <typename Decoder>  // Tokenizer, or ChatTokenizer
 class TextStream {
  public:

@@ -29,6 +29,14 @@ size_t character_length(std::string_view text) {
   return length;
 }
 
+size_t invalid_length(std::string_view text) {
+  size_t length = 1;
+  while (length < text.size() && character_length(text.substr(0, length + 1)) == kIncomplete) {
+    ++length;
+  }
+  return length;
+}
+
 namespace {
 
 constexpr std::string_view kUnicodeSpaces[] = {"\t",     "\n",     "\v",     "\f",     "\r",     " ",      "\u0085",

@@ -15,6 +15,10 @@ constexpr size_t kIncomplete = size_t(-1);
 // empty.
 size_t character_length(std::string_view text);
 
+// Returns how many bytes at the beginning of `text`, where no whole character is, begin a character together: what
+// Unicode calls a maximal subpart, and decoders replace by one U+FFFD. At least 1.
+size_t invalid_length(std::string_view text);
+
 // Returns how many bytes at the beginning, or at the end, of a text are spaces. These are Unicode's (White_Space).
 size_t spaces_at_start(std::string_view text);
 size_t spaces_at_end(std::string_view text);

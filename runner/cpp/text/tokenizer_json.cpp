@@ -1,0 +1,188 @@
+// Checks what a tokenizer.json says: only what the runner does is taken.
+#include "text/tokenizer_json.h"
+
+#include <algorithm>
+
+#include "base/errors.h"
+#include "package/model_card.h"
+#include "text/tokenizer_json_reader.h"
+
+namespace llava {
+namespace {
+
+using Json = nlohmann::json;
+
+// By which GPT-2 splits text, and ByteLevel unless use_regex is false.
+constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+
+// Returns a value of an object; null if it is missing, or the object is none.
+const Json& field(const Json& object, const char* name) {
+  static const Json kMissing;
+  const auto found = object.is_object() ? object.find(name) : object.end();
+  return found == object.end() ? kMissing : *found;
+}
+
+bool is(const Json& value, const char* text) {
+  return value.is_string() && value.get_ref<const std::string&>() == text;
+}
+
+// Returns a value for a message.
+std::string shown(const Json& value) {
+  std::string text =
+      value.is_string() ? value.get<std::string>() : value.dump(-1, ' ', true, Json::error_handler_t::replace);
+  return text.size() > 60 ? text.substr(0, 60) + "..." : text;
+}
+
+// The rules for what a file may say. Each throws for anything else.
+class Rules {
+ public:
+  explicit Rules(const TokenizerJsonReader::Fail& fail) : fail_(fail) {}
+
+  bool flag(const Json& object, const char* name, bool otherwise) const {
+    const Json& value = field(object, name);
+    if (value.is_null()) {
+      return otherwise;
+    }
+    if (!value.is_boolean()) {
+      refuse(name, value);
+    }
+    return value;
+  }
+
+  void check_model(const Json& model) const {
+    if (!is(field(model, "type"), "BPE") && !field(model, "type").is_null()) {
+      refuse("a model of the type", field(model, "type"));
+    }
+    for (const char* name : {"unk_token", "continuing_subword_prefix", "end_of_word_suffix", "dropout"}) {
+      const Json& value = field(model, name);
+      if (!value.is_null() && !is(value, "") && !(value.is_number() && value.get<double>() == 0)) {
+        refuse(name, value);
+      }
+    }
+    if (flag(model, "byte_fallback", false)) {
+      refuse("byte_fallback", true);
+    }
+    if (!field(model, "vocab").is_boolean() || !field(model, "merges").is_boolean()) {
+      fail_("its model has no vocab or no merges");
+    }
+  }
+
+  // Returns whether text is normalized, which is to form C.
+  bool normalizes(const Json& normalizer) const {
+    bool found = false;
+    for (const Json& step : steps(normalizer, "normalizers")) {
+      if (!is(field(step, "type"), "NFC")) {
+        refuse("a normalizer", field(step, "type"));
+      }
+      found = true;
+    }
+    return found;
+  }
+
+  std::vector<std::string> patterns(const Json& pre_tokenizer) const {
+    std::vector<std::string> found;
+    bool is_byte_level = false;
+    for (const Json& step : steps(pre_tokenizer, "pretokenizers")) {
+      const Json& type = field(step, "type");
+      if (is_byte_level) {
+        fail_("its pre_tokenizer goes on after ByteLevel");
+      }
+      if (is(type, "Split")) {
+        found.push_back(split(step));
+      } else if (is(type, "Digits")) {
+        found.push_back(flag(step, "individual_digits", false) ? R"(\p{N})" : R"(\p{N}+)");
+      } else if (is(type, "ByteLevel")) {
+        is_byte_level = true;
+        if (flag(step, "add_prefix_space", true)) {
+          refuse("a ByteLevel with add_prefix_space", true);
+        }
+        if (flag(step, "use_regex", true)) {
+          found.emplace_back(kGpt2);
+        }
+      } else {
+        refuse("a pre_tokenizer", type);
+      }
+    }
+    if (!is_byte_level) {
+      fail_("its pre_tokenizer has no ByteLevel");
+    }
+    return found;
+  }
+
+  void check_decoder(const Json& decoder) const {
+    if (!is(field(decoder, "type"), "ByteLevel")) {
+      refuse("a decoder", field(decoder, "type"));
+    }
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& what, const Json& value) const {
+    fail_("it has " + what + " " + shown(value) + ", which is not known");
+    throw std::logic_error("a refusal returned");
+  }
+
+  // Returns the steps of a part: those of a Sequence, none of null, otherwise itself.
+  std::vector<Json> steps(const Json& part, const char* name) const {
+    if (part.is_null()) {
+      return {};
+    }
+    if (!is(field(part, "type"), "Sequence")) {
+      return {part};
+    }
+    if (!field(part, name).is_array()) {
+      refuse(name, field(part, name));
+    }
+    return field(part, name);
+  }
+
+  std::string split(const Json& step) const {
+    const Json& pattern = field(field(step, "pattern"), "Regex");
+    if (!pattern.is_string()) {
+      refuse("a Split by the pattern", field(step, "pattern"));
+    }
+    if (!is(field(step, "behavior"), "Isolated")) {
+      refuse("a Split with the behavior", field(step, "behavior"));
+    }
+    if (flag(step, "invert", false)) {
+      refuse("a Split with invert", true);
+    }
+    return pattern;
+  }
+
+  const TokenizerJsonReader::Fail& fail_;
+};
+
+}  // namespace
+
+TokenizerJson TokenizerJson::parse(const std::string& content, const std::string& path) {
+  const TokenizerJsonReader::Fail fail = [&](const std::string& why) {
+    throw PackageError(path + " is not a tokenizer that can be read: " + why);
+  };
+  TokenizerJson found;
+  TokenizerJsonReader reader(found, fail);
+  Json::sax_parse(content, &reader);
+  const Rules rules(fail);
+  const Json& file = reader.rest;
+  rules.check_model(field(file, "model"));
+  found.ignore_merges = rules.flag(file["model"], "ignore_merges", false);
+  found.is_nfc = rules.normalizes(field(file, "normalizer"));
+  found.patterns = rules.patterns(field(file, "pre_tokenizer"));
+  rules.check_decoder(field(file, "decoder"));
+  for (const Token& token : found.tokens) {
+    found.vocab_size = std::max(found.vocab_size, token.id + 1);
+  }
+  const Json& added = field(file, "added_tokens");
+  for (const Json& token : added.is_array() ? added : Json::array()) {
+    const Json& id = field(token, "id");
+    if (!id.is_number_unsigned() || id.get<uint64_t>() >= uint64_t(kVocabAtMost)) {
+      fail("an added token has the id " + shown(id));
+    }
+    found.vocab_size = std::max(found.vocab_size, id.get<int32_t>() + 1);
+    if (rules.flag(token, "special", false)) {
+      found.special_ids.push_back(id);
+    }
+  }
+  return found;
+}
+
+}  // namespace llava
