@@ -60,8 +60,10 @@ bool TokenizerJsonReader::key(string_t& name) {
   if (open_.back()->contains(key_)) {
     fail_("it has " + key_.substr(0, 40) + " twice");
   }
-  const bool in_model = depth_ == 2 && open_.back() == &rest["model"];
-  if (in_model && (key_ == "vocab" || key_ == "merges")) {
+  if (depth_ == 1) {
+    in_model_ = key_ == "model";
+  }
+  if (in_model_ && depth_ == 2 && (key_ == "vocab" || key_ == "merges")) {
     next_ = key_ == "vocab" ? Part::kVocab : Part::kMerges;
     add(true);
   }
