@@ -9,10 +9,14 @@
 //                                         the bytes [H, W, 3], or a line with the error
 //   parts encode TOKENIZER                for each string on stdin (ended by a zero byte) its ids, one line each
 //   parts decode TOKENIZER                for each line of ids on stdin the bytes of the text in hex, one line each
+//   parts speed TOKENIZER                 the milliseconds that opening takes, and encoding the text on stdin: medians of 9
 //   parts turn TOKENIZER                  the texts and ids of the turns on stdin, as the card there says
 //   parts card                            the largest side of the images that the model card on stdin is for
 //   parts throw WHAT                      nothing: it ends as a program does that has a bug, or no memory left
+#include <algorithm>
 #include <cstdio>
+#include <ctime>
+#include <functional>
 #include <iostream>
 #include <iterator>
 #include <new>
@@ -49,6 +53,18 @@ std::string prepared(const std::string& path, const std::vector<std::string>& ho
   card.image_resample = how.size() > 3 ? how[3] : "bicubic";
   const ImageCHW image = prepare_image(read_image(path), card, how.at(1));
   return {image.bytes.begin(), image.bytes.end()};
+}
+
+// Returns how long a processor works for a call.
+double median_ms(const std::function<void()>& call) {
+  std::vector<double> times;
+  for (int i = 0; i < 9; ++i) {
+    const std::clock_t start = std::clock();
+    call();
+    times.push_back(1000.0 * double(std::clock() - start) / CLOCKS_PER_SEC);
+  }
+  std::nth_element(times.begin(), times.begin() + 4, times.end());
+  return times[4];
 }
 
 void run(const std::vector<std::string>& arguments) {
@@ -100,6 +116,11 @@ void run(const std::vector<std::string>& arguments) {
       }
       write("\n");
     }
+  } else if (part == "speed") {
+    const std::string text = everything_on_stdin();
+    const double opening = median_ms([&] { Tokenizer::open(arguments.at(1)); });
+    const auto tokenizer = Tokenizer::open(arguments.at(1));
+    write(std::to_string(opening) + " " + std::to_string(median_ms([&] { tokenizer->encode(text); })) + "\n");
   } else if (part == "turn") {
     // A card, a zero byte, and turns in JSON, one a line: text, whether it is a question, whether it has an image, and
     // the token that it comes after. The text of each chunk and its ids are written as JSON.

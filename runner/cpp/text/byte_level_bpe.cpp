@@ -12,6 +12,7 @@
 
 #include "base/errors.h"
 #include "text/byte_characters.h"
+#include "text/known_characters.h"
 #include "text/nfc.h"
 #include "text/tokenizer_json.h"
 
@@ -129,14 +130,15 @@ std::string ByteLevelBpe::normalized(std::string_view text) const {
 
 std::vector<int32_t> ByteLevelBpe::encode_pieces(std::string_view text) const {
   MatchBudget budget(text.size());
-  std::vector<std::string_view> words{text};
+  const std::string known = with_known_characters(text);
+  std::vector<std::string_view> words{known};
   for (const SplitPattern& pattern : patterns_) {
     words = pattern.split(words, budget);
   }
   Word scratch;
   std::vector<int32_t> ids;
   for (const std::string_view word : words) {
-    append_word(word, scratch, ids);
+    append_word(text.substr(size_t(word.data() - known.data()), word.size()), scratch, ids);
   }
   return ids;
 }

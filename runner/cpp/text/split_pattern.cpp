@@ -58,7 +58,7 @@ SplitPattern::SplitPattern(std::string_view pattern) {
   if (pattern.size() > kPatternAtMost) {
     throw std::invalid_argument("a pattern has " + std::to_string(pattern.size()) + " bytes");
   }
-  const std::string wanted = translated(pattern);
+  check_syntax(pattern);
   const CompileContext context(pcre2_compile_context_create(nullptr));
   if (!context) {
     throw std::bad_alloc();
@@ -69,7 +69,7 @@ SplitPattern::SplitPattern(std::string_view pattern) {
   auto code = std::make_shared<Code>();
   // Matches begin where they are looked for, so that the steps of each can be counted.
   code->code.reset(pcre2_compile(
-      reinterpret_cast<PCRE2_SPTR>(wanted.data()), wanted.size(),
+      reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
       PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED | PCRE2_AUTO_CALLOUT, &error, &at, context.get()));
   if (!code->code) {
     PCRE2_UCHAR message[256] = {};

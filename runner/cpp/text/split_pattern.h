@@ -10,9 +10,8 @@
 
 namespace llava {
 
-// Returns a pattern in the syntax of PCRE2. Throws std::invalid_argument for what is not known to mean the same there;
-// it says what that is.
-std::string translated(std::string_view pattern);
+// Throws std::invalid_argument for a pattern with what is not known to mean the same to PCRE2; it says what that is.
+void check_syntax(std::string_view pattern);
 
 // What matching may take altogether; a pattern may be made to take forever. It is counted in steps of the matcher.
 class MatchBudget {

@@ -1,5 +1,5 @@
-// Translates regular expressions from the syntax of Oniguruma (that of Ruby) to that of PCRE2, as far as tokenizers use
-// it. Anything else is refused: it may mean something else.
+// Knows the syntax that means the same to Oniguruma (that of Ruby) and to PCRE2, as far as tokenizers use it. Anything
+// else is refused: it may mean something else.
 #include <stdexcept>
 #include <unordered_set>
 
@@ -8,28 +8,24 @@
 namespace llava {
 namespace {
 
-// Oniguruma's \s. That of PCRE2 has U+180E, too.
-constexpr std::string_view kSpaces =
-    "\\x09-\\x0d\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
-
 [[noreturn]] void refuse(std::string_view what) {
   throw std::invalid_argument(std::string("a pattern of its pre_tokenizer has ").append(what) + ", which is not known");
 }
 
-bool is_alphanumeric(char c) {
-  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+bool is_punctuation(char c) {
+  return c > ' ' && c < '\x7f' && !(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z');
 }
 
 // A pattern that is read from left to right.
-class Translator {
+class Checker {
  public:
-  explicit Translator(std::string_view pattern) : rest_(pattern) {}
+  explicit Checker(std::string_view pattern) : rest_(pattern) {}
 
-  std::string translate() {
+  void check() {
     while (!rest_.empty()) {
       switch (rest_.front()) {
         case '\\':
-          escape(/*in_set=*/false);
+          escape();
           break;
         case '[':
           set();
@@ -45,35 +41,24 @@ class Translator {
         case '$':
           refuse(rest_.substr(0, 1));
         default:
-          copy(1);
+          rest_.remove_prefix(1);
       }
     }
-    return std::move(found_);
   }
 
  private:
-  void copy(size_t length) {
-    found_ += rest_.substr(0, length);
-    rest_.remove_prefix(length);
-  }
-
-  void escape(bool in_set) {
+  void escape() {
     const char kind = rest_.size() > 1 ? rest_[1] : '\0';
     if (kind == 'p' || kind == 'P') {
       category();
-    } else if (kind == 's' || (kind == 'S' && !in_set)) {
-      found_ += in_set ? "" : kind == 's' ? "[" : "[^";
-      found_ += kSpaces;
-      found_ += in_set ? "" : "]";
+    } else if (std::string_view("sSrnt").find(kind) != std::string_view::npos || is_punctuation(kind)) {
       rest_.remove_prefix(2);
-    } else if (kind == 'r' || kind == 'n' || kind == 't' || (kind > ' ' && kind < '\x7f' && !is_alphanumeric(kind))) {
-      copy(2);
     } else {
       refuse(rest_.substr(0, 2));
     }
   }
 
-  // Copies a general category of Unicode, like \p{L} or \p{Lu}.
+  // Reads a general category of Unicode, like \p{L} or \p{Lu}.
   void category() {
     static const std::unordered_set<std::string_view> kKnown = {
         "L",  "Lu", "Ll", "Lt", "Lm", "Lo", "M", "Mn", "Mc", "Me", "N",  "Nd", "Nl", "No", "P", "Pc",
@@ -82,11 +67,11 @@ class Translator {
     if (end == rest_.npos || rest_[2] != '{' || !kKnown.contains(rest_.substr(3, end - 3))) {
       refuse(rest_.substr(0, end == rest_.npos ? 2 : end + 1));
     }
-    copy(end + 1);
+    rest_.remove_prefix(end + 1);
   }
 
   void set() {
-    copy(rest_.substr(0, 2) == "[^" ? 2 : 1);
+    rest_.remove_prefix(rest_.substr(0, 2) == "[^" ? 2 : 1);
     for (bool is_first = true;; is_first = false) {
       if (rest_.empty()) {
         throw std::invalid_argument("a pattern of its pre_tokenizer ends within [");
@@ -96,10 +81,10 @@ class Translator {
         refuse(rest_.substr(0, c == '&' ? 2 : 1));
       }
       if (c == '\\') {
-        escape(/*in_set=*/true);
+        escape();
         continue;
       }
-      copy(1);
+      rest_.remove_prefix(1);
       if (c == ']') {
         return;
       }
@@ -109,17 +94,17 @@ class Translator {
   void group() {
     for (const std::string_view start : {"(?:", "(?i:", "(?!", "(?="}) {
       if (rest_.starts_with(start)) {
-        copy(start.size());
+        rest_.remove_prefix(start.size());
         return;
       }
     }
     if (rest_.starts_with("(?") || rest_.starts_with("(*")) {
       refuse(rest_.substr(0, 3));
     }
-    copy(1);
+    rest_.remove_prefix(1);
   }
 
-  // Copies {2}, {2,} or {2,3}. A + or ? behind it means different things.
+  // Reads {2}, {2,} or {2,3}. A + or ? behind it means different things.
   void count() {
     const size_t end = rest_.find('}');
     const std::string_view inside = rest_.substr(1, end == rest_.npos ? end : end - 1);
@@ -133,17 +118,16 @@ class Translator {
     if (closed == "}+" || closed == "}?") {
       refuse(closed);
     }
-    copy(end + 1);
+    rest_.remove_prefix(end + 1);
   }
 
   std::string_view rest_;
-  std::string found_;
 };
 
 }  // namespace
 
-std::string translated(std::string_view pattern) {
-  return Translator(pattern).translate();
+void check_syntax(std::string_view pattern) {
+  Checker(pattern).check();
 }
 
 }  // namespace llava

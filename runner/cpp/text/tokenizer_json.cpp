@@ -15,6 +15,9 @@ using Json = nlohmann::json;
 // By which GPT-2 splits text, and ByteLevel unless use_regex is false.
 constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+// What Digits takes for a digit: Rust's is_numeric, which also knows the numbers of Unicode 17.
+constexpr const char* kDigit = "[\\p{N}\U00011DE0-\U00011DE9\U00016FF4-\U00016FF6]";
+
 // Returns a value of an object; null if it is missing, or the object is none.
 const Json& field(const Json& object, const char* name) {
   static const Json kMissing;
@@ -90,7 +93,7 @@ class Rules {
       if (is(type, "Split")) {
         found.push_back(split(step));
       } else if (is(type, "Digits")) {
-        found.push_back(flag(step, "individual_digits", false) ? R"(\p{N})" : R"(\p{N}+)");
+        found.push_back(flag(step, "individual_digits", false) ? kDigit : std::string(kDigit) + "+");
       } else if (is(type, "ByteLevel")) {
         is_byte_level = true;
         if (flag(step, "add_prefix_space", true)) {

@@ -50,7 +50,7 @@ class TokenizerJsonReader final : public nlohmann::json_sax<nlohmann::json> {
   const Fail& fail_;
   Part part_ = Part::kRest;
   Part next_ = Part::kRest;  // what the next value is, by its key
-  bool in_model_ = false;  // whether the value at depth 1 is the model
+  bool in_model_ = false;    // whether the value at depth 1 is the model
   int depth_ = 0;
   int skipped_depth_ = 0;
   std::vector<Json*> open_;  // the objects and lists of `rest` around the next value

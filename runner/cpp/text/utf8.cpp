@@ -29,6 +29,14 @@ size_t character_length(std::string_view text) {
   return length;
 }
 
+uint32_t code_point(std::string_view text) {
+  uint32_t point = text.size() == 1 ? uint8_t(text[0]) : uint8_t(text[0]) & (0x7F >> text.size());
+  for (const char byte : text.substr(1)) {
+    point = point << 6 | (uint8_t(byte) & 0x3F);
+  }
+  return point;
+}
+
 size_t invalid_length(std::string_view text) {
   size_t length = 1;
   while (length < text.size() && character_length(text.substr(0, length + 1)) == kIncomplete) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include <string_view>
 
@@ -14,6 +15,9 @@ constexpr size_t kIncomplete = size_t(-1);
 // where the text ends within one. Surrogates, overlong forms and code points beyond U+10FFFF are invalid. `text` is not
 // empty.
 size_t character_length(std::string_view text);
+
+// Returns the code point of a character of UTF-8: `text` is that character alone.
+uint32_t code_point(std::string_view text);
 
 // Returns how many bytes at the beginning of `text`, where no whole character is, begin a character together: what
 // Unicode calls a maximal subpart, and decoders replace by one U+FFFD. At least 1.
