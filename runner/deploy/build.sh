@@ -68,14 +68,16 @@ configure=(-DLLAVA_EXECUTORCH_VERSION="$version" -DLLAVA_VERSION="${own_version:
 case $target in
     native)
         need g++ "apt-get install g++"
+        need_header pcre2.h libpcre2-dev
+        need_header utf8proc.h libutf8proc-dev
         sdk=$wheel
         ;;
     aarch64)
         need aarch64-linux-gnu-g++ "apt-get install g++-aarch64-linux-gnu"
-        for library in libjpeg libz; do
+        for library in libjpeg libz libpcre2-8 libutf8proc; do
             [[ -n $(find /usr/lib/aarch64-linux-gnu -name "$library.*" -print -quit 2> /dev/null) ]] || fail \
                 "$library for aarch64 is missing: dpkg --add-architecture arm64 && apt-get update &&" \
-                "apt-get install lib{jpeg,tiff,webp}-dev:arm64 zlib1g-dev:arm64"
+                "apt-get install lib{jpeg,tiff,webp,pcre2,utf8proc}-dev:arm64 zlib1g-dev:arm64"
         done
         fetch_sdk
         configure+=(-DCMAKE_TOOLCHAIN_FILE="$PWD/runner/deploy/aarch64.cmake")

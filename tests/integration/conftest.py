@@ -41,9 +41,9 @@ def build_runner(target: str) -> Path:
 @pytest.fixture(scope="session")
 def native_build(once) -> Path:
     """Build the C++ runner for this machine. Return the folder with its programs."""
-    headers = ("CLI/CLI.hpp", "nlohmann/json.hpp", "jpeglib.h", "zlib.h", "xxhash.h")
+    headers = ("CLI/CLI.hpp", "nlohmann/json.hpp", "jpeglib.h", "zlib.h", "xxhash.h", "pcre2.h", "utf8proc.h")
     if not shutil.which("g++") or not all((Path("/usr/include") / name).exists() for name in headers):
-        packages = "g++ libcli11-dev lib{jpeg,tiff,webp}-dev zlib1g-dev libxxhash-dev nlohmann-json3-dev"
+        packages = "g++ libcli11-dev lib{jpeg,tiff,webp,pcre2,utf8proc,xxhash}-dev zlib1g-dev nlohmann-json3-dev"
         lacking("the C++ runner", f"apt-get install {packages}")
     return once("native", lambda: build_runner("native"))
 
@@ -58,11 +58,13 @@ def llava_main(native_build) -> Path:
 def aarch64_build(once) -> Path:
     """Build the C++ runner for 64-bit ARM, if it can also be run here. Return the folder with its programs."""
     libraries = Path("/usr/lib/aarch64-linux-gnu")
-    if not shutil.which("aarch64-linux-gnu-g++") or not (libraries / "libjpeg.a").exists():
+    if not shutil.which("aarch64-linux-gnu-g++") or not all(
+        (libraries / name).exists() for name in ("libjpeg.a", "libpcre2-8.a", "libutf8proc.a")
+    ):
         lacking(
             "the C++ runner for ARM",
             "dpkg --add-architecture arm64 && apt-get update && "
-            "apt-get install g++-aarch64-linux-gnu lib{jpeg,tiff,webp}-dev:arm64 zlib1g-dev:arm64",
+            "apt-get install g++-aarch64-linux-gnu lib{jpeg,tiff,webp,pcre2,utf8proc}-dev:arm64 zlib1g-dev:arm64",
         )
     if not shutil.which("qemu-aarch64"):
         lacking("what runs programs for ARM", "apt-get install qemu-user libstdc++6:arm64")
