@@ -45,17 +45,20 @@ def _quiet() -> Iterator[None]:
 class Processor:
     """transformers' processor of a checkpoint in llava-hf's layout, or its tokenizer where there is no processor.
 
-    ``name`` says for people what it is. ``reads_images`` is False for a tokenizer alone. ``image_token`` is how prompts
-    spell an image.
+    ``name`` says for people what it is. ``reads_images`` is False for a tokenizer alone, which may follow templates all
+    the same (``has_templates``). ``image_token`` is how prompts spell an image.
     """
 
-    def __init__(self, name: str, *, tokenizer: Any, processor: Any, image_size: int) -> None:
+    def __init__(
+        self, name: str, *, tokenizer: Any, processor: Any, image_size: int, has_templates: bool = False
+    ) -> None:
         self.name = name
         self.reads_images = processor is not None
         self.image_token = processor.image_token if self.reads_images else IMAGE_PLACEHOLDER
         self._tokenizer = tokenizer
         self._processor = processor
         self._image_size = image_size
+        self._has_templates = has_templates
 
     @classmethod
     def open(cls, checkpoint: Checkpoint) -> Processor | None:
@@ -101,7 +104,7 @@ class Processor:
                 reads = transformers.AutoTokenizer if named else transformers.PreTrainedTokenizerFast
                 tokenizer = reads.from_pretrained(path.parent)
                 name = f"{library}, {type(tokenizer).__name__}"
-                return cls(name, tokenizer=tokenizer, processor=None, image_size=size)
+                return cls(name, tokenizer=tokenizer, processor=None, image_size=size, has_templates=True)
             # Where nothing is said, tokenizers from before transformers 5 are meant, which took "legacy" for true.
             says = object_in(path.parent / "tokenizer_config.json").get("legacy") is not None
             unsaid: dict[str, Any] = {} if says else {"legacy": True}
@@ -143,7 +146,8 @@ class Processor:
 
     def prompt_text(self, chat_template: str, question: str) -> str | None:
         """Return what a chat template makes of a question about an image, or None where it cannot be asked."""
-        if self._processor is None:
+        speaker = self._processor or self._tokenizer
+        if self._processor is None and not self._has_templates:
             return None
         image = self.image_token
         for content in (
@@ -151,8 +155,11 @@ class Processor:
             f"{image}\n{question}",
         ):
             try:
-                text = self._processor.apply_chat_template(
-                    [{"role": "user", "content": content}], chat_template=chat_template, add_generation_prompt=True
+                text = speaker.apply_chat_template(
+                    [{"role": "user", "content": content}],
+                    chat_template=chat_template,
+                    add_generation_prompt=True,
+                    tokenize=False,
                 )
             except Exception:  # templates raise what they like at a message whose form they do not take
                 continue

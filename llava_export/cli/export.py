@@ -74,7 +74,7 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
     parser.add_argument(
         "--with-artifacts",
         action="store_true",
-        help="also write what running takes: tokenizer.bin, tokenizer.model, and a sample as image.png and image.pt",
+        help="also write what running takes: the tokenizer, and a sample as image.png and image.pt",
     )
     parser.add_argument(
         "--no-golden", action="store_true", help="do not ask the float model; there is then nothing to verify with"

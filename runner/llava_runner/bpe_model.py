@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from llava_runner.contract import MAX_VOCAB
 from llava_runner.documents import JsonObject, is_integer, shown
@@ -86,8 +87,8 @@ class BpeModel:
     splits_as_gpt2: bool
     added: Mapping[int, str]
 
-    @property
-    def texts(self) -> dict[int, str]:
+    @cached_property
+    def texts(self) -> Mapping[int, str]:
         """The spelling of each token by its id, the added ones as their text."""
         return {token_id: text for text, token_id in self.vocab.items()} | dict(self.added)
 

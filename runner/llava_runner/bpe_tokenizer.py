@@ -31,7 +31,6 @@ class BpeTokenizer:
         """
         self.model = model
         self._added = {**model.added, **(added or {})}
-        self._bytes = {token_id: token_bytes(text) for token_id, text in (model.texts | self._added).items()}
         self.vocab_size: int = 1 + max(*model.vocab.values(), *(model.added if added is None else added))
         self._normalizer = normalizers.NFC() if model.is_nfc else None
         _check_patterns(model)
@@ -82,7 +81,7 @@ class BpeTokenizer:
 
     def decode_piece(self, token_id: int) -> bytes:
         """Return the bytes of a token, which may be parts of characters; none for ids beyond the vocabulary."""
-        return self._bytes.get(token_id, b"")
+        return token_bytes(self._added.get(token_id) or self.model.texts.get(token_id, ""))
 
     def is_added(self, token_id: int) -> bool:
         """Return True for an added token."""

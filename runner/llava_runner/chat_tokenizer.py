@@ -27,6 +27,7 @@ class ChatTokenizer:
     def __init__(self, tokenizer: AnyTokenizer, *, rules: TokenizerRules, bos_id: int) -> None:
         self._pieces = tokenizer.with_added(rules.added_tokens)
         self.is_byte_level = tokenizer.is_byte_level
+        self.vocab_size = self._pieces.vocab_size
         self._rules = rules
         self._bos_id = bos_id
         self._added = {token.id: token for token in rules.added_tokens}
@@ -40,13 +41,13 @@ class ChatTokenizer:
     @classmethod
     def of(cls, card: ModelCard, tokenizer: AnyTokenizer) -> ChatTokenizer:
         """Return the tokenizer of a card's model. Raises ``PackageError`` if ``tokenizer`` is that of another model."""
-        vocab_size = tokenizer.with_added(card.tokenizer.added_tokens).vocab_size
-        if vocab_size != card.tokenizer_vocab_size:
+        found = cls(tokenizer, rules=card.tokenizer, bos_id=card.bos_id)
+        if found.vocab_size != card.tokenizer_vocab_size:
             raise PackageError(
-                f"the tokenizer has {vocab_size} tokens and the model was trained with "
+                f"the tokenizer has {found.vocab_size} tokens and the model was trained with "
                 f"{card.tokenizer_vocab_size}; use the tokenizer that was exported with it"
             )
-        return cls(tokenizer, rules=card.tokenizer, bos_id=card.bos_id)
+        return found
 
     def encode_turn(self, chunks: Sequence[Chunk], *, before: int | None = None) -> list[list[int]]:
         """Return the token ids of each chunk of a turn. Between two chunks stands an image.

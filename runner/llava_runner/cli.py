@@ -58,7 +58,7 @@ def build_parser(prog: str = "llava run") -> ArgumentParser:
         "--tokenizer-path",
         type=path,
         metavar="PATH",
-        help="tokenizer.model or tokenizer.bin (default: in the folder of the .pte)",
+        help="tokenizer.model, .bin or .json (default: in the folder of the .pte)",
     )
     add("--prompt", metavar="TEXT", help=r"a question or a longer text, see below; \n in it is a new line")
     add(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llava_export.checkpoint.byte_level import ByteLevelTokenizer
 from llava_export.checkpoint.chat_template import SpecialTokens, chat_prompt, read_template
+from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.checkpoint_tokenizer import CheckpointTokenizer
+from llava_export.checkpoint.prompt import find_prompt
 from llava_export.checkpoint.tokenizer import open_tokenizer
 from llava_export.errors import CheckpointError, ExportError
 from llava_export.families.prompts import CHATML, LLAMA3, QWEN
@@ -23,7 +26,7 @@ from llava_runner.bpe_model import Digits, Split, read_bpe
 from llava_runner.documents import JsonObject
 from llava_runner.prompt import question_chunks
 from tests import chat_templates
-from tests.byte_level import KINDS, TEXTS, WORDS, write_tokenizer
+from tests.byte_level import BYTE_LEVEL_CHECKPOINTS, KINDS, TEXTS, WORDS, write_tokenizer
 from tests.checkpoints import TINY_LLAVA
 
 ROWS = 1280
@@ -221,3 +224,37 @@ def test_tokenizers_of_sentencepiece_are_read_as_before(tmp_path):
     write_tokenizer(tmp_path, "llama3")
     (tmp_path / "tokenizer.model").write_bytes(b"a foreign file")  # as Meta's own tokenizer.model is one
     assert kind(opened(tmp_path)) == "ByteLevelTokenizer of tokenizer.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "bos", "eos"),
+    [
+        ("byte_level_llama3", "<|begin_of_text|>", ["<|eot_id|>"]),
+        ("byte_level_qwen2", "<|im_end|>", ["<|im_end|>"]),  # it has none, but a program must name one
+        ("byte_level_gpt2", "<|endoftext|>", ["<|endoftext|>"]),
+        ("byte_level_smollm2", "<|im_start|>", ["<|im_end|>"]),
+    ],
+)
+def test_what_begins_and_ends_texts(name, bos, eos, checkpoint_of):
+    checkpoint = open_checkpoint(str(checkpoint_of(name)))
+    tokenizer, config = checkpoint.tokenizer, checkpoint.config
+    assert tokenizer.text(config.bos_id) == bos and list(map(tokenizer.text, config.eos_ids)) == eos
+    assert tokenizer.begin(config.bos_id) == ("" if name == "byte_level_qwen2" else bos)
+    prompt = find_prompt(checkpoint)
+    (ids,) = tokenizer.chat_tokenizer(bos_id=config.bos_id).encode_turn(
+        question_chunks("hi", template=prompt.template, has_image=False, first_turn=True)
+    )
+    assert ids.count(config.bos_id) == {"llama3": 1, "qwen2": 2, "gpt2": 0, "smollm2": 3}[BYTE_LEVEL_CHECKPOINTS[name]]
+
+
+def test_a_config_that_names_the_token_of_an_end_as_begin_keeps_it(checkpoint_of, tmp_path):
+    """As Qwen's do: its texts begin with no token, and <|endoftext|> may end an answer."""
+    folder = Path(shutil.copytree(checkpoint_of("byte_level_qwen2"), tmp_path / "model"))
+    theirs = AutoTokenizer.from_pretrained(folder)
+    end, turn = map(theirs.convert_tokens_to_ids, ("<|endoftext|>", "<|im_end|>"))
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["bos_token_id"] = end
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [turn, end]}))
+    found = open_checkpoint(str(folder)).config
+    assert found.bos_id == end and set(found.eos_ids) == {turn, end}
