@@ -11,12 +11,14 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from llava_export.checkpoint.byte_level import ByteLevelTokenizer
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.weights import CheckpointTensor
 from llava_export.config import TextConfig
@@ -70,6 +72,21 @@ def _write_language_model(checkpoint: Checkpoint, tensors: Sequence[CheckpointTe
     _write_json(folder / "config.json", _text_config(checkpoint, dtype=checkpoint.weights.dtype(tensors[0])))
     for name, content in checkpoint.tokenizer.files.items():
         (folder / name).write_bytes(content)
+    if isinstance(checkpoint.tokenizer, ByteLevelTokenizer):
+        _write_json(folder / "tokenizer_config.json", _tokenizer_settings(checkpoint.tokenizer))
+
+
+def _tokenizer_settings(tokenizer: ByteLevelTokenizer) -> dict[str, Any]:
+    """Return the ``tokenizer_config.json`` of a byte-level BPE: what its ``tokenizer.json`` does not say."""
+    names = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
+    added = {str(token.id): {**asdict(token), "single_word": False} for token in tokenizer.rules.added_tokens}
+    for token in added.values():
+        del token["id"]
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{name: tokenizer.text(token_id) if token_id >= 0 else None for name, token_id in names.items()},
+        "added_tokens_decoder": added,
+    }
 
 
 def _shards(checkpoint: Checkpoint, stored: Mapping[str, Sequence[CheckpointTensor]]) -> Iterator[list[str]]:

@@ -296,5 +296,6 @@ def test_merges_are_read_as_pairs_and_as_texts():
     found = []
     for merges in (pairs, ["#version: 0.2", *(" ".join(pair) for pair in pairs)]):
         document["model"]["merges"] = merges
+        document["model"].pop("type", None)  # as in older files
         found.append([BpeTokenizer.from_json(json.dumps(document)).encode(text) for text in TEXTS])
     assert found[0] == found[1]
