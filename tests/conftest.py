@@ -56,6 +56,10 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
                 folders[name] = save_rigged(folder, random_model=make("plain"))
             elif name in BYTE_LEVEL_CHECKPOINTS:
                 folders[name] = save_byte_level(folder, BYTE_LEVEL_CHECKPOINTS[name])
+            elif name == "llava_1":
+                from tests.llava1 import save_llava1
+
+                folders[name] = save_llava1(make("plain"), folder.parent)
             elif name in MOBILEVLM_SHAPES:
                 folders[name] = save_mobilevlm(MOBILEVLM_SHAPES[name], folder)
             else:
