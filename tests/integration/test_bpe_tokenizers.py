@@ -123,7 +123,9 @@ def test_added_tokens_are_found_before_and_after_normalizing(parts, tmp_path):
     found = tokenizer.get_added_tokens_decoder()
     rules = TokenizerRules("never", False, False, tuple(rule(index, token) for index, token in found.items()))
     card = make_card(
-        vocab_size=tokenizer.get_vocab_size(), rules=rules, prompt=PromptTemplate("", "", "", "", "", False, False)
+        vocab_size=tokenizer.get_vocab_size(),
+        rules=rules,
+        prompt=PromptTemplate("", "", "", image_separator="", answer_end=""),
     )
     generator, turns, expected = random.Random(4), [], []
     for index in range(2000):
