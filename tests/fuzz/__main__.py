@@ -25,7 +25,7 @@ from tests.fuzz.corpus import write_corpus
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cmake-out/fuzz"
-TARGETS = ("image", "tensor", "tokenizer", "prompt", "card", "program", "manifest")
+TARGETS = ("image", "tensor", "tokenizer", "prompt", "byte_level", "card", "program", "manifest")
 SHARES = {"image": 4}  # of the time; it has most of the code. The others have one
 PYTHON_SHARES = 4
 HOW_TO_GET_IT = "apt-get install clang libclang-rt-14-dev"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from llava_runner.contract import FileRecord, Manifest
+from tests.byte_level import NAMES, boundary_tokenizer
 from tests.runner.fake_program import make_card
 from tests.runner.tiny_program import build_pte
 
@@ -33,8 +35,9 @@ def write_corpus(folder: Path) -> None:
     inputs = {
         "image": images(),
         "tensor": tensors(),
-        "tokenizer": [tokenizer()],
+        "tokenizer": [tokenizer(), *byte_level_tokenizers()],
         "prompt": [b"%c" % choice + prompt.encode() for prompt in PROMPTS for choice in (0, 1, 3, 15)],
+        "byte_level": [b"%c" % choice + prompt.encode() for prompt in PROMPTS for choice in (0, 1, 18, 27)],
         "card": [card.to_json().encode()],
         "program": [build_pte(card), segments()],
         "manifest": [manifest.encode(), b'{"files": {"llava.pte": {}}}'],
@@ -112,6 +115,21 @@ def tokenizer() -> bytes:
     encoded = [(text.encode(), score) for text, score in pieces]
     content = struct.pack("<IIII", len(pieces), 1, 2, 7)
     return content + b"".join(struct.pack("<fI", score, len(text)) + text for text, score in encoded)
+
+
+def byte_level_tokenizers() -> list[bytes]:
+    """Return small files of tokenizer.json: each way to split text, and both spellings of merges."""
+    found = []
+    for name in NAMES:
+        file = json.loads(boundary_tokenizer(name).to_str())
+        file["added_tokens"] = [{"id": 999, "content": "<s>", "special": True}]
+        model = file["model"]
+        model["merges"] = model["merges"][:9]
+        model["vocab"] = {token: index for token, index in model["vocab"].items() if index < 300}
+        found.append(json.dumps(file).encode())
+        model["merges"] = [" ".join(pair) for pair in model["merges"]]
+        found.append(json.dumps(file, ensure_ascii=False).encode())
+    return found
 
 
 def segments(places: Sequence[tuple[int, int]] = ((0, 16), (16, 24)), data: bytes = bytes(40)) -> bytes:

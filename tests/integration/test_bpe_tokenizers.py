@@ -76,7 +76,7 @@ def test_words_end_at_the_same_characters(name, parts, tmp_path):
     """A word that ended elsewhere would have other ids in a tokenizer that merges across every boundary."""
     tokenizer = boundary_tokenizer(name)
     path = save(tokenizer, tmp_path)
-    points = [*range(1, 0x3400), *range(0xA000, 0xAC00), *range(0xF900, 0x1FC00, 3), *range(0x2EBE0, 0x2EE70, 7)]
+    points = [*range(1, 0x250), *range(0x250, 0x1FC00, 13), *range(0x1680, 0x2070), *range(0x2EBE0, 0x2EE70, 7)]
     points += [*range(0x31340, 0x31360), 0x180E, 0x17F, 0x212A, 0x200B, 0x85, 0x20000, 0xE0001]
     characters = [chr(point) for point in points if not 0xD800 <= point < 0xE000]
     texts = [f"a{c}b 1{c}2  {c} \n{c}'{c}  {c}\n 12{c}" for c in characters]
@@ -213,7 +213,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a set in a set": ({"pre_tokenizer": split({"Regex": "[a[b]]"})}, "[, which"),
     "an open group": ({"pre_tokenizer": split({"Regex": "(a"})}, "is wrong: missing closing parenthesis"),
     "counts of counts": ({"pre_tokenizer": split({"Regex": "((((a{999}){999}){999}){999})"})}, "is wrong: "),
-    "groups in groups": ({"pre_tokenizer": split({"Regex": "(" * 200 + ")" * 200})}, "nested too deeply"),
+    "groups in groups": ({"pre_tokenizer": split({"Regex": "(" * 200 + ")" * 200})}, "are too deeply nested"),
     "a long pattern": ({"pre_tokenizer": split({"Regex": "a" * 5000})}, "a pattern has 5000 bytes"),
     "WordPiece's decoder": ({"decoder": {"type": "WordPiece"}}, "a decoder WordPiece"),
     "no decoder": ({"decoder": None}, "a decoder null"),

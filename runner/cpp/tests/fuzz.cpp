@@ -16,6 +16,8 @@
 #include <string_view>
 #include <utility>
 
+#include <nlohmann/json.hpp>
+
 #include "base/errors.h"
 #include "image/formats/tensor_file.h"
 #include "image/prepare_image.h"
@@ -153,6 +155,63 @@ void prompt(std::string_view input) {
   }
 }
 
+// Returns a tokenizer.json with all bytes and some merges, which splits text by a list of steps in JSON.
+std::string some_byte_level_file(const std::string& steps) {
+  std::string vocab, merges;
+  const auto add = [&](const std::string& token) {
+    static int next_id = 0;
+    vocab += (vocab.empty() ? "" : ", ") + nlohmann::json(token).dump() + ": " + std::to_string(next_id++ % 300);
+  };
+  int next = 256;
+  for (int byte = 0; byte < 256; ++byte) {
+    const bool is_printable = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte != 0xAD);
+    const int point = is_printable ? byte : next++;
+    add(point < 0x80 ? std::string(1, char(point)) : std::string{char(0xC0 | point >> 6), char(0x80 | (point & 0x3F))});
+  }
+  for (int i = 0; i < 44; ++i) {  // runs of each letter from a on
+    const std::string letter(1, char('a' + i % 11)), run(size_t(1 + i / 11), letter[0]);
+    add(run + letter);
+    merges += (merges.empty() ? "[\"" : ", [\"") + run + "\", \"" + letter + "\"]";
+  }
+  return R"({"model": {"type": "BPE", "vocab": {)" + vocab + "}, \"merges\": [" + merges +
+         R"(]}, "normalizer": {"type": "NFC"}, "decoder": {"type": "ByteLevel"},)" +
+         R"("pre_tokenizer": {"type": "Sequence", "pretokenizers": [)" + steps + "]}}";
+}
+
+// The same with byte-level BPE. The first byte chooses how text is split and who wrote it.
+void byte_level(std::string_view input) {
+  const auto make = [](const std::string& steps) {
+    return ChatTokenizer(
+        Tokenizer::open(file_with(some_byte_level_file(steps), "tokenizer.json")), rules(PrependScheme::kNever), 1);
+  };
+  static const ChatTokenizer tokenizers[] = {
+      make(
+          R"({"type": "Split", "behavior": "Isolated", "pattern": {"Regex": "(?i:'s|'ll)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|)"
+          R"(\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"}},)"
+          R"({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false})"),
+      make(
+          R"({"type": "Digits", "individual_digits": true},)"
+          R"({"type": "ByteLevel", "add_prefix_space": false, "use_regex": true})"),
+  };
+  const uint8_t choice = input.empty() ? 0 : uint8_t(input.front());
+  const ChatTokenizer& tokenizer = tokenizers[choice & 1];
+  const std::string text(input.substr(std::min<size_t>(input.size(), 1)));
+  TextStream stream(tokenizer);
+  for (const char byte : text) {
+    stream.push(int32_t(uint8_t(byte)));
+  }
+  stream.flush();
+  const size_t middle = choice >> 2 < text.size() ? choice >> 2 : text.size();
+  const bool begins_with_user = choice & 2;
+  const Chunk chunk{{text.substr(0, middle), !begins_with_user}, {text.substr(middle), begins_with_user}};
+  for (const auto& ids : tokenizer.encode_turn({chunk}, std::nullopt)) {
+    for (const int32_t id : ids) {
+      stream.push(id);
+    }
+  }
+  stream.flush();
+}
+
 void card(std::string_view input) {
   ModelCard::from_json(std::string(input));
 }
@@ -173,8 +232,8 @@ void manifest(std::string_view input) {
 using Target = void (*)(std::string_view);
 
 constexpr std::pair<const char*, Target> kTargets[] = {
-    {"image", image}, {"tensor", tensor},   {"tokenizer", tokenizer}, {"prompt", prompt},
-    {"card", card},   {"program", program}, {"manifest", manifest},
+    {"image", image},           {"tensor", tensor}, {"tokenizer", tokenizer}, {"prompt", prompt},
+    {"byte_level", byte_level}, {"card", card},     {"program", program},     {"manifest", manifest},
 };
 
 Target chosen_target() {

@@ -9,10 +9,10 @@
 //                                         the bytes [H, W, 3], or a line with the error
 //   parts encode TOKENIZER                for each string on stdin (ended by a zero byte) its ids, one line each
 //   parts decode TOKENIZER                for each line of ids on stdin the bytes of the text in hex, one line each
-//   parts speed TOKENIZER                 the milliseconds that opening takes, and encoding the text on stdin: medians of 9
-//   parts turn TOKENIZER                  the texts and ids of the turns on stdin, as the card there says
-//   parts card                            the largest side of the images that the model card on stdin is for
-//   parts throw WHAT                      nothing: it ends as a program does that has a bug, or no memory left
+//   parts speed TOKENIZER                 the milliseconds that opening takes, and encoding the text on stdin: medians
+//   of 9 parts turn TOKENIZER                  the texts and ids of the turns on stdin, as the card there says parts
+//   card                            the largest side of the images that the model card on stdin is for parts throw WHAT
+//   nothing: it ends as a program does that has a bug, or no memory left
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
