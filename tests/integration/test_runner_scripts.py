@@ -23,6 +23,7 @@ foreach(library JPEG TIFF)  # an NDK has zlib alone
   set(CMAKE_DISABLE_FIND_PACKAGE_${{library}} TRUE)
 endforeach()
 set(WEBP_LIBRARY OFF)
+set(PCRE2_LIBRARY OFF)
 if(ANDROID_ABI)  # not where CMake only tries the compiler
   file(WRITE {notes} "${{ANDROID_ABI}} ${{ANDROID_PLATFORM}}")
 endif()
@@ -83,7 +84,12 @@ def test_the_android_target_is_configured_and_built(aarch64_build, tmp_path):
     assert (tmp_path / "notes").read_text() == "arm64-v8a android-28"
     assert (ROOT / "cmake-out/android/llava_main-android.tar.gz").exists()
     left_out = [line for line in done.stdout.splitlines() if line.startswith("without ")]
-    assert [line.split(":")[0] for line in left_out] == ["without JPEG", "without TIFF", "without WEBP"]
+    assert [line.split(":")[0] for line in left_out] == [
+        "without PCRE2 or utf8proc",
+        "without JPEG",
+        "without TIFF",
+        "without WEBP",
+    ]
 
     # Such files are named, with what to do. What needs no library is read.
     image = Image.new("RGB", (20, 10), (10, 200, 30))
@@ -95,6 +101,9 @@ def test_the_android_target_is_configured_and_built(aarch64_build, tmp_path):
     webp, tiff, rest = found.split(b"\n", 2)
     assert b"this llava_main was built without WebP; save the image as JPEG or PNG" in webp
     assert b"this llava_main was built without libtiff; save the image as JPEG or PNG" in tiff
+    (tmp_path / "tokenizer.json").write_text("{}")
+    refused = subprocess.run([*command[:-1], "encode", tmp_path / "tokenizer.json"], capture_output=True, text=True)
+    assert refused.returncode == 2 and "was built without the libraries PCRE2 and utf8proc" in refused.stderr
     assert rest.count(b"20 10\n") == 5 and rest.count(image.tobytes()) >= 4
 
 

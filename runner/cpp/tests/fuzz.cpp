@@ -201,7 +201,10 @@ void byte_level(std::string_view input) {
     stream.push(int32_t(uint8_t(byte)));
   }
   stream.flush();
-  const size_t middle = choice >> 2 < text.size() ? choice >> 2 : text.size();
+  size_t middle = std::min<size_t>(choice >> 2, text.size());
+  while (middle < text.size() && (uint8_t(text[middle]) & 0xC0) == 0x80) {  // spans have whole characters
+    ++middle;
+  }
   const bool begins_with_user = choice & 2;
   const Chunk chunk{{text.substr(0, middle), !begins_with_user}, {text.substr(middle), begins_with_user}};
   for (const auto& ids : tokenizer.encode_turn({chunk}, std::nullopt)) {

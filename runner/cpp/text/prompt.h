@@ -11,7 +11,8 @@ namespace llava {
 
 constexpr std::string_view kSpaces = " \t\n\r\f\v";
 
-// A part of a turn's text. Only in what is of the template, special tokens are tokens: a user's text is text.
+// A part of a turn's text, of whole characters. Only in what is of the template, special tokens are tokens: a user's
+// text is text.
 struct Span {
   std::string text;
   bool is_template;
