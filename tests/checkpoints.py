@@ -118,10 +118,10 @@ SHAPES = {
     ),
     "qwen2": Shape(
         Qwen2Config,
-        text={"num_key_value_heads": 2, "tie_word_embeddings": True, **SPECIAL_IDS},
+        text={"num_hidden_layers": 4, "num_key_value_heads": 2, "tie_word_embeddings": True, **SPECIAL_IDS},
         whole={"tie_word_embeddings": True},
     ),
-    "phi3": Shape(Phi3Config, text={"hidden_size": 384, **SPECIAL_IDS, "pad_token_id": None}),
+    "phi3": Shape(Phi3Config, text={"hidden_size": 384, "intermediate_size": 512, **SPECIAL_IDS, "pad_token_id": None}),
 }
 
 

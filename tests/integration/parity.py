@@ -1,4 +1,4 @@
-"""Compares the C++ runner's answers with the Python runner's."""
+"""Compares the C++ runner's answers with the Python runner's, and asks ExecuTorch's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from llava_runner.contract import PromptTemplate
 from llava_runner.session import Session
 from training import questions
 
@@ -30,3 +33,17 @@ def assert_same_answers(
         assert done.returncode == 0, done.stderr
         assert done.stdout == expected + "\n", (seed, question)
         assert "prompt eval time" in done.stderr
+
+
+def multimodal_pieces(package: Path, template: PromptTemplate, question: str, *, new_tokens: int) -> list[str]:
+    """Return the pieces that ExecuTorch's own runner answers to a question about the sample image of a package."""
+    from executorch.extension.llm.runner import GenerationConfig, MultimodalRunner, make_image_input, make_text_input
+
+    after = f"{template.image_separator}{question}{template.assistant}"
+    image = make_image_input(torch.load(package / "image.pt"))
+    inputs = [make_text_input(template.system + template.user), image, make_text_input(after)]
+    runner = MultimodalRunner(str(package / "llava.pte"), str(package / "tokenizer.model"), None)
+    pieces: list[str] = []
+    config = GenerationConfig(max_new_tokens=new_tokens, temperature=0.0, echo=False, num_bos=1)
+    runner.generate(inputs, config, pieces.append, None)
+    return pieces

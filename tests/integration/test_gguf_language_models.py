@@ -28,7 +28,7 @@ def test_language_models_are_stored_as_llama_cpps_converter_does(shape, architec
     """Compare with the names that llama.cpp's converter gives transformers' parameters, and with their shapes."""
     folder = export(checkpoint_of(shape), tmp_path)
     assert failures(folder) == []
-    names = get_tensor_name_map(architecture, 2)
+    names = get_tensor_name_map(architecture, 4)
     model = random_llava(SHAPES[shape])
     parameters = {f"model.{name}": it for name, it in model.model.language_model.named_parameters()}
     if not model.config.tie_word_embeddings:

@@ -21,7 +21,9 @@ from llava_runner.program import Program
 CONTEXT = 768
 
 
-@pytest.mark.parametrize("name", ["tiny-llava", "grouped_query", "head_dim_80", "padded_vocabulary", "siglip"])
+@pytest.mark.parametrize(
+    "name", ["tiny-llava", "grouped_query", "head_dim_80", "padded_vocabulary", "siglip", "mistral", "qwen2", "phi3"]
+)
 @torch.no_grad()
 def test_float_program_equals_transformers_in_prefill_and_decode(name, package_of):
     package = package_of(name, "fp32")

@@ -6,7 +6,6 @@ import json
 import shutil
 
 import pytest
-import torch
 from sentencepiece import SentencePieceProcessor
 
 from llava_export.checkpoint.locate import locate
@@ -16,6 +15,7 @@ from llava_runner import contract
 from llava_runner.session import Session
 from tests.integration.conftest import SEVERAL_SCHEMES, Package
 from tests.integration.llava_main import PACKING, QUESTION, ask
+from tests.integration.parity import multimodal_pieces
 
 NEW_TOKENS = 8
 
@@ -44,8 +44,6 @@ def test_the_program_is_near_the_float_model(tied):
 
 
 def test_all_runners_give_the_same_answer(tied, llava_main, tmp_path, capfd):
-    from executorch.extension.llm.runner import GenerationConfig, MultimodalRunner, make_image_input, make_text_input
-
     package = shutil.copytree(tied.folder, tmp_path / "package", ignore=shutil.ignore_patterns("*.packed"))
     session = Session.load(package)
     expected = session.ask(package / "image.png", QUESTION, max_new_tokens=NEW_TOKENS)
@@ -54,14 +52,7 @@ def test_all_runners_give_the_same_answer(tied, llava_main, tmp_path, capfd):
     for packs, flags in ((None, ["--packed-cache-path=off"]), (PACKING, []), (None, [])):
         assert ask(llava_main, package, limit, *flags) == (expected + "\n", [packs] if packs else [])
 
-    template = session.card.prompt
-    after = f"{template.image_separator}{QUESTION}{template.assistant}"
-    image = make_image_input(torch.load(package / "image.pt"))
-    inputs = [make_text_input(template.system + template.user), image, make_text_input(after)]
-    runner = MultimodalRunner(str(package / "llava.pte"), str(package / "tokenizer.model"), None)
-    pieces: list[str] = []
-    config = GenerationConfig(max_new_tokens=NEW_TOKENS, temperature=0.0, echo=False, num_bos=1)
-    runner.generate(inputs, config, pieces.append, None)
+    pieces = multimodal_pieces(package, session.card.prompt, QUESTION, new_tokens=NEW_TOKENS)
     vocabulary = SentencePieceProcessor(model_file=str(package / "tokenizer.model"))
     assert session.last is not None
     # An answer of random weights may have bytes that are no text, and the runners spell those differently.
