@@ -20,6 +20,7 @@ VISION_TOWERS = {"clip_vision_model": True, "siglip_vision_model": False}
 # out that the weights do not fit. The contract has those that a runner must know.
 MAX_LAYERS = 128
 MAX_HEADS = 1 << 10
+NONE = -1  # in place of the id of a token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,8 +263,9 @@ class LlavaConfig:
                 f"the projector writes {self.projector.out_features} features, "
                 f"the decoder reads {self.text.hidden_size}"
             )
-        check_token_ids("bos_token_id", self.bos_id, vocab_size=self.text.vocab_size)
-        check_token_ids("eos_token_id", *self.eos_ids, vocab_size=self.text.vocab_size)
+        for name, ids in (("bos_token_id", {self.bos_id} - {NONE}), ("eos_token_id", self.eos_ids)):
+            if ids:
+                check_token_ids(name, *ids, vocab_size=self.text.vocab_size)
 
 
 def check_token_ids(name: str, *ids: int, vocab_size: int) -> None:

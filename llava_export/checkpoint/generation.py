@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llava_export.checkpoint.checkpoint_tokenizer import CheckpointTokenizer
 from llava_export.checkpoint.documents import object_in
-from llava_export.config import LlavaConfig, check_token_ids
+from llava_export.config import NONE, LlavaConfig, check_token_ids
 from llava_export.errors import CheckpointError
 from llava_runner.contract import MAX_CONTEXT, MAX_TEMPERATURE, GenerationDefaults
 
@@ -32,21 +32,26 @@ def special_ids(path: Path | None, *, config: LlavaConfig, tokenizer: Checkpoint
     another tokenizer. Where texts begin with no token, one may also end an answer. Raises ``CheckpointError`` for ids
     that are not in the vocabulary.
     """
-    bos_id, eos_ids = config.bos_id, config.eos_ids
+    bos_id, eos_ids = tokenizer.bos_id if config.bos_id == NONE else config.bos_id, config.eos_ids
     generation = object_in(path)
     own = generation.integers("eos_token_id", ()) if generation.get("eos_token_id") is not None else ()
-    check_token_ids(f"{GENERATION_CONFIG}: eos_token_id", *(own or eos_ids), vocab_size=config.text.vocab_size)
+    if own:
+        check_token_ids(f"{GENERATION_CONFIG}: eos_token_id", *own, vocab_size=config.text.vocab_size)
     of_tokenizer = [tokenizer.eos_id] if tokenizer.eos_id >= 0 else []
     notes = []
-    if tokenizer.bos_id not in (-1, bos_id) and (own or of_tokenizer):
+    if tokenizer.bos_id not in (NONE, bos_id) and (own or of_tokenizer):
         notes.append(
             f"config.json begins a text with the id {bos_id} and ends it with {_listed(eos_ids)}; the tokenizer's are "
             f"{tokenizer.bos_id} and {_listed(of_tokenizer or own)}, which are used"
         )
         bos_id, eos_ids = tokenizer.bos_id, ()
     ends = list(dict.fromkeys((*eos_ids, *own, *of_tokenizer)))
+    if not ends:
+        raise CheckpointError("no token ends an answer: config.json and the tokenizer's files name no eos_token")
     special = {token.id for token in tokenizer.rules.added_tokens if token.special}
     if tokenizer.rules.adds_bos or tokenizer.needs_bos:
+        if bos_id == NONE:
+            raise CheckpointError("no token begins a text: config.json and the tokenizer's files name no bos_token")
         ends = [i for i in ends if i != bos_id]
         if not ends:
             raise CheckpointError(f"the token that ends an answer, {bos_id}, also begins a text")

@@ -9,6 +9,7 @@ from typing import Any
 
 from llava_export.config import (
     MAX_LAYERS,
+    NONE,
     LlavaConfig,
     ProjectorConfig,
     TextConfig,
@@ -107,8 +108,8 @@ def llava_config(
         vision=vision,
         projector=projector,
         text=text,
-        bos_id=section.integer("bos_token_id"),
-        eos_ids=section.integers("eos_token_id"),
+        bos_id=NONE if section.get("bos_token_id") is None else section.integer("bos_token_id", least=0),
+        eos_ids=() if section.get("eos_token_id") is None else section.integers("eos_token_id"),
     )
 
 

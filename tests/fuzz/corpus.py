@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from llava_runner.contract import FileRecord, Manifest
-from tests.byte_level import NAMES, boundary_tokenizer
+from tests.bpe_boundaries import NAMES, boundary_tokenizer
 from tests.runner.fake_program import make_card
 from tests.runner.tiny_program import build_pte
 
