@@ -186,3 +186,12 @@ def test_a_token_may_take_the_place_of_a_placeholder(tmp_path):
     folder = Path(shutil.copytree(CHECKPOINTS["tiny-mobilevlm"], tmp_path / "model"))
     (folder / "added_tokens.json").write_text(json.dumps({"<start>": 1}))
     assert opened(folder).tokenizer.text(1) == "<start>"
+
+
+def test_a_config_may_leave_the_ids_to_the_tokenizer(checkpoint_of, tmp_path):
+    """That of Qwen2 has no default for them."""
+    folder = shutil.copytree(checkpoint_of("qwen2"), tmp_path / "qwen2")
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    changed(folder / "config.json", bos_token_id=None, eos_token_id=None)
+    checkpoint = opened(folder)
+    assert (checkpoint.config.bos_id, checkpoint.config.eos_ids, checkpoint.notes) == (1, (2,), ())

@@ -83,7 +83,7 @@ def changed(config: dict[str, Any], where: str, value: Any) -> dict[str, Any]:
         ("text_config.attention_bias", "false", "attention_bias in .* is 'false'; it must be true or false"),
         ("text_config.bos_token_id", [1], r"bos_token_id in .* is \[1\]; it must be a whole number"),
         ("text_config.bos_token_id", 576, "bos_token_id 576 is not in the vocabulary, whose ids are 0 to 575"),
-        ("text_config.bos_token_id", -1, "bos_token_id in .* is -1; it must be a whole number from 0"),
+        ("text_config.bos_token_id", -1, "bos_token_id in .* is -1; it must be a whole number of at least 0"),
         ("text_config.eos_token_id", [], r"eos_token_id in .* is \[\]"),
         ("text_config.eos_token_id", [2, 10**9], "eos_token_id 1000000000 is not in the vocabulary"),
         ("text_config.eos_token_id", [2, None], r"eos_token_id in .* is \[2, None\]"),
