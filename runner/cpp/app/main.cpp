@@ -28,7 +28,7 @@ Session open_session(const Options& options) {
   // The tokenizer comes first: a wrong one is noticed before gigabytes are loaded.
   const std::filesystem::path folder = std::filesystem::path(options.program.model_path).parent_path();
   const std::string path = options.tokenizer_path.empty() ? find_tokenizer(folder) : options.tokenizer_path;
-  std::unique_ptr<const Tokenizer> tokenizer = load.measure(0, [&] { return Tokenizer::open(path); });
+  std::unique_ptr<Tokenizer> tokenizer = load.measure(0, [&] { return Tokenizer::open(path); });
   Program program = load.measure(0, [&] { return open_program(options.program); });
   return Session(std::move(program), std::move(tokenizer), load);
 }

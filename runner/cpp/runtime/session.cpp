@@ -25,18 +25,19 @@ void check_room(int start, int end, int num_image_tokens, int limit) {
       "; shorten it or start afresh");
 }
 
-ChatTokenizer tokenizer_of(const ModelCard& card, std::unique_ptr<const Tokenizer> tokenizer) {
-  if (tokenizer->vocab_size() != card.tokenizer_vocab_size) {
+ChatTokenizer tokenizer_of(const ModelCard& card, std::unique_ptr<Tokenizer> pieces) {
+  ChatTokenizer tokenizer(std::move(pieces), card.tokenizer, card.bos_id);
+  if (tokenizer.vocab_size() != card.tokenizer_vocab_size) {
     throw PackageError(
-        "the tokenizer has " + std::to_string(tokenizer->vocab_size()) + " tokens and the model was trained with " +
+        "the tokenizer has " + std::to_string(tokenizer.vocab_size()) + " tokens and the model was trained with " +
         std::to_string(card.tokenizer_vocab_size) + "; use the tokenizer that was exported with it");
   }
-  return ChatTokenizer(std::move(tokenizer), card.tokenizer, card.bos_id);
+  return tokenizer;
 }
 
 }  // namespace
 
-Session::Session(Program program, std::unique_ptr<const Tokenizer> tokenizer, Stage load)
+Session::Session(Program program, std::unique_ptr<Tokenizer> tokenizer, Stage load)
     : program_(std::move(program)), tokenizer_(tokenizer_of(program_.card(), std::move(tokenizer))), load_(load) {
   reset();
 }

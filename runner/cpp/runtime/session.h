@@ -37,7 +37,7 @@ struct TurnText {
 class Session {
  public:
   // Throws PackageError when the tokenizer is that of another model; `load` is what opening both took.
-  Session(Program program, std::unique_ptr<const Tokenizer> tokenizer, Stage load);
+  Session(Program program, std::unique_ptr<Tokenizer> tokenizer, Stage load);
 
   // Forgets the conversation.
   void reset();

@@ -11,6 +11,7 @@
 #include <xxhash.h>
 
 #include "base/errors.h"
+#include "package/model_card.h"
 #include "text/byte_characters.h"
 #include "text/known_characters.h"
 #include "text/nfc.h"
@@ -67,6 +68,7 @@ ByteLevelBpe::ByteLevelBpe(std::string content, const std::string& path) {
 }
 
 void ByteLevelBpe::add_pieces(const TokenizerJson& file) {
+  vocab_size_ = file.vocab_size;
   pieces_.resize(size_t(file.vocab_size));
   piece_index_ = HashIndex(file.tokens.size());
   byte_ids_.fill(-1);
@@ -80,6 +82,7 @@ void ByteLevelBpe::add_pieces(const TokenizerJson& file) {
     if (find_piece(bytes, is_bytes) >= 0) {
       throw std::invalid_argument("the token " + std::to_string(token.id) + " is the same as another one");
     }
+    largest_id_ = std::max(largest_id_, token.id);
     piece.begin = uint32_t(bytes_.size());
     piece.length = uint32_t(bytes.size());
     piece.is_bytes = is_bytes;
@@ -92,6 +95,17 @@ void ByteLevelBpe::add_pieces(const TokenizerJson& file) {
   bytes_.shrink_to_fit();
   for (const int32_t id : file.special_ids) {
     pieces_[id].is_special = true;
+  }
+}
+
+void ByteLevelBpe::know_added(const std::vector<AddedToken>& tokens) {
+  vocab_size_ = largest_id_ + 1;
+  for (const AddedToken& token : tokens) {
+    vocab_size_ = std::max(vocab_size_, token.id + 1);
+  }
+  pieces_.resize(std::max(pieces_.size(), size_t(vocab_size_)));
+  for (const AddedToken& token : tokens) {
+    pieces_[token.id].is_special |= token.special;
   }
 }
 
@@ -113,7 +127,7 @@ void ByteLevelBpe::add_merges(const TokenizerJson& file) {
     const int32_t left = id_of(file.text_at(parts.left)), right = id_of(file.text_at(parts.right));
     const int32_t whole = id_of(file.text_at({parts.left.begin, parts.left.length + parts.right.length}));
     merges_[rank] = {left, right, whole};
-    if (!pieces_[whole].is_special && find_merge(left, right) < 0) {
+    if (find_merge(left, right) < 0) {
       merge_index_.add(hash_of(left, right), int32_t(rank));
     }
   }
@@ -188,7 +202,8 @@ void ByteLevelBpe::append_word(std::string_view bytes, Word& word, std::vector<i
 
   const auto consider = [&](int left, int right) {
     if (left >= 0 && right >= 0) {
-      if (const int32_t rank = find_merge(symbols[left].id, symbols[right].id); rank >= 0) {
+      const int32_t rank = find_merge(symbols[left].id, symbols[right].id);
+      if (rank >= 0 && !pieces_[merges_[rank].whole].is_special) {
         word.merges.push(uint64_t(rank) << 32 | uint32_t(left));
       }
     }

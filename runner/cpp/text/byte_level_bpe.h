@@ -19,6 +19,7 @@ class ByteLevelBpe final : public Tokenizer {
   // Reads the content of a tokenizer.json. Throws PackageError, which names the path, if it is none that is known.
   ByteLevelBpe(std::string content, const std::string& path);
 
+  void know_added(const std::vector<AddedToken>& tokens) override;
   // Does not look for added tokens.
   std::vector<int32_t> encode(std::string_view text) const override;
   std::string normalized(std::string_view text) const override;
@@ -29,7 +30,7 @@ class ByteLevelBpe final : public Tokenizer {
   bool is_added(int32_t id) const override { return has(id) && pieces_[id].is_special; }
   bool is_unknown(int32_t) const override { return false; }
   bool is_byte_level() const override { return true; }
-  int32_t vocab_size() const override { return int32_t(pieces_.size()); }
+  int32_t vocab_size() const override { return vocab_size_; }
 
  private:
   // A token's bytes are a part of `bytes_`, none for an id that no token has.
@@ -58,6 +59,8 @@ class ByteLevelBpe final : public Tokenizer {
 
   std::string bytes_;
   std::vector<Piece> pieces_;  // by id
+  int32_t largest_id_ = -1;    // of tokens that were not added
+  int32_t vocab_size_;         // 1 + the largest id, of an added token too
   std::vector<Merge> merges_;  // by rank
   HashIndex piece_index_;      // empty where text is looked up no more
   HashIndex merge_index_;

@@ -34,8 +34,10 @@ size_t common_suffix(std::string_view a, std::string_view b) {
 
 }  // namespace
 
-ChatTokenizer::ChatTokenizer(std::unique_ptr<const Tokenizer> pieces, TokenizerRules rules, int32_t bos_id)
-    : pieces_(std::move(pieces)), rules_(std::move(rules)), bos_id_(bos_id) {
+ChatTokenizer::ChatTokenizer(std::unique_ptr<Tokenizer> pieces, TokenizerRules rules, int32_t bos_id)
+    : rules_(std::move(rules)), bos_id_(bos_id) {
+  pieces->know_added(rules_.added_tokens);
+  pieces_ = std::move(pieces);
   for (const AddedToken& token : rules_.added_tokens) {
     added_[token.id] = &token;
     // The scheme kPrepend is a normalization: normalized tokens have its space, too.

@@ -19,7 +19,7 @@ namespace llava {
 // and each segment between them is encoded on its own.
 class ChatTokenizer {
  public:
-  ChatTokenizer(std::unique_ptr<const Tokenizer> pieces, TokenizerRules rules, int32_t bos_id);
+  ChatTokenizer(std::unique_ptr<Tokenizer> pieces, TokenizerRules rules, int32_t bos_id);
 
   // Returns the ids of each chunk of a turn; between two chunks stands an image. `before` is the token that the turn
   // comes after; nullopt if it is the first. Throws PromptError as Tokenizer::check does.
@@ -28,6 +28,7 @@ class ChatTokenizer {
   // Returns the UTF-8 bytes of a token; nothing for special tokens, and for ids that stand for no text.
   std::string decode_piece(int32_t id) const;
 
+  int32_t vocab_size() const { return pieces_->vocab_size(); }
   bool is_byte(int32_t id) const { return pieces_->is_byte(id); }
   bool is_unknown(int32_t id) const { return pieces_->is_unknown(id); }
   bool is_byte_level() const { return pieces_->is_byte_level(); }

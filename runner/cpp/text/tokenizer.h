@@ -10,6 +10,8 @@
 
 namespace llava {
 
+struct AddedToken;
+
 constexpr std::string_view kSpaceSign = "\u2581";  // how SentencePiece spells a space
 
 class Tokenizer {
@@ -19,6 +21,9 @@ class Tokenizer {
   // Reads a tokenizer.bin or a tokenizer.json, whatever its name. Throws PackageError for a file that is missing,
   // damaged or of another kind.
   static std::unique_ptr<Tokenizer> open(const std::string& path);
+
+  // Tells it the added tokens of its model, some of which may be in other files. Text between them does not become one.
+  virtual void know_added(const std::vector<AddedToken>&) {}
 
   // Throws PromptError for text that is not UTF-8, or of more than 1 MiB.
   static void check(std::string_view text);
