@@ -35,6 +35,7 @@ from llava_runner.tokenizer_file import load_tokenizer
 from tests.byte_level import BYTE_LEVEL_CHECKPOINTS, KINDS, PROMPTS, TEXTS, random_strings, tokenizer_json
 from tests.commands import llava
 from tests.integration.conftest import Package
+from tests.integration.parity import assert_same_answers
 
 QUESTION = "Что на картинке? 图里有什么？ 🙂 12345"
 
@@ -89,6 +90,17 @@ def test_a_session_answers_and_goes_on(exported):
         shown = b"".join(text.decode_piece(i) for i in ids if not text.is_added(i)).decode(errors="replace")
         assert first == shown == session.last.text and len(ids) > 3
         assert "".join(session.chat("и ещё?", max_new_tokens=4)) == session.last.text
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_both_runners_give_the_same_answer(is_listed, exported, llava_main, tmp_path):
+    """Also where a checkpoint names a token beside its tokenizer.json alone, so that only the card has it."""
+    folder = Path(shutil.copytree(exported.folder, tmp_path / "package"))
+    if not is_listed:
+        document = json.loads((folder / "tokenizer.json").read_text())
+        assert document["added_tokens"].pop()["content"] == "<image>"
+        (folder / "tokenizer.json").write_text(json.dumps(document))
+    assert_same_answers([llava_main], folder / "llava.pte", scenes=2, folder=tmp_path, max_new_tokens=2)
 
 
 def is_text(content: bytes) -> bool:
