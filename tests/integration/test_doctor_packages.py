@@ -197,7 +197,7 @@ DOUBTFUL: dict[str, tuple[Break, str, str]] = {
     ),
     "no tokenizer": (
         without("tokenizer.model", "tokenizer.bin"),
-        "there is no tokenizer.model and no tokenizer.bin",
+        "there is no tokenizer.model, no tokenizer.bin, no tokenizer.json",
         "--tokenizer-path",
     ),
     "an export that was killed": (

@@ -143,8 +143,16 @@ void prompt(std::string_view input) {
     stream.push(int32_t(uint8_t(byte)) + (choice & 4 ? 20 : 0));
   }
   stream.flush();
-  const PromptTemplate layout{"<s>System. ",     "USER: ",        choice & 8 ? "" : " ASSISTANT:", "\n", "</s>",
-                              bool(choice & 32), bool(choice & 8)};
+  const PromptTemplate layout{
+      .system = "<s>System. ",
+      .user = "USER: ",
+      .assistant = choice & 8 ? "" : " ASSISTANT:",
+      .image_separator = "\n",
+      .image_start = choice & 4 ? "[A]" : "",
+      .image_end = choice & 4 ? "</s>" : "",
+      .answer_end = "</s>",
+      .image_last = bool(choice & 32),
+      .trims = bool(choice & 8)};
   const bool has_image = choice & 1, first_turn = choice & 16;
   const auto chunks =
       choice & 2 ? prompt_chunks(text, layout, has_image) : question_chunks(text, layout, has_image, first_turn);
