@@ -82,7 +82,8 @@ def test_mistakes_are_one_line(flags, message, cli, checkpoint_of, tmp_path):
 
 def test_a_config_of_another_architecture(cli, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    supported = "llava-1.5 (model_type llava/llava_llama/share4v), mobilevlm (model_type mobilevlm)"
+    types = "llava/llava_llama/llava_mistral/llava_qwen/llava_qwen2/llava_phi3/share4v"
+    supported = f"llava-1.5 (model_type {types}), mobilevlm (model_type mobilevlm)"
     assert_one_line(cli("--model", tmp_path), f"model_type 'bert'; supported: {supported}")
 
 
