@@ -129,7 +129,7 @@ def test_the_profile_is_shown(tiny_package, native_build, tmp_path):
     for each in profiles:
         assert f"{each['total']:.2f}" in done.stdout
     # Long times leave little room for names, which then go on in the next line.
-    assert set("Fully Connected QDU8 QB4W llama.custom_sdpa".split()) <= set(done.stdout.split())
+    assert {"Fully", "Connected", "QDU8", "QB4W", "llama.custom_sdpa"} <= set(done.stdout.split())
     assert max(map(len, done.stdout.splitlines())) <= 60
     with Image.open(plot) as image:
         assert image.width > 1000
