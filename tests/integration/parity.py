@@ -5,12 +5,17 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
 from llava_runner.contract import PromptTemplate
+from llava_runner.program import Program
 from llava_runner.session import Session
 from training import questions
+
+QUESTIONS = ("What is in the image?", "How many shapes?", "Which color?", "Is it red?", "Where is the circle?", "Why?")
+NEAR = 0.1  # a difference of two logits whose deviation is 1
 
 
 def assert_same_answers(
@@ -33,6 +38,25 @@ def assert_same_answers(
         assert done.returncode == 0, done.stderr
         assert done.stdout == expected + "\n", (seed, question)
         assert "prompt eval time" in done.stderr
+
+
+def clear_length(session: Session, image: Path, question: str, *, new_tokens: int) -> int:
+    """Return how many tokens an answer begins with whose likeliest choice is clear.
+
+    Random weights often choose between tokens that are nearly as likely, and then the last bits of sums decide.
+    """
+    margins: list[float] = []
+    decode = Program.decode
+
+    def with_margin(program: Program, rows: torch.Tensor, *, position: int) -> torch.Tensor:
+        logits = decode(program, rows, position=position)
+        first, second = logits.topk(2).values.tolist()
+        margins.append(first - second)
+        return logits
+
+    with patch.object(Program, "decode", with_margin):
+        session.ask(image, question, max_new_tokens=new_tokens)
+    return next((i for i, margin in enumerate(margins) if margin < NEAR), new_tokens)
 
 
 def multimodal_pieces(package: Path, template: PromptTemplate, question: str, *, new_tokens: int) -> list[str]:
