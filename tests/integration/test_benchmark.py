@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -128,8 +129,8 @@ def test_the_profile_is_shown(tiny_package, native_build, tmp_path):
     ]
     for each in profiles:
         assert f"{each['total']:.2f}" in done.stdout
-    # Long times leave little room for names, which then go on in the next line.
-    assert {"Fully", "Connected", "QDU8", "QB4W", "llama.custom_sdpa"} <= set(done.stdout.split())
+    # XNNPACK rounds a linear's inputs to signed bytes or unsigned ones (QDU8), as suits the processor.
+    assert re.search("Fully Connected QDU?8 QB4W", done.stdout) and "llama.custom_sdpa" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 60
     with Image.open(plot) as image:
         assert image.width > 1000
