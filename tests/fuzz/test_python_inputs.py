@@ -25,14 +25,16 @@ def test_damaged_inputs_are_taken_or_refused(tmp_path):
         "--seed",
         "0",
         "--inputs",
-        "640",
+        "1160",
+        "--minutes",
+        "3",
         "--save",
         str(tmp_path),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     *counts, total = done.stdout.splitlines()[1:]
-    assert total == "640 inputs, 0 failures"
+    assert total == "1,160 inputs, 0 failures"
     for line in counts:
         assert " 0 refused" not in line, line
     assert sum(" 0 taken" not in line for line in counts) > 0.8 * len(counts)
