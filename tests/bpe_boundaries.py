@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, pre_tokenizers, trainers
 
-WORDS_AND_SIGNS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
-LLAMA3 = CONTRACTIONS + WORDS_AND_SIGNS % "{1,3}"
-QWEN2 = CONTRACTIONS + WORDS_AND_SIGNS % ""
-NAMES = ("gpt2", "llama3", "qwen2", "smollm2")
+from tests.byte_level import KINDS, tokenizer_of
+
+NAMES = tuple(KINDS)
 # Sentences of six scripts, code and emoji.
 SCRIPTS = {
     "Latin": "All human beings are born free and equal in dignity and rights. Où sont les œufs? Größe, naïve, Ærø.\n",
@@ -38,31 +36,10 @@ ALPHABETS = (
 )
 
 
-def split_of(name: str) -> pre_tokenizers.PreTokenizer:
-    """Return how a model splits text before it merges bytes."""
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if name == "gpt2":
-        return byte_level
-    if name == "smollm2":
-        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
-    pattern = pre_tokenizers.Split(Regex({"llama3": LLAMA3, "qwen2": QWEN2}[name]), "isolated")
-    return pre_tokenizers.Sequence([pattern, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-
-
-def with_parts(name: str, model: models.BPE) -> Tokenizer:
-    """Return a tokenizer that does with text what the named model does."""
-    tokenizer = Tokenizer(model)
-    if name == "qwen2":
-        tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = split_of(name)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
 @cache
 def trained(name: str) -> Tokenizer:
     """Return a tokenizer of 800 tokens. That of SmolLM2 lacks some bytes, as the real one does."""
-    tokenizer = with_parts(name, models.BPE(ignore_merges=name == "llama3"))
+    tokenizer = tokenizer_of(KINDS[name])
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=800, initial_alphabet=alphabet[: 200 if name == "smollm2" else 256], show_progress=False
@@ -85,7 +62,7 @@ def boundary_tokenizer(name: str) -> Tokenizer:
             if "".join(pair) not in vocab:
                 vocab["".join(pair)] = len(vocab)
                 merges.append(pair)
-    return with_parts(name, models.BPE(vocab=vocab, merges=merges, ignore_merges=name == "llama3"))
+    return tokenizer_of(KINDS[name], vocab=vocab, merges=merges)
 
 
 def save(tokenizer: Tokenizer, folder: Path) -> Path:

@@ -120,15 +120,21 @@ KINDS = {
 }
 
 
-@cache
-def tokenizer_json(name: str, *, vocab_size: int = 1200) -> str:
-    """Return the ``tokenizer.json`` of a tokenizer of a kind, trained on ``TEXTS``."""
-    kind = KINDS[name]
-    tokenizer = Tokenizer(models.BPE(ignore_merges=kind.ignore_merges))
+def tokenizer_of(kind: Kind, **bpe: Any) -> Tokenizer:
+    """Return a tokenizer of a kind that is not trained yet, or one with the ``vocab`` and ``merges`` in ``bpe``."""
+    tokenizer = Tokenizer(models.BPE(ignore_merges=kind.ignore_merges, **bpe))
     if kind.is_nfc:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(kind.steps)) if len(kind.steps) > 1 else kind.steps[0]
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+@cache
+def tokenizer_json(name: str, *, vocab_size: int = 1200) -> str:
+    """Return the ``tokenizer.json`` of a tokenizer of a kind, trained on ``TEXTS``."""
+    kind = KINDS[name]
+    tokenizer = tokenizer_of(kind)
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
