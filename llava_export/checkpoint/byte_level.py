@@ -52,9 +52,9 @@ class ByteLevelTokenizer(CheckpointTokenizer):
 
     def text(self, token_id: int) -> str:
         """Return the text of a token; "" for an id that no token has."""
-        added = {token.id for token in self.rules.added_tokens}
         text = self.spelled.get(token_id, "")
-        return text if token_id in added else token_bytes(text).decode(errors="replace")
+        is_added = any(token.id == token_id for token in self.rules.added_tokens)
+        return text if is_added else token_bytes(text).decode(errors="replace")
 
     def begin(self, bos_id: int) -> str:
         """Return how the token is spelled that conversations begin with; "" where the tokenizer has none."""

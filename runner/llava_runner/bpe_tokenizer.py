@@ -25,15 +25,11 @@ class BpeTokenizer:
     is_byte_level = True
 
     def __init__(self, model: BpeModel, *, added: Mapping[int, str] | None = None) -> None:
-        """``added`` has the added tokens that a model's card lists, in place of those that the file lists.
-
-        Raises ``ValueError`` for a pattern that is no regular expression.
-        """
+        """``added`` has the added tokens that a model's card lists, in place of those that the file lists."""
         self.model = model
         self._added = {**model.added, **(added or {})}
         self.vocab_size: int = 1 + max(*model.vocab.values(), *(model.added if added is None else added))
         self._normalizer = normalizers.NFC() if model.is_nfc else None
-        _check_patterns(model)
 
     @classmethod
     def from_json(cls, content: bytes | str, *, what: str = "tokenizer.json") -> BpeTokenizer:
@@ -44,12 +40,14 @@ class BpeTokenizer:
     @classmethod
     def from_document(cls, document: JsonObject) -> BpeTokenizer:
         """Return the tokenizer of a parsed ``tokenizer.json``. Raises the document's error."""
+        model = read_bpe(document)
         try:
-            return cls(read_bpe(document))
-        except ValueError as error:
+            _pre_tokenizer(model)
+        except Exception as error:  # the library raises nothing more specific
             raise document.refusal(
                 f"{document.where('pre_tokenizer')} has a pattern that cannot be used: {error}"
             ) from error
+        return cls(model)
 
     def with_added(self, tokens: Iterable[AddedToken]) -> BpeTokenizer:
         """Return a tokenizer that has these added tokens, too. Its ``vocab_size`` counts no others."""
@@ -125,11 +123,3 @@ def _pre_tokenizer(model: BpeModel) -> pre_tokenizers.PreTokenizer:
             steps.append(pre_tokenizers.Split(tokenizers.Regex(step.pattern), behavior="isolated", invert=False))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=model.splits_as_gpt2))
     return pre_tokenizers.Sequence(steps)
-
-
-def _check_patterns(model: BpeModel) -> None:
-    """Raise ``ValueError`` for a pattern that is no regular expression."""
-    try:
-        _pre_tokenizer(model)
-    except Exception as error:  # the library raises nothing more specific
-        raise ValueError(str(error)) from error
