@@ -14,6 +14,7 @@ Result = TypeVar("Result")
 
 
 SHOWN = 5  # names in a message
+NAMED = 4  # keys in a message, before it counts the rest
 
 
 class ConfigError(UserError):
@@ -101,6 +102,12 @@ class CorpusError(UserError):
 
 class DatasetError(UserError):
     """A data set, or a file of results, that cannot be used, or an evaluation that cannot be done as asked."""
+
+
+def first_of(items: Sequence[str]) -> str:
+    """Return the first items as text, and how many more there are."""
+    more = len(items) - NAMED
+    return ", ".join(items[:NAMED]) + (f", and {more} more" if more > 0 else "")
 
 
 def some(names: Sequence[str], noun: str) -> str:

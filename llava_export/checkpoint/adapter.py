@@ -17,7 +17,7 @@ from llava_export.checkpoint.lora import LoraUpdate
 from llava_export.checkpoint.reader import FLOAT_DTYPES, CheckpointReader, open_shard
 from llava_export.checkpoint.shards import LoadedShard, Shard
 from llava_export.config import TextConfig
-from llava_export.errors import CheckpointError
+from llava_export.errors import CheckpointError, first_of
 from llava_export.families import FAMILIES, Family
 from llava_export.models.names import PROJECTOR, is_in
 from llava_runner.documents import JsonObject, read_object, shown
@@ -49,7 +49,6 @@ MAX_REPEATS = 5
 REPEATED = re.compile(r"[*+{]")
 REPEATED_GROUP = re.compile(r"\)[*+{]")
 MERGE = "merge the adapter with peft's merge_and_unload, save the result, and export that"
-MAX_KEYS_NAMED = 4  # in an error, before it counts the rest
 
 
 @dataclass(frozen=True)
@@ -134,8 +133,8 @@ class Changes:
                 misfits.append(f"{module} has {shapes}")
             else:
                 self.updates |= update.of_parts(weights) if is_fused else dict.fromkeys(weights, update)
-        problems = [f"{len(unknown)} of its keys match no parameter ({_first(unknown)})"] if unknown else []
-        problems += [f"matrices do not fit: {_first(misfits)}"] if misfits else []
+        problems = [f"{len(unknown)} of its keys match no parameter ({first_of(unknown)})"] if unknown else []
+        problems += [f"matrices do not fit: {first_of(misfits)}"] if misfits else []
         if problems:
             raise CheckpointError(f"the adapter {adapter.folder} does not fit {to.folder}: {'; '.join(problems)}")
 
@@ -147,7 +146,7 @@ class Changes:
         self.replaced |= replaced
         if unknown:
             raise CheckpointError(
-                f"{len(unknown)} keys of {path} are no part of a projector that fits {to.folder} ({_first(unknown)})"
+                f"{len(unknown)} keys of {path} are no part of a projector that fits {to.folder} ({first_of(unknown)})"
             )
 
 
@@ -289,9 +288,3 @@ def _open_floats(path: Path) -> Shard | LoadedShard:
 def _first_file(folder: Path, names: Iterable[str]) -> Path | None:
     """Return the first file of these names in a folder, or None."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
-def _first(items: list[str]) -> str:
-    """Return the first items as text, and how many more there are."""
-    more = len(items) - MAX_KEYS_NAMED
-    return ", ".join(items[:MAX_KEYS_NAMED]) + (f", and {more} more" if more > 0 else "")

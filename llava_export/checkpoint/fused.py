@@ -9,13 +9,12 @@ import re
 
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.config import TextConfig
-from llava_export.errors import CheckpointError
+from llava_export.errors import CheckpointError, first_of
 from llava_export.families.family import Family
 from llava_export.models.llama import fused_parts
 from llava_export.models.names import decoder_layer
 
 FUSED = re.compile(rf"(?P<layer>{decoder_layer('[0-9]+')})\.(?P<linear>\w+\.\w+)\.(?P<what>weight|bias)")
-MAX_NAMED = 4  # in an error, before it counts the rest
 
 
 def parts_of(fqn: str, text: TextConfig) -> dict[str, int]:
@@ -51,10 +50,8 @@ def divide_fused(reader: CheckpointReader, *, family: Family, text: TextConfig) 
             )
         reader.divide(key, renamed)
     if wrong:
-        more = f", and {len(wrong) - MAX_NAMED} more" if len(wrong) > MAX_NAMED else ""
         raise CheckpointError(
-            f"{reader.folder} does not fit its config.json: {len(wrong)} wrong shapes "
-            f"({', '.join(wrong[:MAX_NAMED])}{more})"
+            f"{reader.folder} does not fit its config.json: {len(wrong)} wrong shapes ({first_of(wrong)})"
         )
     return len(fused)
 

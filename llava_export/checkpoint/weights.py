@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from llava_export.checkpoint.lora import Correction, LoraUpdate
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.config import LlavaConfig
-from llava_export.errors import CheckpointError
+from llava_export.errors import CheckpointError, first_of
 from llava_export.families.family import Family
 from llava_export.models.layers import FusedLinear
 from llava_export.models.names import LM_HEAD, TOKEN_EMBEDDING, decoder_layer, tower_layer
@@ -23,7 +23,6 @@ from llava_export.models.names import LM_HEAD, TOKEN_EMBEDDING, decoder_layer, t
 EMBEDDING_WEIGHT = f"{TOKEN_EMBEDDING}.weight"
 HEAD_WEIGHT = f"{LM_HEAD}.weight"
 FEW_LAYERS = 48  # the language models of published checkpoints have 24 to 40
-MAX_KEYS_NAMED = 4  # in an error, before it counts the rest
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class Weights:
             if fqn in self._key_of and not tensor.fits(found := self._reader.shapes[self._key_of[fqn]])
         ]
         problems = [
-            f"{len(items)} {what} ({_first(items)})"
+            f"{len(items)} {what} ({first_of(items)})"
             for what, items in (("keys missing", missing), ("unexpected keys", unexpected), ("wrong shapes", wrong))
             if items
         ]
@@ -250,9 +249,3 @@ class Weights:
         if layer := re.match(tower_layer(r"(\d+)") + r"\.", fqn):
             return self._vision.num_used_layers <= int(layer[1]) < self._vision.num_hidden_layers
         return self._family.is_unused(fqn)
-
-
-def _first(items: list[str]) -> str:
-    """Return the first items as text, and how many more there are."""
-    more = len(items) - MAX_KEYS_NAMED
-    return ", ".join(items[:MAX_KEYS_NAMED]) + (f", and {more} more" if more > 0 else "")
