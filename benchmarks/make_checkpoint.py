@@ -2,8 +2,8 @@
 
 LLaVA is written as llava-hf has it on the hub: sharded fp16 safetensors with their index, config and image processor.
 MobileVLM is written as its authors have it: sharded bf16 ``pytorch_model.bin`` with the vision tower, and config. So is
-LLaVA-Med. All get a SentencePiece tokenizer of 32,000 pieces, also those whose published tokenizer is another, and
-all have the tower CLIP-L/14-336. One shard is in memory at a time. The weights are noise, so the answers mean nothing.
+LLaVA-Med. All get a SentencePiece tokenizer of 32,000 pieces, also those whose published tokenizer is another. One
+shard is in memory at a time. The weights are noise, so the answers mean nothing.
 """
 
 from __future__ import annotations

@@ -119,6 +119,8 @@ LLAVA: dict[str, dict[str, Any]] = {
         "vocab_size": 128256,
     },
 }
+# Of those whose published tokenizer has more than 32,000 tokens in front of it.
+IMAGE_TOKENS = {"llava-llama-3-8b": 128257, "llava-interleave-qwen-0.5b": 151646}
 WITH_SIGLIP = ("llava-interleave-qwen-0.5b", "llama-joycaption-8b")
 MOBILEVLM_SIZES: dict[str, dict[str, Any]] = {
     "1.7b": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16},
@@ -207,7 +209,7 @@ def original_config(name: str, *, layers: int | None) -> dict[str, Any]:
 def llava_config(name: str, *, layers: int | None) -> dict[str, Any]:
     """Return the ``config.json`` of a LLaVA."""
     text = {**VICUNA, **LLAVA[name]}
-    image_token = {152000: 151646, 128320: 128257}.get(text["vocab_size"], 32000)
+    image_token = IMAGE_TOKENS.get(name, VOCAB_PIECES)
     if layers is not None:
         text["num_hidden_layers"] = layers
     return {

@@ -23,7 +23,7 @@ from llava_runner import Session
 from llava_runner.arguments import ArgumentParser, run_command
 from llava_runner.errors import UserError
 
-# What was asked of an instruction-tuned model of this size before it saw a program: short facts, lists, small tasks.
+# Facts, lists and small tasks, such as a model of this size was tuned for.
 QUESTIONS = (
     "What is the capital of France?",
     "What is the capital of Japan?",
@@ -58,6 +58,7 @@ QUESTIONS = (
 )
 LENGTHS = (4, 8, 16, 24)  # tokens of an answer, counted from its beginning
 MAX_NEW_TOKENS = max(LENGTHS)
+END = "\0"  # in no answer
 CONTINUED = "The capital of France is"  # as the beginning of an answer
 NUM_PARAGRAPHS = 50
 PARAGRAPH_TOKENS = 64  # of its beginning
@@ -69,7 +70,7 @@ folders that llava gguf wrote from it. llama.cpp takes llama-cpp-python.
 EPILOG = """example:
   python -m benchmarks.real_llm --work-dir smollm2
   llava export --model smollm2/checkpoint --recipe 8da8w --output-dir smollm2/8da8w --with-artifacts
-  llava gguf --model smollm2/checkpoint --output-dir smollm2/gguf --text-type F16
+  llava gguf --model smollm2/checkpoint --output-dir smollm2/gguf --quantization f16
   python -m benchmarks.real_answers --work-dir smollm2 --package smollm2/8da8w --gguf smollm2/gguf
 """
 
@@ -90,13 +91,19 @@ class Reference:
 
     @torch.no_grad()
     def answer(self, prompt: str) -> list[str]:
-        """Return the beginnings of the likeliest answer to a prompt that have ``LENGTHS``, without special tokens."""
+        """Return the beginnings of the likeliest answer to a prompt that have ``LENGTHS``, without special tokens.
+
+        Behind an answer that ends before is ``END``.
+        """
         ids = torch.tensor([self.tokenizer(prompt, add_special_tokens=False)["input_ids"]])
         found = self.model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=MAX_NEW_TOKENS
         )
         new = found[0, ids.shape[1] :]
-        return [str(self.tokenizer.decode(new[:length], skip_special_tokens=True)) for length in LENGTHS]
+        return [
+            str(self.tokenizer.decode(new[:length], skip_special_tokens=True)) + (END if len(new) < length else "")
+            for length in LENGTHS
+        ]
 
     @torch.no_grad()
     def next_token(self, ids: list[int]) -> int:
@@ -169,7 +176,7 @@ def compare_gguf(folder: Path, text: Path, reference: Reference) -> tuple[str, s
 def _same(found: list[str], expected: list[list[str]]) -> list[str]:
     """Return how many answers begin as expected, for each of ``LENGTHS``."""
     return [
-        str(sum(answer.startswith(begins[i]) for answer, begins in zip(found, expected, strict=True)))
+        str(sum((answer + END).startswith(begins[i]) for answer, begins in zip(found, expected, strict=True)))
         for i in range(len(LENGTHS))
     ]
 
