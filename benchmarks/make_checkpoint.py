@@ -2,18 +2,15 @@
 
 LLaVA is written as llava-hf has it on the hub: sharded fp16 safetensors with their index, config and image processor.
 MobileVLM is written as its authors have it: sharded bf16 ``pytorch_model.bin`` with the vision tower, and config. So is
-LLaVA-Med. All get a SentencePiece tokenizer of 32,000 pieces, also those whose published tokenizer is another. One
-shard is in memory at a time. The weights are noise, so the answers mean nothing.
+LLaVA-Med. One shard is in memory at a time. The weights are noise, so the answers mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import re
-import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,10 +26,10 @@ from benchmarks.published_configs import (
     SMALL_TOWER,
     TOWER_FOLDER,
     VISION_TOWER,
-    VOCAB_PIECES,
     config_like,
     processor_like,
 )
+from benchmarks.random_tokenizers import write_tokenizer
 from llava_export.families.language_models import original_language_model
 from llava_runner.arguments import ArgumentParser, positive_int, run_command
 from llava_runner.errors import UserError
@@ -180,36 +177,6 @@ def write_weights(shapes: dict[str, torch.Size], folder: Path, *, stored: Format
     (folder / f"{stored.stem}.{stored.suffix}.index.json").write_text(json.dumps(index, indent=2))
 
 
-def write_tokenizer(path: Path) -> None:
-    """Write a BPE like Llama's, trained on the sources of Python's standard library. Its merges are real."""
-    from sentencepiece import SentencePieceTrainer
-
-    model = io.BytesIO()
-    SentencePieceTrainer.train(
-        sentence_iterator=source_lines(),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=VOCAB_PIECES,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,
-        split_digits=True,
-        character_coverage=0.9995,
-        minloglevel=2,
-    )
-    path.write_bytes(model.getvalue())
-
-
-def source_lines() -> Iterator[str]:
-    """Yield the lines of the standard library's sources."""
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("**/*.py")):
-        if "site-packages" not in path.parts:
-            for line in path.read_text(encoding="utf-8", errors="ignore").splitlines():
-                if 0 < len(line) < 1000 and "\0" not in line:
-                    yield line
-
-
 def write_image_processor(config: dict[str, Any], folder: Path) -> None:
     """Write the ``preprocessor_config.json`` of a LLaVA."""
     processor = {
@@ -242,7 +209,7 @@ def run(arguments: argparse.Namespace) -> None:
     config = config_like(arguments.like, layers=arguments.layers, small=arguments.small)
     stored = SAFETENSORS if arguments.like in LLAVA else BIN
     write_weights(tensor_shapes(config), folder, stored=stored, seed=arguments.seed)
-    write_tokenizer(folder / "tokenizer.model")
+    write_tokenizer(arguments.like, folder)
     if arguments.like in LLAVA:
         write_image_processor(config, folder)
     # The config is the last file. So a folder that is not finished is no checkpoint.

@@ -1,15 +1,12 @@
-"""The ``config.json`` of published models, and of small ones like them.
-
-Those whose published tokenizer has no SentencePiece model get other special ids.
-"""
+"""The ``config.json`` of published models, and of small ones like them."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.random_tokenizers import PIECES
 from llava_export.families.sections import CLIP_L_336, SIGLIP_SO400M_384
 
-VOCAB_PIECES = 32000
 VISION_TOWER: dict[str, Any] = {**CLIP_L_336, "projection_dim": 768, "vocab_size": 32000}
 # What a config.json says of the vision tower of a LLaVA.
 CLIP: dict[str, Any] = {
@@ -41,8 +38,6 @@ VICUNA: dict[str, Any] = {
     "torch_dtype": "float16",
     "vocab_size": 32064,
 }
-# The ids of the tokenizer that is written, where the published model has another.
-SPECIAL_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
 MISTRAL: dict[str, Any] = {
     "architectures": ["MistralForCausalLM"],
     "model_type": "mistral",
@@ -61,6 +56,8 @@ LLAMA_3: dict[str, Any] = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
     "rope_theta": 500000.0,
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
 }
 LLAVA: dict[str, dict[str, Any]] = {
     "llava-1.5-7b": {},  # the published config leaves out LlamaConfig's defaults
@@ -88,7 +85,9 @@ LLAVA: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
         "sliding_window": 2047,
-        **SPECIAL_IDS,
+        "bos_token_id": 1,
+        "eos_token_id": 2,  # the published one, 32000, is a token that the tokenizer here does not have
+        "pad_token_id": None,
     },
     "llava-llama-3-8b": {**LLAMA_3, "max_position_embeddings": 8192, "vocab_size": 128320},
     "llava-interleave-qwen-0.5b": {
@@ -104,7 +103,8 @@ LLAVA: dict[str, dict[str, Any]] = {
         "rope_theta": 1000000.0,
         "tie_word_embeddings": True,
         "vocab_size": 152000,
-        **SPECIAL_IDS,
+        "bos_token_id": 151643,
+        "eos_token_id": 151645,
     },
     "llama-joycaption-8b": {
         **LLAMA_3,
@@ -119,12 +119,13 @@ LLAVA: dict[str, dict[str, Any]] = {
         "vocab_size": 128256,
     },
 }
-# Of those whose published tokenizer has more than 32,000 tokens in front of it.
-IMAGE_TOKENS = {"llava-llama-3-8b": 128257, "llava-interleave-qwen-0.5b": 151646}
+# Of those with a byte-level BPE.
+IMAGE_TOKENS = {"llava-llama-3-8b": 128257, "llama-joycaption-8b": 128077, "llava-interleave-qwen-0.5b": 151646}
 WITH_SIGLIP = ("llava-interleave-qwen-0.5b", "llama-joycaption-8b")
 MOBILEVLM_SIZES: dict[str, dict[str, Any]] = {
     "1.7b": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16},
     "3b": {"hidden_size": 2560, "intermediate_size": 6912, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
 }
 MOBILEVLM: dict[str, dict[str, Any]] = {
     f"mobilevlm-{version}{size}": {
@@ -134,6 +135,7 @@ MOBILEVLM: dict[str, dict[str, Any]] = {
     }
     for version, type_ in (("", "ldpnet"), ("v2-", "ldpnetv2"))
     for size, text in MOBILEVLM_SIZES.items()
+    if (version, size) != ("", "7b")  # there is no such one
 }
 # Other models in the layout of LLaVA's authors: what their configs have in place of MobileVLM's.
 ORIGINAL: dict[str, dict[str, Any]] = {
@@ -200,7 +202,7 @@ def original_config(name: str, *, layers: int | None) -> dict[str, Any]:
         "tie_word_embeddings": False,
         "torch_dtype": "bfloat16",
         "vision_tower_type": "clip",
-        "vocab_size": VOCAB_PIECES,
+        "vocab_size": PIECES,
         **(MOBILEVLM | ORIGINAL)[name],
         **({} if layers is None else {"num_hidden_layers": layers}),
     }
@@ -209,7 +211,7 @@ def original_config(name: str, *, layers: int | None) -> dict[str, Any]:
 def llava_config(name: str, *, layers: int | None) -> dict[str, Any]:
     """Return the ``config.json`` of a LLaVA."""
     text = {**VICUNA, **LLAVA[name]}
-    image_token = IMAGE_TOKENS.get(name, VOCAB_PIECES)
+    image_token = IMAGE_TOKENS.get(name, PIECES)
     if layers is not None:
         text["num_hidden_layers"] = layers
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from transformers import AutoTokenizer
 
 from benchmarks.make_checkpoint import (
     BIN,
@@ -15,11 +16,14 @@ from benchmarks.make_checkpoint import (
     write_weights,
 )
 from benchmarks.published_configs import LLAVA, MOBILEVLM, ORIGINAL, config_like
+from benchmarks.random_tokenizers import BYTE_LEVEL, ByteLevel, write_byte_level
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.config import TextConfig
 from llava_export.errors import ConfigError
 from llava_export.families import find_family
+from llava_export.gguf.vocabulary import LLAMA3
 from llava_runner.documents import JsonObject
+from tests.byte_level import TEXTS
 from tests.checkpoints import TINY_LLAVA
 
 LANGUAGE_MODELS = {
@@ -57,3 +61,21 @@ def parsed(name: str) -> TextConfig:
 def test_configs_of_full_size_can_be_read(name):
     text = parsed(name)
     assert text.head_dim in (64, 80, 96, 128) and text.num_hidden_layers >= 24
+
+
+@pytest.mark.parametrize("name", BYTE_LEVEL)
+def test_special_tokens_have_the_ids_that_the_config_says(name):
+    wanted, config = BYTE_LEVEL[name], config_like(name)
+    ids = {text: wanted.tokens + i for i, text in enumerate(wanted.special)}
+    assert config["image_token_index"] in ids.values()
+    assert config["text_config"]["eos_token_id"] in ids.values() and wanted.eos in ids
+    assert wanted.bos is None or ids[wanted.bos] == config["text_config"]["bos_token_id"]
+    assert max(ids.values()) < config["text_config"]["vocab_size"]
+
+
+def test_a_trained_tokenizer_has_all_its_tokens(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.random_tokenizers.source_lines", lambda: iter(TEXTS))
+    write_byte_level(ByteLevel(LLAMA3, 400, ("<s>", "<image>"), bos="<s>", eos="<s>"), tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(tokenizer) == 402 and tokenizer("<image>")["input_ids"] == [400, 401]
+    assert tokenizer.eos_token_id == 400
