@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -22,11 +25,17 @@ from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.config import TextConfig
 from llava_export.errors import CheckpointError, ConfigError, ExportError, UserError
 from llava_export.families import find_family
-from llava_export.families.language_models import LANGUAGE_MODELS, LLAVA_TYPES, language_model_of
+from llava_export.families.language_models import (
+    LANGUAGE_MODELS,
+    LLAVA_TYPES,
+    LanguageModel,
+    language_model_of,
+)
 from llava_export.families.sections import text_config
 from llava_export.pte.options import Options
 from llava_export.pte.plan import plan
 from llava_runner.documents import JsonObject
+from tests import checkpoints
 from tests.checkpoints import SPECIAL_IDS, TEXT, TINY_LLAVA, VOCAB_SIZE, Shape, random_llava, save_checkpoint
 from tests.llava_export.test_models import load, relative_error
 
@@ -51,6 +60,20 @@ def test_defaults_are_those_of_transformers(model_type):
     assert ours.head_dim == getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
     assert ours.sliding_window == getattr(config, "sliding_window", None)
     assert ours.rope_theta == config.rope_parameters["rope_theta"]
+
+
+def test_the_guide_walks_through_an_entry_and_shape_that_are_here(monkeypatch):
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "add_a_family.md"
+    blocks = [dedent(block) for block in re.findall(r"```python\n(.*?)```", guide.read_text("utf-8"), re.DOTALL)]
+    (entry,) = (block.removeprefix("QWEN2 = ") for block in blocks if block.startswith("QWEN2 = "))
+    assert eval(entry, {"LanguageModel": LanguageModel}) == LANGUAGE_MODELS["qwen2"]
+    (shape,) = (block for block in blocks if '"qwen2": Shape(' in block)
+    assert eval(f"{{{shape}}}", vars(checkpoints)) == {"qwen2": checkpoints.SHAPES["qwen2"]}
+    monkeypatch.delitem(LANGUAGE_MODELS, "qwen2")
+    with pytest.raises(ConfigError) as refused:
+        parsed("qwen2")
+    said = str(refused.value).replace("model_type in config.json", "text_config.model_type in small/config.json")
+    assert said in guide.read_text("utf-8")
 
 
 def test_null_is_no_default():
