@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import pytest
 
 from llava_export.builtin import CHECKPOINTS
+from llava_export.pte.agreement import agreement_here
 from llava_export.pte.export import Exported, calibrate_for, calibration_folder, export
 from llava_export.pte.options import STAMPED, Options
 from llava_export.pte.plan import Plan, plan
@@ -104,6 +107,26 @@ class Package:
         return self.program.parent
 
 
+@contextmanager
+def in_this_process(function: Callable[..., Any], *arguments: Any) -> Iterator[Callable[[Callable[[], None]], Any]]:
+    """Stand in for ``in_background``: the function runs where its result is awaited."""
+    yield lambda on_step: function(*arguments, on_step=on_step)
+
+
+@contextmanager
+def without_processes() -> Iterator[None]:
+    """Let exports record the float answer in this process, inside a ``with`` block.
+
+    Each would start two others, and importing PyTorch and transformers in them takes ten seconds. Exports that are
+    tested as commands start them.
+    """
+    with (
+        patch("llava_export.pte.export.in_background", in_this_process),
+        patch("llava_export.pte.golden.agreement", lambda reopen, question: agreement_here(reopen(), question)),
+    ):
+        yield
+
+
 @pytest.fixture(scope="session")
 def package_of(checkpoint_of, once, tmp_path_factory) -> Callable[..., Package]:
     """Return a function that exports a random checkpoint by its shape, or a built-in one by its name.
@@ -150,7 +173,8 @@ def package_of(checkpoint_of, once, tmp_path_factory) -> Callable[..., Package]:
             folder = tmp_path_factory.mktemp(name)
             if options.recipe.calibrates:
                 copy_calibration(planned, folder)
-            exported = export(planned, output_dir=folder, pte_name="llava.pte", stages=stages)
+            with without_processes():
+                exported = export(planned, output_dir=folder, pte_name="llava.pte", stages=stages)
             return Package(model, exported, stages)
 
         key = repr((name, recipe, partitioners, lowering, golden, calibration_samples, sorted(changes.items())))
