@@ -18,7 +18,7 @@ from llava_export.benchmark.rounds import Work, cpp_runner, python_runner
 from llava_export.pte.read.describe import card_of
 from llava_export.pte.read.program import read_pte
 from llava_runner.contract import METHODS
-from tests.commands import llava
+from tests.commands import llava, llava_here
 from tests.marks import needs_llama_cpp
 
 SHORT = ("--prompt-tokens=100", "--decode-tokens=4", "--depth=0,120")
@@ -199,7 +199,7 @@ def test_llama_cpp_is_timed_too(tiny_package, native_build, tmp_path):
     ids=str,
 )
 def test_mistakes_are_one_line(arguments, message, tiny_package, native_build):
-    done = benchmark(*(argument.format(folder=tiny_package.folder) for argument in arguments))
+    done = llava_here("benchmark", *(argument.format(folder=tiny_package.folder) for argument in arguments))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
     assert done.stdout == ""

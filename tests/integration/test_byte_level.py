@@ -33,7 +33,7 @@ from llava_runner import contract
 from llava_runner.session import Session
 from llava_runner.tokenizer_file import load_tokenizer
 from tests.byte_level import BYTE_LEVEL_CHECKPOINTS, KINDS, PROMPTS, TEXTS, random_strings, tokenizer_json
-from tests.commands import llava
+from tests.commands import llava_here
 from tests.integration.conftest import Package
 from tests.integration.parity import assert_same_answers
 
@@ -167,7 +167,7 @@ def test_a_tokenizer_of_another_model_is_found(exported, tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(document))
     said = [finding.what for finding in examine_package(folder).findings if finding.severity == Severity.BROKEN]
     assert any("normalizer Lowercase" in text for text in said), said
-    done = llava("run", "--model-path", folder, "--prompt", "Hi")
+    done = llava_here("run", "--model-path", folder, "--prompt", "Hi")
     assert done.returncode == 2 and "normalizer Lowercase" in done.stderr and done.stderr.count("\n") == 1
 
 
@@ -200,10 +200,10 @@ def test_gguf_files_of_a_foreign_pre_tokenizer_are_refused_by_name(checkpoint_of
     step = {"type": "Split", "pattern": {"Regex": "[a-z]{1,3}"}, "behavior": "Isolated", "invert": False}
     document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [step, document["pre_tokenizer"]]}
     (folder / "tokenizer.json").write_text(json.dumps(document))
-    done = llava("gguf", "--model", folder, "--output-dir", tmp_path / "out")
+    done = llava_here("gguf", "--model", folder, "--output-dir", tmp_path / "out")
     assert done.returncode == 2 and "llama.cpp has no name" in done.stderr and "[a-z]{1,3}" in done.stderr
     assert not list((tmp_path / "out").glob("*.gguf"))
-    assert llava("export", "--model", folder, "--dry-run").returncode == 0
+    assert llava_here("export", "--model", folder, "--dry-run").returncode == 0
 
 
 def test_the_split_language_model_has_the_file(checkpoint_of, tmp_path):

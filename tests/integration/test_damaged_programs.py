@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from tests.commands import llava_here
 from tests.integration.llava_main import QUESTION, ask, command, packed_files
 
 
@@ -26,7 +26,7 @@ def run_cpp(llava_main: Path, package: Path, *flags: str) -> tuple[int, str]:
 
 def run_python(_: Path, package: Path, *flags: str) -> tuple[int, str]:
     files = [f"--model-path={package}", f"--image={package}/image.png", f"--prompt={QUESTION}", *flags]
-    done = subprocess.run([sys.executable, "-m", "llava_runner", *files], capture_output=True, text=True)
+    done = llava_here("run", *files)
     return done.returncode, done.stderr
 
 

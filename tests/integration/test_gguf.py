@@ -32,7 +32,7 @@ from llava_export.stages import Stages
 from llava_export.staging import RECORD
 from llava_runner.prompt import chunk_text, prompt_chunks, question_chunks
 from llava_runner.tokenizer_file import load_tokenizer
-from tests.commands import llava, script
+from tests.commands import llava, llava_here, script
 from tests.marks import needs_llama_cpp
 from training import questions
 
@@ -247,10 +247,10 @@ def test_the_chat_template_spells_prompts_as_the_runners_do():
 def test_mistakes_are_one_line_and_leave_nothing(flags, message, checkpoint_of, tmp_path):
     shapes = {"full": "last_layer_with_class_token", "first": "siglip_without_first_patch"}
     flags = [flag.format(**{name: checkpoint_of(shape) for name, shape in shapes.items()}) for flag in flags]
-    done = llava("gguf", "--model", "tiny-llava", "--output-dir", tmp_path / "out", *flags)
+    done = llava_here("gguf", "--model", "tiny-llava", "--output-dir", tmp_path / "out", *flags)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
-    done = llava("export", "--model", "tiny-llava", "--quantization", "q8_0", "--output-dir", tmp_path)
+    done = llava_here("export", "--model", "tiny-llava", "--quantization", "q8_0", "--output-dir", tmp_path)
     assert done.returncode == 2 and "there is no option --quantization" in done.stderr
 
 
@@ -295,14 +295,14 @@ def test_damaged_files_are_noticed(exported, tmp_path):
     (weight,) = [t for t in GGUFReader(text).tensors if t.name == "blk.2.ffn_up.weight"]
     start = int(weight.data_offset)
     text.write_bytes(whole[:start] + bytes(2000) + whole[start + 2000 :])
-    done = llava("verify", folder)
+    done = llava_here("verify", folder)
     assert done.returncode == 1 and "blk.2.ffn_up.weight has an error" in done.stdout and "FAIL" in done.stdout
     for damaged in (whole[: len(whole) // 2], b"GGUF", b""):
         text.write_bytes(damaged)
         with pytest.raises(ExportError, match="damaged"):
             failures(folder)
     text.unlink()
-    done = llava("verify", folder)
+    done = llava_here("verify", folder)
     assert done.returncode == 2 and "has no ggml-model-*.gguf" in done.stderr and done.stderr.count("\n") == 1
 
 

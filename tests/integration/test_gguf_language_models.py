@@ -15,7 +15,7 @@ from llava_export.errors import ExportError
 from llava_export.gguf.next_tokens import next_tokens
 from llava_export.gguf.types import text_type
 from tests.checkpoints import SHAPES, SPECIAL_IDS, Shape, random_llava, save_checkpoint
-from tests.commands import llava
+from tests.commands import llava_here
 from tests.integration.test_gguf import export, failures
 from tests.marks import needs_llama_cpp
 
@@ -65,7 +65,7 @@ def test_rows_are_reordered_for_llama_alone(shape, is_reordered, checkpoint_of, 
 def test_windows_and_odd_heads_of_llama_cpp_are_told(tmp_path):
     text = {"num_key_value_heads": 2, "sliding_window": 100}
     save_checkpoint(random_llava(Shape(MistralConfig, text=text)), tmp_path / "mistral")
-    done = llava("gguf", "--model", tmp_path / "mistral", "--output-dir", tmp_path / "gguf")
+    done = llava_here("gguf", "--model", tmp_path / "mistral", "--output-dir", tmp_path / "gguf")
     assert done.returncode == 0
     assert "attention sees 100 positions (sliding_window)" in " ".join((done.stdout + done.stderr).split())
     wide = Shape(Qwen2Config, text={"head_dim": 128, "num_key_value_heads": 2, **SPECIAL_IDS})

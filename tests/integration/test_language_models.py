@@ -13,7 +13,7 @@ from llava_export.pte.read.describe import OUTPUT_HEAD, card_of, linear_names
 from llava_export.pte.read.program import read_pte
 from llava_export.pte.verify import compare, judge, read_manifest
 from llava_runner.session import Session
-from tests.commands import llava
+from tests.commands import llava_here
 from tests.doctor import examine
 from tests.integration.parity import QUESTIONS, clear_length, multimodal_pieces
 
@@ -85,8 +85,8 @@ def test_linears_of_a_program_are_named(shape, package_of):
 )
 def test_commands_speak_of_the_language_model(shape, said, checkpoint_of, capsys):
     assert f"language model {said} config.json" in examine(checkpoint_of(shape), capsys=capsys)[1]
-    done = llava("export", "--model", checkpoint_of(shape), "--dry-run")
+    done = llava_here("export", "--model", checkpoint_of(shape), "--dry-run")
     assert done.returncode == 0 and "context 768" in done.stdout, done.stderr
     if shape == "mistral":
-        done = llava("export", "--model", checkpoint_of(shape), "--dry-run", "--max-context-len", "769")
+        done = llava_here("export", "--model", checkpoint_of(shape), "--dry-run", "--max-context-len", "769")
         assert done.returncode == 2 and "the window of 768 positions" in done.stderr

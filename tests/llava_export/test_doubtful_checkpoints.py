@@ -17,7 +17,7 @@ from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.errors import CheckpointError, ConfigError, SeveralReasons
 from llava_runner.errors import UserError
 from tests.checkpoints import TINY_LLAVA
-from tests.commands import llava
+from tests.commands import llava_here
 from tests.llava_export.test_mobilevlm import original_llava
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 13476937\n".format("4d7a" * 16)
@@ -191,7 +191,7 @@ def test_all_reasons_are_told_at_once(original):
         "hidden_act 'gelu'", "mm_use_im_start_end", "image_std [0.0, 0.0, 0.0]", "lacks decoder",
     ):  # fmt: skip
         assert [line.startswith("- ") for line in reasons if sign in line] == [True], sign
-    done = llava("export", "--model", original, "--dry-run")
+    done = llava_here("export", "--model", original, "--dry-run")
     assert done.returncode == 2 and done.stderr.splitlines()[1:] == reasons
 
 

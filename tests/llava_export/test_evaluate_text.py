@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from llava_export.evaluate.text import Estimate, TextFigures, _exp, evaluate_rec
 from llava_export.recipe import RECIPES
 from llava_export.streams import DecoderBlocks, Stream
 from llava_runner.errors import UserError
+from tests.commands import llava_here
 
 LENGTH = 24
 TINY = str(CHECKPOINTS["tiny-llava"])
@@ -287,6 +286,5 @@ def test_mistakes_are_told(flags, message, tmp_path, monkeypatch):
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
-    command = [sys.executable, "-m", "llava_runner.command", "evaluate", "--model", TINY, "--text", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = llava_here("evaluate", "--model", TINY, "--text", tmp_path)
     assert (done.returncode, done.stderr) == (2, f"error: {tmp_path} is not a file\n")

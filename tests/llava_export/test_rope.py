@@ -29,7 +29,7 @@ from llava_export.models.rotary import frequency_divisors, rotary_tables
 from llava_export.split import split
 from llava_export.stages import Stages
 from llava_runner.documents import JsonObject
-from tests.commands import llava
+from tests.commands import llava_here
 from tests.doctor import examine
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -173,7 +173,7 @@ def test_other_kinds_and_bad_values_are_refused(value, message, key, folder):
 def test_commands_refuse_bad_scaling_in_one_line(folder, capsys):
     set_rope(folder, "rope_scaling", {"type": "linear", "factor": 0.5})
     message = "rotary embedding of type linear: factor 0.5 must be a number from 1 to"
-    done = llava("export", "--model", folder, "--dry-run")
+    done = llava_here("export", "--model", folder, "--dry-run")
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     code, printed = examine(folder, capsys=capsys)
     assert code == 2 and message in printed

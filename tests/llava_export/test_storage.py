@@ -15,7 +15,7 @@ from transformers import LlavaForConditionalGeneration
 
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from llava_export.errors import CheckpointError
-from tests.commands import llava
+from tests.commands import llava_here
 
 EMBEDDING = "language_model.model.embed_tokens.weight"
 HEAD = "language_model.lm_head.weight"
@@ -165,7 +165,7 @@ def test_notes_are_printed_by_both_exports(folder, tmp_path):
     (folder / INDEX).write_text(json.dumps({"weight_map": {"x": "model-1-of-1.safetensors"}}))
     (note,) = open_checkpoint(str(folder)).notes
     for command in (["gguf", "--output-dir", tmp_path / "out"], ["export", "--dry-run"]):
-        done = llava(*command, "--model", folder)
+        done = llava_here(*command, "--model", folder)
         assert done.returncode == 0 and f"note: {note}" in done.stdout
 
 
