@@ -137,7 +137,7 @@ def test_texts_become_the_same_ids_and_ids_the_same_texts(parts, tiny_package):
 
 
 def test_both_runners_give_the_same_answers(llava_main, tiny_package, tmp_path):
-    assert_same_answers([llava_main], tiny_package.program, scenes=50, folder=tmp_path)
+    assert_same_answers([llava_main], tiny_package.program, scenes=15, folder=tmp_path)
 
 
 @pytest.mark.parametrize("scheme", ["first", "always", "never", "prepend"])

@@ -59,7 +59,7 @@ def test_four_bit_programs_are_verified(name, package_of):
 
 @pytest.mark.parametrize("name", TINY)
 def test_both_runners_give_the_same_answers(name, llava_main, package_of, tmp_path):
-    assert_same_answers([llava_main], package_of(name).program, scenes=20, folder=tmp_path)
+    assert_same_answers([llava_main], package_of(name).program, scenes=8, folder=tmp_path)
 
 
 @pytest.mark.parametrize("scheme", ["fp32", "8da4w"])
