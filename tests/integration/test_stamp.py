@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from llava_export.pte.export import export
 from llava_export.pte.options import ORDINARY, Options
@@ -21,8 +17,8 @@ from llava_export.recipe import RECIPES
 from llava_export.stages import Stages
 from llava_runner.program import Program
 from tests.integration.conftest import CALIBRATED, SEVERAL_SCHEMES, Package
+from tests.integration.outputs import outputs
 
-LENGTHS = (9, 1, 3)  # a prefill, a token, and a few more
 EIGHT_BITS = {
     "recipe": "8da8w",
     "embedding_bits": 4,
@@ -33,36 +29,11 @@ EIGHT_BITS = {
 }
 
 
-def outputs(package: Package) -> list[np.ndarray]:
-    """Return what ``outputs_of`` returns, from a process of its own.
-
-    The last bit of a float sum may depend on where in memory its numbers are. In a new process they are at the same
-    places for either program.
-    """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(outputs_of, package.program).result()
-
-
-def outputs_of(path: Path) -> list[np.ndarray]:
-    """Return image features, embedded tokens, and the logits of calls that read what earlier ones cached."""
-    program = Program.open(path)
-    sample = torch.load(path.with_name("image.pt")).numpy()
-    small = np.random.default_rng(0).integers(0, 256, (3, 31, 44), dtype=np.uint8)
-    found = [program.encode_image(image) for image in (sample, small)]
-    rows = torch.randn(1, sum(LENGTHS), program.card.hidden_size, generator=torch.Generator().manual_seed(0))
-    found.append(program.embed([1, 5, 40]))
-    position = 0
-    for length in LENGTHS:
-        found.append(program.decode(rows[:, position : position + length], position=position))
-        position += length
-    return [tensor.numpy() for tensor in found]
-
-
 def compare_lowerings(package_of: Callable[..., Package], shape: str, **options: Any) -> Package:
     """Fail unless a stamped program gives the outputs of the ordinary one. Return its package."""
     stamped = package_of(shape, **options)
     ordinary = package_of(shape, lowering=ORDINARY, **{**options, "golden": False})
-    for ours, theirs in zip(outputs(stamped), outputs(ordinary), strict=True):
+    for ours, theirs in zip(outputs(stamped.program), outputs(ordinary.program), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert stamped.exported.reports == ordinary.exported.reports
     return stamped
