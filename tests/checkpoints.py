@@ -55,6 +55,8 @@ SIGLIP: dict[str, Any] = {
     "image_size": 62,
 }
 
+# Exports take a time for each layer. Of this tower one is used.
+FEW_LAYERS = {"num_hidden_layers": 2}
 
 SHAPES = {
     "plain": Shape(),
@@ -65,7 +67,7 @@ SHAPES = {
     "tied_head": Shape(text={"tie_word_embeddings": True}, whole={"tie_word_embeddings": True}),
     "biases": Shape(text={"attention_bias": True, "mlp_bias": True}, whole={"multimodal_projector_bias": False}),
     "last_layer_with_class_token": Shape(whole={"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}),
-    "deep": Shape(text={"num_hidden_layers": 5}, vision={"num_hidden_layers": 5}),
+    "deep": Shape(text={"num_hidden_layers": 4}, vision={"num_hidden_layers": 5}),
     "deep_with_biases_and_tied_head": Shape(
         text={
             "tie_word_embeddings": True,
@@ -84,12 +86,14 @@ SHAPES = {
     ),
     "several_feature_layers": Shape(vision={"hidden_act": "gelu"}, whole={"vision_feature_layer": [-3, -2]}),
     "siglip": Shape(
+        text={"num_hidden_layers": 4},
         vision={**SIGLIP, "num_hidden_layers": 4, "vision_use_head": False},
         whole={"vision_feature_layer": -1, "vision_feature_select_strategy": "full"},
         tower=SiglipVisionConfig,
     ),
-    "siglip_without_first_patch": Shape(vision=SIGLIP, tower=SiglipVisionConfig),
+    "siglip_without_first_patch": Shape(text={"num_hidden_layers": 1}, vision=SIGLIP, tower=SiglipVisionConfig),
     "siglip_several_feature_layers": Shape(
+        text={"num_hidden_layers": 1},
         vision={**SIGLIP, "image_size": 45, "patch_size": 15, "hidden_act": "gelu"},
         whole={"vision_feature_layer": [1, -2, -1], "vision_feature_select_strategy": "full"},
         tower=SiglipVisionConfig,
@@ -122,6 +126,18 @@ SHAPES = {
         whole={"tie_word_embeddings": True},
     ),
     "phi3": Shape(Phi3Config, text={"hidden_size": 384, "intermediate_size": 512, **SPECIAL_IDS, "pad_token_id": None}),
+    "shallow": Shape(text={"num_hidden_layers": 1}, vision=FEW_LAYERS),
+    # Those that can be odd in one checkpoint, for tests that export it.
+    "odd_sizes": Shape(
+        text={
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 80,
+            "vocab_size": 640,
+            "rope_theta": 5000.0,
+        },
+        vision=FEW_LAYERS,
+    ),
 }
 
 
@@ -139,7 +155,9 @@ class MobileVlmShape:
 MOBILEVLM_SHAPES = {
     "mobilevlm": MobileVlmShape("ldpnet"),
     "mobilevlm_v2": MobileVlmShape("ldpnetv2"),
-    "mobilevlm_v2_head_dim_80": MobileVlmShape("ldpnetv2", {"hidden_size": 640, "num_attention_heads": 8}),
+    "mobilevlm_v2_head_dim_80": MobileVlmShape(
+        "ldpnetv2", {"hidden_size": 640, "num_attention_heads": 8, "num_hidden_layers": 1}
+    ),
 }
 # The configs of the plain vision tower and decoder.
 TOWER: dict[str, Any] = {

@@ -74,7 +74,14 @@ def aarch64_build(once) -> Path:
     return once("aarch64", lambda: build_runner("aarch64"))
 
 
-# Options of exports that several tests share: of a built-in model, and of "deep_with_biases_and_tied_head".
+# Options of exports that several tests share: of "deep", a built-in model, and "deep_with_biases_and_tied_head".
+EIGHT_BITS: dict[str, Any] = {
+    "recipe": "8da8w",
+    "embedding_bits": 4,
+    "vision": "8da4w",
+    "group_size": 32,
+    "partitioners": 1,
+}
 CALIBRATED: dict[str, Any] = {"algorithm": "awq-gptq", "calibration_samples": 16}
 SEVERAL_SCHEMES: dict[str, Any] = {
     "group_size": 32,

@@ -140,7 +140,7 @@ def test_rungs_are_what_they_are_called(checkpoint_of, tmp_path):
     """Both first rungs are exported in one program, as the ablation exports them, and read back from its file."""
     speed, memory = ladders.speed_ladder("decode at 0").rungs[0], ladders.MEMORY_LADDER.rungs[0]
     rung = replace(memory, export=(*speed.export, *memory.export))
-    ladders.export(str(checkpoint_of("plain")), rung, tmp_path / "first.pte")
+    ladders.export(str(checkpoint_of("shallow")), rung, tmp_path / "first.pte")
     found = read_pte(tmp_path / "first.pte")
     (decoder,) = (method for method in found.methods if method.name == "text_decoder")
     assert set(decoder.xnnpack) == {"Convert", "FullyConnected"}

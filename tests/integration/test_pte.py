@@ -17,13 +17,12 @@ from llava_export.pte.report import REASONS
 from llava_export.pte.verify import compare, judge, read_manifest
 from llava_runner import contract
 from llava_runner.program import Program
+from tests.integration.conftest import EIGHT_BITS
 
 CONTEXT = 768
 
 
-@pytest.mark.parametrize(
-    "name", ["tiny-llava", "grouped_query", "head_dim_80", "padded_vocabulary", "siglip", "mistral", "qwen2", "phi3"]
-)
+@pytest.mark.parametrize("name", ["tiny-llava", "odd_sizes", "siglip", "qwen2"])
 @torch.no_grad()
 def test_float_program_equals_transformers_in_prefill_and_decode(name, package_of):
     package = package_of(name, "fp32")
@@ -50,7 +49,7 @@ def test_float_program_equals_transformers_in_prefill_and_decode(name, package_o
 
 
 def test_image_of_any_size_up_to_the_models_gives_the_eager_features(package_of):
-    package = package_of("grouped_query", "fp32")
+    package = package_of("odd_sizes", "fp32")
     program = Program.open(package.program)
     checkpoint = open_checkpoint(package.model)
     eager = checkpoint.build_model(max_context_len=1).vision_encoder
@@ -62,7 +61,7 @@ def test_image_of_any_size_up_to_the_models_gives_the_eager_features(package_of)
 
 
 def test_whole_context_can_be_used_and_no_more(package_of):
-    program = Program.open(package_of("grouped_query", "fp32").program)
+    program = Program.open(package_of("odd_sizes", "fp32").program)
     torch.manual_seed(0)
     rows = torch.randn(1, CONTEXT, program.card.hidden_size)
     whole = program.decode(rows, position=0)
@@ -73,18 +72,20 @@ def test_whole_context_can_be_used_and_no_more(package_of):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("shape", "options"),
     [
-        {"recipe": "8da8w", "embedding_bits": 4, "vision": "8da4w", "group_size": 64},
-        {"recipe": "8da4w", "algorithm": "hqq", "embedding_bits": 32, "vision": "fp32", "group_size": 32},
-        {"recipe": "8da4w", "partitioners": 1},
+        ("deep", EIGHT_BITS),
+        (
+            "shallow",
+            {"recipe": "8da4w", "algorithm": "hqq", "embedding_bits": 32, "vision": "fp32", "group_size": 32},
+        ),
     ],
     ids=str,
 )
-def test_every_option_gives_a_program_within_its_thresholds(options, package_of):
-    package = package_of("plain", **options)
+def test_every_option_gives_a_program_within_its_thresholds(shape, options, package_of):
+    package = package_of(shape, **options)
     manifest = read_manifest(package.program)
-    assert manifest.card.recipe["embedding_bits"] == options.get("embedding_bits", 8)
+    assert manifest.card.recipe["embedding_bits"] == options["embedding_bits"]
     assert judge(compare(package.program, manifest), manifest) == []
 
 
@@ -103,7 +104,7 @@ def test_nothing_stays_outside_xnnpack_without_a_reason(tiny_package):
 
 
 def test_one_partitioner_leaves_all_but_the_linears_outside(package_of):
-    reports = package_of("plain", "8da4w", partitioners=1).exported.reports
+    reports = package_of("deep", **EIGHT_BITS).exported.reports
     text = next(report for report in reports if report.method == contract.TEXT_DECODER)
     assert "aten.linear" not in text.outside
     assert {"aten.mul", "aten.rsqrt", "aten.bmm"} <= set(text.outside) - set(REASONS)

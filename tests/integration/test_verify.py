@@ -91,7 +91,7 @@ def test_program_of_another_checkpoint_fails(package_of, tmp_path, capsys):
 
 
 def test_golden_record_of_other_sizes_is_refused(copy, package_of):
-    shutil.copy(contract.golden_path(package_of("plain", "8da4w", partitioners=1).program), contract.golden_path(copy))
+    shutil.copy(contract.golden_path(package_of("tiny-mobilevlm").program), contract.golden_path(copy))
     rewrite_manifest(copy)
     with pytest.raises(PackageError, match="golden record is of another model"):
         verify(copy)
