@@ -53,13 +53,13 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
         if name not in folders:
             folder = tmp_path_factory.mktemp(name) / "checkpoint"
             if name == "rigged":
-                folders[name] = save_rigged(folder, random_model=make("plain"))
+                folders[name] = save_rigged(folder, random_model=make("shallow"))
             elif name in BYTE_LEVEL_CHECKPOINTS:
                 folders[name] = save_byte_level(folder, BYTE_LEVEL_CHECKPOINTS[name])
             elif name == "llava_1":
                 from tests.llava1 import save_llava1
 
-                folders[name] = save_llava1(make("plain"), folder.parent)
+                folders[name] = save_llava1(make("shallow"), folder.parent)
             elif name in MOBILEVLM_SHAPES:
                 folders[name] = save_mobilevlm(MOBILEVLM_SHAPES[name], folder)
             else:
