@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with a long file that makes its own packages. Meanwhile another process makes what most files wait for."""
+    items.sort(key=lambda item: item.path.name != "test_stamp.py")
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[], Any]], Any]:
     """A function ``once(name, make)``: it returns what ``make()`` returns, which is called in one process of the run.
