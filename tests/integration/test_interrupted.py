@@ -46,17 +46,15 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("interrupted")
 
 
-@pytest.mark.parametrize(
-    "stage", ["write tokenizer", "lower template", "record float answer", "quantize and pack", "stamp layers"]
-)
+@pytest.mark.parametrize("stage", ["write tokenizer", "quantize and pack", "stamp layers"])
 def test_killed_export_leaves_only_the_partial_folder(stage, folder, checkpoint_of):
     """Each export finds what the one before it left."""
-    kill_after(stage, checkpoint_of("plain"), folder, by=signal.SIGKILL)
+    kill_after(stage, checkpoint_of("shallow"), folder, by=signal.SIGKILL)
     assert names(folder) == {".llava.partial"}
 
 
 def test_next_export_writes_a_whole_package(folder, checkpoint_of):
-    with start(checkpoint_of("plain"), folder) as process:
+    with start(checkpoint_of("shallow"), folder) as process:
         process.communicate()
     assert process.returncode == 0
     assert names(folder) == PACKAGE | {RECORD}
