@@ -14,7 +14,7 @@ import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from tests import chat_templates
-from tests.checkpoints import Shape, random_llava
+from tests.checkpoints import FEW_LAYERS, Shape, random_llava
 
 ROWS = 1280  # of the embedding of a checkpoint, a few more than tokens
 LLAMA3 = (
@@ -194,11 +194,13 @@ def save_byte_level(folder: Path, kind: str) -> Path:
     model = random_llava(
         Shape(
             text={
+                "num_hidden_layers": 1,
                 "vocab_size": ROWS,
                 "num_key_value_heads": 2,
                 "tie_word_embeddings": True,
                 "eos_token_id": ids[KINDS[kind].settings["eos_token"]],
             },
+            vision=FEW_LAYERS,
             whole={"tie_word_embeddings": True, "image_token_index": ids["<image>"]},
         ),
         seed=len(kind),
