@@ -6,27 +6,17 @@
 #include <memory>
 #include <vector>
 
+#include "ops/multiply_add.h"
 #include "ops/online_softmax.h"
-
-// On x86-64 the loops below are compiled for three generations of processors, and the best is chosen when the program
-// starts. NEON is part of every 64-bit ARM.
-#if defined(__x86_64__) && defined(__linux__) && !defined(LLAVA_NO_CLONES)
-#define LLAVA_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define LLAVA_CLONES
-#endif
 
 namespace llava {
 namespace {
 
 constexpr int64_t kBlock = 32;        // cached positions at a time
 constexpr int64_t kQueries = 32;      // new positions that share a block of keys
-constexpr int64_t kLanes = 16;        // floats in a vector, whatever the processor makes of it
 constexpr int64_t kDecodeAtMost = 4;  // new positions for which packing keys does not pay
 constexpr int64_t kAhead = 8192;      // bytes, see fetch_ahead
 constexpr int64_t kCacheLine = 64;    // bytes
-
-using Vector = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
 
 // Asks for memory that will be read a little later. Processors foresee by themselves that memory is read in order, but
 // only up to the end of a page, and a row of keys often fills one.
@@ -154,7 +144,7 @@ struct Tile {
   Softmax softmax[kQueries];
 };
 
-template <typename Element>
+template <typename Registers, typename Element>
 LLAVA_INLINE void attend_tile_body(
     const Element* query,
     const Element* keys,
@@ -186,23 +176,10 @@ LLAVA_INLINE void attend_tile_body(
         tile.values[j][e] = widen(values[from + e]);
       }
     }
-    constexpr int64_t kRows = 4;
-    constexpr int64_t kVectors = kBlock / kLanes;
+    std::memset(tile.scores, 0, sizeof(tile.scores));
     for (int64_t t = 0; t < kQueries; t += kRows) {
-      Vector sums[kRows][kVectors] = {};
-      for (int64_t e = 0; e < head_dim; ++e) {
-        for (int64_t v = 0; v < kVectors; ++v) {
-          const Vector key = *reinterpret_cast<const Vector*>(&tile.keys[e][v * kLanes]);
-          for (int64_t row = 0; row < kRows; ++row) {
-            sums[row][v] += tile.queries[t + row][e] * key;
-          }
-        }
-      }
-      for (int64_t row = 0; row < kRows; ++row) {
-        for (int64_t v = 0; v < kVectors; ++v) {
-          *reinterpret_cast<Vector*>(&tile.scores[t + row][v * kLanes]) = sums[row][v];
-        }
-      }
+      multiply_add_wide<Registers>(
+          tile.queries[t], kMaxHeadDim, tile.keys[0], kBlock, head_dim, tile.scores[t], kBlock, kBlock);
     }
     for (int64_t t = 0; t < num_queries; ++t) {
       const int64_t visible = std::clamp<int64_t>(shape.start + first + t + 1 - block, 0, count);
@@ -213,29 +190,8 @@ LLAVA_INLINE void attend_tile_body(
       }
     }
     for (int64_t t = 0; t < kQueries; t += kRows) {
-      int64_t e = 0;
-      for (; e + kLanes <= head_dim; e += kLanes) {
-        Vector sums[kRows];
-        for (int64_t row = 0; row < kRows; ++row) {
-          sums[row] = *reinterpret_cast<const Vector*>(&tile.sums[t + row][e]);
-        }
-        for (int64_t j = 0; j < count; ++j) {
-          const Vector value = *reinterpret_cast<const Vector*>(&tile.values[j][e]);
-          for (int64_t row = 0; row < kRows; ++row) {
-            sums[row] += tile.scores[t + row][j] * value;
-          }
-        }
-        for (int64_t row = 0; row < kRows; ++row) {
-          *reinterpret_cast<Vector*>(&tile.sums[t + row][e]) = sums[row];
-        }
-      }
-      for (; e < head_dim; ++e) {
-        for (int64_t row = 0; row < kRows; ++row) {
-          for (int64_t j = 0; j < count; ++j) {
-            tile.sums[t + row][e] += tile.scores[t + row][j] * tile.values[j][e];
-          }
-        }
-      }
+      multiply_add_wide<Registers>(
+          tile.scores[t], kBlock, tile.values[0], kMaxHeadDim, count, tile.sums[t], kMaxHeadDim, head_dim);
     }
   }
   for (int64_t t = 0; t < num_queries; ++t) {
@@ -245,21 +201,78 @@ LLAVA_INLINE void attend_tile_body(
   }
 }
 
-// The compiler clones functions, but not templates, so each instance is written out.
-#define LLAVA_DEFINE(Element)                                                                                          \
-  LLAVA_CLONES void attend_part(                                                                                       \
-      const Element* query, const Element* keys, const Element* values, Partial& partial, const AttentionShape& shape, \
-      float scale, int64_t first, int64_t last) {                                                                      \
-    attend_part_body(query, keys, values, partial, shape, scale, first, last);                                         \
-  }                                                                                                                    \
-  LLAVA_CLONES void attend_tile(                                                                                       \
-      const Element* query, const Element* keys, const Element* values, Element* out, const AttentionShape& shape,     \
-      float scale, const TileQueries& queries, Tile& tile) {                                                           \
-    attend_tile_body(query, keys, values, out, shape, scale, queries, tile);                                           \
+// The loops above as they are compiled for a processor.
+template <typename Element>
+struct Loops {
+  void (*attend_part)(
+      const Element* query,
+      const Element* keys,
+      const Element* values,
+      Partial& partial,
+      const AttentionShape& shape,
+      float scale,
+      int64_t first,
+      int64_t last);
+  void (*attend_tile)(
+      const Element* query,
+      const Element* keys,
+      const Element* values,
+      Element* out,
+      const AttentionShape& shape,
+      float scale,
+      const TileQueries& queries,
+      Tile& tile);
+};
+
+#define LLAVA_LOOPS_FOR(Processor, attribute, lanes, side_by_side)                                             \
+  template <typename Element>                                                                                  \
+  struct Processor {                                                                                           \
+    attribute static void part(                                                                                \
+        const Element* query,                                                                                  \
+        const Element* keys,                                                                                   \
+        const Element* values,                                                                                 \
+        Partial& partial,                                                                                      \
+        const AttentionShape& shape,                                                                           \
+        float scale,                                                                                           \
+        int64_t first,                                                                                         \
+        int64_t last) {                                                                                        \
+      attend_part_body(query, keys, values, partial, shape, scale, first, last);                               \
+    }                                                                                                          \
+    attribute static void tile(                                                                                \
+        const Element* query,                                                                                  \
+        const Element* keys,                                                                                   \
+        const Element* values,                                                                                 \
+        Element* out,                                                                                          \
+        const AttentionShape& shape,                                                                           \
+        float scale,                                                                                           \
+        const TileQueries& queries,                                                                            \
+        Tile& tile) {                                                                                          \
+      attend_tile_body<Registers<lanes, side_by_side>>(query, keys, values, out, shape, scale, queries, tile); \
+    }                                                                                                          \
+  };
+#if defined(__x86_64__)
+LLAVA_LOOPS_FOR(Avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2"))), 16, 2)
+LLAVA_LOOPS_FOR(Avx2, __attribute__((target("avx2,fma,bmi2"))), 8, 2)
+LLAVA_LOOPS_FOR(Any, , 4, 2)
+#else
+LLAVA_LOOPS_FOR(Any, , 4, 4)  // NEON is part of every 64-bit ARM, and has twice as many registers
+#endif
+#undef LLAVA_LOOPS_FOR
+
+// Returns the best loops for the processor that this runs on.
+template <typename Element>
+Loops<Element> loops() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
+      return {Avx512<Element>::part, Avx512<Element>::tile};
+    }
+    return {Avx2<Element>::part, Avx2<Element>::tile};
   }
-LLAVA_DEFINE(float)
-LLAVA_DEFINE(BFloat16)
-#undef LLAVA_DEFINE
+#endif
+  return {Any<Element>::part, Any<Element>::tile};
+}
 
 }  // namespace
 
@@ -272,6 +285,7 @@ void attend(
     const AttentionShape& shape,
     float scale,
     const ParallelFor& parallel_for) {
+  static const Loops<Element> best = loops<Element>();
   if (shape.queries <= kDecodeAtMost) {
     for (int64_t t = 0; t < shape.queries; ++t) {
       // Threads share the positions, not the heads: each then reads memory from one end to the other.
@@ -281,7 +295,7 @@ void attend(
       parallel_for(int64_t(partials.size()), [&](int64_t begin, int64_t end) {
         if (begin < end) {
           const int64_t last = std::min(end * kBlock, positions);
-          attend_part(query + row, keys, values, partials[begin], shape, scale, begin * kBlock, last);
+          best.attend_part(query + row, keys, values, partials[begin], shape, scale, begin * kBlock, last);
         }
       });
       merge(partials, out + row, shape);
@@ -295,7 +309,7 @@ void attend(
       // Tiles innermost: late ones see more positions than early ones, and so every part gets some of both.
       const int64_t first = i % tiles * kQueries;
       const TileQueries queries{i / tiles, first, std::min(kQueries, shape.queries - first)};
-      attend_tile(query, keys, values, out, shape, scale, queries, *tile);
+      best.attend_tile(query, keys, values, out, shape, scale, queries, *tile);
     }
   });
 }
