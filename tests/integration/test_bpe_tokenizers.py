@@ -217,6 +217,27 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a long pattern": ({"pre_tokenizer": split({"Regex": "a" * 5000})}, "a pattern has 5000 bytes"),
     "WordPiece's decoder": ({"decoder": {"type": "WordPiece"}}, "a decoder WordPiece"),
     "no decoder": ({"decoder": None}, "a decoder null"),
+    "two decoders": ({"decoder": {"type": "Sequence", "decoders": [BYTES, BYTES]}}, "a decoder {"),
+    "an option of the model": ({"model_sparse": True}, "an option sparse"),
+    "an option of a normalizer": ({"normalizer": {"type": "NFC", "strict": 1}}, "an option strict"),
+    "an option of a step": ({"pre_tokenizer": {**BYTES, "strip": False}}, "an option strip"),
+    "an option of Split": ({"pre_tokenizer": split({"Regex": "a"}, max_splits=3)}, "an option max_splits"),
+    "an option of a Sequence": ({"pre_tokenizer": {**split({"Regex": "a"}), "reverse": True}}, "an option reverse"),
+    "an option of a decoder": ({"decoder": {**BYTES, "cleanup": True}}, "an option cleanup"),
+    "too many steps": (
+        {
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [*split({"Regex": "a"})["pretokenizers"][:1] * 16, BYTES],
+            }
+        },
+        "has more than 16 steps",
+    ),
+    "an id that no token has": ({"model_vocab": {**VOCAB, "zzz": 9999}}, "has no token with the id "),
+    "an added id with a gap before": (
+        {"added_tokens": [{**ADDED, "id": len(VOCAB) + 5, "content": "<x>"}]},
+        f"has no token with the id {len(VOCAB)}, but some with larger ids",
+    ),
     "one id twice": ({"model_vocab": {**VOCAB, "zzz": 5}}, "two tokens have the id 5"),
     "a negative id": ({"model_vocab": {"a": -1}}, "are of another kind"),
     "a large id": ({"model_vocab": {"a": 2**40}}, "a token has the id 1099511627776"),
@@ -281,6 +302,7 @@ def test_every_spelling_of_a_file_is_read_alike(parts, tmp_path):
         changed(model_merges=[pairs[9], *pairs]),  # the last of two counts
         changed(model_unk_token=None, model_end_of_word_suffix="", model_dropout=0.0),
         changed(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}]}),
+        changed(decoder={"type": "Sequence", "decoders": [BYTES]}),
         changed(model={"merges": model["merges"], "vocab": model["vocab"], "type": "BPE"}),
     ]
     for file in spellings:

@@ -11,6 +11,9 @@ namespace llava {
 namespace {
 
 using Json = nlohmann::json;
+using Options = std::vector<std::string_view>;
+
+constexpr size_t kStepsAtMost = 16;  // that split a text
 
 // By which GPT-2 splits text, and ByteLevel unless use_regex is false.
 constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
@@ -53,6 +56,9 @@ class Rules {
   }
 
   void check_model(const Json& model) const {
+    check_options(
+        model, {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback",
+                "ignore_merges", "vocab", "merges"});
     if (!is(field(model, "type"), "BPE") && !field(model, "type").is_null()) {
       refuse("a model of the type", field(model, "type"));
     }
@@ -77,6 +83,7 @@ class Rules {
       if (!is(field(step, "type"), "NFC")) {
         refuse("a normalizer", field(step, "type"));
       }
+      check_options(step, {});
       found = true;
     }
     return found;
@@ -85,7 +92,11 @@ class Rules {
   std::vector<std::string> patterns(const Json& pre_tokenizer) const {
     std::vector<std::string> found;
     bool is_byte_level = false;
-    for (const Json& step : steps(pre_tokenizer, "pretokenizers")) {
+    const std::vector<Json> all = steps(pre_tokenizer, "pretokenizers");
+    if (all.size() > kStepsAtMost) {
+      fail_("its pre_tokenizer has more than " + std::to_string(kStepsAtMost) + " steps");
+    }
+    for (const Json& step : all) {
       const Json& type = field(step, "type");
       if (is_byte_level) {
         fail_("its pre_tokenizer goes on after ByteLevel");
@@ -93,9 +104,11 @@ class Rules {
       if (is(type, "Split")) {
         found.push_back(split(step));
       } else if (is(type, "Digits")) {
+        check_options(step, {"individual_digits"});
         found.push_back(flag(step, "individual_digits", false) ? kDigit : std::string(kDigit) + "+");
       } else if (is(type, "ByteLevel")) {
         is_byte_level = true;
+        check_options(step, kByteLevelOptions);
         if (flag(step, "add_prefix_space", true)) {
           refuse("a ByteLevel with add_prefix_space", true);
         }
@@ -113,15 +126,28 @@ class Rules {
   }
 
   void check_decoder(const Json& decoder) const {
-    if (!is(field(decoder, "type"), "ByteLevel")) {
-      refuse("a decoder", field(decoder, "type"));
+    const std::vector<Json> all = steps(decoder, "decoders");
+    if (all.size() != 1 || !is(field(all[0], "type"), "ByteLevel")) {
+      refuse("a decoder", all.size() == 1 ? field(all[0], "type") : decoder);
     }
+    check_options(all[0], kByteLevelOptions);
   }
 
  private:
+  inline static const Options kByteLevelOptions = {"add_prefix_space", "trim_offsets", "use_regex"};
+
   [[noreturn]] void refuse(const std::string& what, const Json& value) const {
     fail_("it has " + what + " " + shown(value) + ", which is not known");
     throw std::logic_error("a refusal returned");
+  }
+
+  // Refuses options that are not known: any of them could change tokens.
+  void check_options(const Json& part, const Options& known) const {
+    for (const auto& [name, value] : part.items()) {
+      if (name != "type" && std::find(known.begin(), known.end(), name) == known.end()) {
+        refuse("an option", name);
+      }
+    }
   }
 
   // Returns the steps of a part: those of a Sequence, none of null, otherwise itself.
@@ -135,10 +161,12 @@ class Rules {
     if (!field(part, name).is_array()) {
       refuse(name, field(part, name));
     }
+    check_options(part, {name});
     return field(part, name);
   }
 
   std::string split(const Json& step) const {
+    check_options(step, {"pattern", "behavior", "invert"});
     const Json& pattern = field(field(step, "pattern"), "Regex");
     if (!pattern.is_string()) {
       refuse("a Split by the pattern", field(step, "pattern"));
@@ -154,6 +182,21 @@ class Rules {
 
   const TokenizerJsonReader::Fail& fail_;
 };
+
+// Refuses ids below the largest that no token has.
+void check_no_hole(const TokenizerJson& found, const Json& added, const TokenizerJsonReader::Fail& fail) {
+  std::vector<bool> seen(found.vocab_size);
+  for (const TokenizerJson::Token& token : found.tokens) {
+    seen[token.id] = true;
+  }
+  for (const Json& token : added.is_array() ? added : Json::array()) {
+    seen[field(token, "id").get<int32_t>()] = true;
+  }
+  const auto hole = std::find(seen.begin(), seen.end(), false);
+  if (hole != seen.end()) {
+    fail("it has no token with the id " + std::to_string(hole - seen.begin()) + ", but some with larger ids");
+  }
+}
 
 }  // namespace
 
@@ -185,6 +228,7 @@ TokenizerJson TokenizerJson::parse(const std::string& content, const std::string
       found.special_ids.push_back(id);
     }
   }
+  check_no_hole(found, added, fail);
   return found;
 }
 
