@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from llava_runner.timings import peak_memory
 
-STARTING = 10.0  # seconds that another process takes at most until it works
-
 
 @dataclass(frozen=True)
 class StageRecord:
@@ -31,7 +29,6 @@ class Stages:
     def __init__(self) -> None:
         self.records: list[StageRecord] = []
         self.parallel: list[StageRecord] = []
-        self._begins: list[float] = []  # of the records
         self._together = 0  # the most bytes that this process and others can have had at one time
         self.notes: list[str] = []
 
@@ -43,19 +40,16 @@ class Stages:
         yield lambda: self.show_step(1 / (steps + 1))
         record = StageRecord(name, time.perf_counter() - start, peak_memory() or 0)
         self.records.append(record)
-        self._begins.append(start)
         self.show_end(record)
 
-    def add_parallel(self, name: str, *, began: float, seconds: float, peak_bytes: int) -> None:
+    def add_parallel(self, name: str, *, seconds: float, peak_bytes: int, beside_bytes: int) -> None:
         """Record what another process did at the same time. Its time does not count in the total.
 
-        ``began`` is when it was started, by ``time.perf_counter``, and ``seconds`` how long it worked. Its memory
-        counts beside that of the stages which had begun by its end.
+        ``peak_bytes`` is the most memory it had resident, and ``beside_bytes`` the most that this process had until the
+        other one was done.
         """
         self.parallel.append(StageRecord(name, seconds, peak_bytes))
-        ended = began + STARTING + seconds
-        beside = (record.peak_bytes for record, at in zip(self.records, self._begins, strict=True) if at < ended)
-        self._together = max(self._together, peak_bytes + max(beside, default=0))
+        self._together = max(self._together, peak_bytes + beside_bytes)
 
     def note(self, message: str) -> None:
         """Record a message that the user should see."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -84,7 +83,6 @@ def export(
         if plan.options.recipe.calibrates:
             calibrated = calibrate_for(plan, folder=calibration_folder(output_dir, pte_name), stages=stages)
         with ExitStack() as parallel:
-            began = time.perf_counter()
             if plan.options.golden:
                 wait_for_answer = parallel.enter_context(
                     in_background(golden.float_answer, checkpoint.reopen, question)
@@ -99,7 +97,10 @@ def export(
                     answer = wait_for_answer(step)
                 contract.golden_path(folder / pte_name).write_bytes(answer.golden)
                 stages.add_parallel(
-                    "float answer, parallel", began=began, seconds=answer.seconds, peak_bytes=answer.peak_bytes
+                    "float answer, parallel",
+                    seconds=answer.seconds,
+                    peak_bytes=answer.peak_bytes,
+                    beside_bytes=answer.beside_bytes,
                 )
         with stages.stage("write package"):
             if not plan.options.artifacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Callable
@@ -152,12 +153,14 @@ def record(model: Model, question: Question, *, agreed: str = "", max_tokens: in
 class FloatAnswer:
     """The content of the golden record's file, and what it took to make it.
 
-    These are bytes because tensors do not outlive the process that sends them.
+    These are bytes because tensors do not outlive the process that sends them. ``peak_bytes`` is the most memory that
+    the process had resident, and ``beside_bytes`` the most that its parent had by its end.
     """
 
     golden: bytes
     seconds: float
     peak_bytes: int
+    beside_bytes: int
 
 
 def float_answer(
@@ -176,7 +179,8 @@ def float_answer(
     model = checkpoint.build_model(max_context_len=num_positions(question, checkpoint.config))
     reference = FloatReference(model, weights=checkpoint.weights, on_block=on_step)
     golden = record(reference, question, agreed=agreed)
-    return FloatAnswer(golden.to_bytes(), time.perf_counter() - start, peak_memory() or 0)
+    beside = peak_memory(os.getppid())
+    return FloatAnswer(golden.to_bytes(), time.perf_counter() - start, peak_memory() or 0, beside or 0)
 
 
 def num_steps(config: LlavaConfig) -> int:

@@ -121,15 +121,18 @@ def _torchao_config(*, bits: int, group_size: int | None, algorithm: str, rounds
 
 def _by_torchao(weight: Tensor, config: Any, *, rows: int) -> nn.Parameter:
     """Return a weight quantized ``rows`` rows at a time. No scale spans two rows, so this changes only the time."""
-    slices: list[Any] = []
-    for part in weight.split(rows):
+    tensors: list[Tensor] = []
+    for begin in range(0, weight.shape[0], rows):
+        part = weight[begin : begin + rows]
         holder = nn.Linear(part.shape[1], part.shape[0], bias=False, device="meta")
         holder.weight = nn.Parameter(part.to(torch.float32), requires_grad=False)
         quantize_(holder, config)
-        slices.append(holder.weight)
+        quantized_part: Any = holder.weight
         # torchao gave the holder a method that refers to it, so it is freed late. Its weight must not wait for that.
         del holder.weight
-    first = slices[0]
-    tensors = [torch.cat([getattr(part, name) for part in slices]) for name in first.tensor_data_names]
-    attributes = [getattr(first, name) for name in first.tensor_attribute_names]
-    return nn.Parameter(type(first)(*tensors, *attributes), requires_grad=False)
+        found = [getattr(quantized_part, name) for name in quantized_part.tensor_data_names]
+        tensors = tensors or [values.new_empty(weight.shape[0], *values.shape[1:]) for values in found]
+        for target, values in zip(tensors, found, strict=True):
+            target[begin : begin + len(part)] = values
+    attributes = [getattr(quantized_part, name) for name in quantized_part.tensor_attribute_names]
+    return nn.Parameter(type(quantized_part)(*tensors, *attributes), requires_grad=False)

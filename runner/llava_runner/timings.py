@@ -91,13 +91,15 @@ def columns_of(stream: TextIO) -> int | None:
         return None
 
 
-def peak_memory() -> int | None:
-    """Return the most memory that was resident in this process, in bytes, or None on a system without ``/proc``.
+def peak_memory(process: int | str = "self") -> int | None:
+    """Return the most memory that was resident in a process so far, in bytes, or None on a system without ``/proc``.
+
+    ``process`` is its id, or "self" for this one.
 
     This is Linux's VmHWM. It begins with this program, whereas ``getrusage``'s ``ru_maxrss`` begins with the program
     that started it: a small process started by a large one would report the large one's peak.
     """
-    return _status("VmHWM")
+    return _status("VmHWM", process)
 
 
 def anonymous_memory() -> int | None:
@@ -108,12 +110,13 @@ def anonymous_memory() -> int | None:
     return _status("RssAnon")
 
 
-def _status(name: str) -> int | None:
-    """Return a field of ``/proc/self/status`` in bytes. The file gives it in KiB."""
-    status = Path("/proc/self/status")
-    if not status.exists():
+def _status(name: str, process: int | str = "self") -> int | None:
+    """Return a field of ``/proc/PROCESS/status`` in bytes. The file gives it in KiB."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
         return None
-    for line in status.read_text().splitlines():
+    for line in lines:
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     return None

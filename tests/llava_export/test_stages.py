@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from llava_export import stages as module
-from llava_export.stages import STARTING, Stages
+from llava_export.stages import Stages
+from llava_export.system import in_background
+from llava_runner.timings import peak_memory
+
+MEBIBYTE = 1 << 20
 
 
 @pytest.mark.parametrize(
-    ("seconds", "total"),
+    ("beside", "total"),
     [
-        (1, 500),  # ended while this process had 300; it had 500 later, alone
-        (400, 700),  # worked to the end
+        (250, 500),  # the other ended while this process had 250; it had 500 later, alone
+        (450, 650),
     ],
 )
-def test_memory_counts_beside_the_stages_of_the_same_time(seconds, total, monkeypatch):
+def test_memory_counts_beside_what_this_process_had_until_then(beside, total, monkeypatch):
     now, peak = 0.0, 0
     monkeypatch.setattr(module.time, "perf_counter", lambda: now)
     monkeypatch.setattr(module, "peak_memory", lambda: peak)
@@ -23,7 +29,20 @@ def test_memory_counts_beside_the_stages_of_the_same_time(seconds, total, monkey
     for name, took, reached in (("calibrate", 100, 200), ("lower", 60, 300), ("pack", 60, 500)):
         with stages.stage(name):
             now, peak = now + took, reached
-    stages.add_parallel("answer", began=100 - STARTING, seconds=seconds, peak_bytes=200)
+    stages.add_parallel("answer", seconds=70, peak_bytes=200, beside_bytes=beside)
     assert stages.peak_bytes == total
     assert stages.seconds == 220
     assert [record.name for record in stages.parallel] == ["answer"]
+
+
+def memory_of_parent(*, on_step) -> int | None:
+    return peak_memory(os.getppid())
+
+
+@pytest.mark.skipif(peak_memory() is None, reason="only Linux tells a process's memory")
+def test_another_process_can_tell_what_this_one_has_had():
+    with in_background(memory_of_parent) as wait:
+        there = wait(lambda: None)
+    here = peak_memory()
+    assert here is not None and there is not None and here - 100 * MEBIBYTE < there <= here
+    assert peak_memory(2**30) is None
