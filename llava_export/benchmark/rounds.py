@@ -24,6 +24,7 @@ from llava_runner.errors import UserError
 ROOT = Path(__file__).parents[2]
 LLAVA_BENCH = ROOT / "cmake-out" / "native" / "llava_bench"
 DEFAULT_PROMPT_TOKENS = 600
+DEFAULT_TEXT_TOKENS = 24  # at least, beside an image; together with the 576 of LLaVA-1.5 these are 600
 DEFAULT_DECODE_TOKENS = 32
 # Processor features by which matrix kernels are chosen, as /proc/cpuinfo names them.
 EXTENSIONS = re.compile(r"avx2|fma|f16c|avx_vnni|avx512f|avx512_(vnni|bf16|fp16)|amx_\w+|asimd\w*|i8mm|bf16|sve2?|sme")
@@ -54,6 +55,7 @@ class Work:
         max_seq_len: int,
         max_context_len: int,
         image: Path,
+        num_image_tokens: int = 0,
         prompt_tokens: int | None = None,
         decode_tokens: int | None = None,
         depths: Sequence[int] | None = None,
@@ -64,8 +66,9 @@ class Work:
         What is None becomes the default, or as much of it as fits the lengths. Threads become one for each processor.
         """
         decode_tokens = decode_tokens or DEFAULT_DECODE_TOKENS
-        longest = max(1, min(DEFAULT_PROMPT_TOKENS, max_seq_len, max_context_len - decode_tokens))
-        prompt_tokens = prompt_tokens or longest
+        room = max(1, min(max_seq_len, max_context_len - decode_tokens))
+        longest = min(DEFAULT_PROMPT_TOKENS, room)
+        prompt_tokens = prompt_tokens or min(max(longest, num_image_tokens + DEFAULT_TEXT_TOKENS), room)
         threads = threads or os.cpu_count() or 1
         return cls(image, prompt_tokens, decode_tokens, tuple(depths or (0, longest)), threads)
 

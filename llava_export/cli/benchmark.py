@@ -66,7 +66,7 @@ def build_parser(prog: str = "llava benchmark") -> ArgumentParser:
         metavar="PATH",
         help="an image (default: the package's image.png, or the sample)",
     )
-    add("--prompt-tokens", type=positive_int, metavar="N", help="positions of the prompt with its image (default: 600)")
+    add("--prompt-tokens", type=positive_int, metavar="N", help="positions of prompt and image (default: 600 or more)")
     add("--decode-tokens", type=positive_int, metavar="N", help="tokens to decode at each depth (default: 32)")
     add("--depth", type=depths, metavar="N,N,...", help="positions in the cache before decoding (default: 0,600)")
     add(
@@ -223,6 +223,7 @@ def program_and_work(arguments: argparse.Namespace) -> tuple[Path, Work]:
     work = Work.fitting(
         max_seq_len=card.max_seq_len,
         max_context_len=card.max_context_len,
+        num_image_tokens=card.num_image_tokens,
         **lengths(arguments, image=image.resolve()),
     )
     if arguments.profile and work.prompt_tokens > card.max_seq_len:

@@ -107,13 +107,16 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
 
     program = parser.add_argument_group("the program")
     program.add_argument(
-        "--max-seq-len", type=positive_int, metavar="N", help="longest prompt of one call, in tokens (default: 768)"
+        "--max-seq-len",
+        type=positive_int,
+        metavar="N",
+        help="longest prompt of one call, in tokens (default: 768, or 1024 for images of more than 576 tokens)",
     )
     program.add_argument(
         "--max-context-len",
         type=positive_int,
         metavar="N",
-        help="positions of the KV cache (default: 768, or what the model allows)",
+        help="positions of the KV cache (default: that of --max-seq-len, or what the model allows)",
     )
     program.add_argument(
         "--partitioners",

@@ -20,6 +20,8 @@ from llava_export.recipe import CALIBRATING, Recipe
 from llava_export.system import DEVICES, check_device
 
 DEFAULT_LENGTH = 768
+TEXT_LENGTH = 192  # positions beside the 576 of an image of LLaVA-1.5
+STEP = 256  # of larger lengths
 CALIBRATION_STAGES = BUDGET_STAGES = 2  # of a recipe that calibrates; of a budget
 NUM_STAGES = 8  # of an export with a golden record, "open checkpoint" included; the same for either lowering
 
@@ -136,14 +138,19 @@ def _samples(options: Options) -> list[Sample]:
     return open_samples(options.calibration_data)
 
 
+def _default_length(num_image_tokens: int) -> int:
+    """Return a length for an image and a talk about it: 768 positions, as for LLaVA-1.5, and more for larger images."""
+    return max(DEFAULT_LENGTH, STEP * math.ceil((num_image_tokens + TEXT_LENGTH) / STEP))
+
+
 def _lengths(config: LlavaConfig, options: Options) -> tuple[int, int]:
     """Return ``max_seq_len`` and ``max_context_len``, checked.
 
-    A length that is not given is 768 positions, or what the model or the other length allows.
+    A length that is not given is ``_default_length``, or what the model or the other length allows.
     """
-    limit = config.text.max_context_len
-    context_len = options.max_context_len or min(max(DEFAULT_LENGTH, options.max_seq_len or 0), limit)
-    seq_len = options.max_seq_len or min(DEFAULT_LENGTH, context_len)
+    limit, default = config.text.max_context_len, _default_length(config.num_image_tokens)
+    context_len = options.max_context_len or min(max(default, options.max_seq_len or 0), limit)
+    seq_len = options.max_seq_len or min(default, context_len)
     trained = config.text.max_position_embeddings
     if context_len > trained:
         raise ExportError(f"a context of {context_len} is beyond the {trained} positions the model was trained for")

@@ -36,9 +36,8 @@ def build_parser() -> ArgumentParser:
     add(
         "--prompt-tokens",
         type=positive_int,
-        default=600,
         metavar="N",
-        help="positions of the prompt and its image together (default: 600)",
+        help="positions of the prompt and its image together (default: 600, and at least 24 beside the image)",
     )
     add(
         "--decode-tokens",
@@ -79,6 +78,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         trace = arguments.etdump_path is not None
         program = Program.open(program_path, cpu_threads=arguments.threads, trace=trace)
     card = program.card
+    if arguments.prompt_tokens is None:
+        arguments.prompt_tokens = max(600, card.num_image_tokens + 24 if arguments.image else 0)
     check_room(arguments, card)
 
     features = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pytest
@@ -104,7 +105,7 @@ def test_gguf_files_have_its_tokens_and_ends(rigged, gguf_folder):
 def test_llama_cpp_shows_the_token_and_stops(gguf_folder):
     from llama_cpp import Llama
 
-    llama = Llama(str(gguf_folder / "ggml-model-f16.gguf"), n_ctx=256, verbose=False)
+    llama: Any = Llama(str(gguf_folder / "ggml-model-f16.gguf"), n_ctx=256, verbose=False)
     messages = [{"role": "user", "content": "What is it?"}]
     said = llama.create_chat_completion(messages, max_tokens=9, temperature=0)["choices"][0]
     llama.close()

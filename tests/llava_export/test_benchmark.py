@@ -71,6 +71,8 @@ def test_work_fits_what_the_program_takes(tmp_path):
     assert (short_context.prompt_tokens, short_context.depths) == (168, (0, 168))
     short_calls = work(max_seq_len=128, max_context_len=768)
     assert short_calls.prompt_tokens == 128
+    large_image = work(max_seq_len=1024, max_context_len=1024, num_image_tokens=729)
+    assert (large_image.prompt_tokens, large_image.depths) == (753, (0, 600))
     asked = work(max_seq_len=128, max_context_len=768, prompt_tokens=700, decode_tokens=2, depths=[5])
     assert (asked.prompt_tokens, asked.decode_tokens, asked.depths) == (700, 2, (5,))
 

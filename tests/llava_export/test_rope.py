@@ -219,7 +219,7 @@ def test_gguf_has_the_factor_of_linear_scaling(files_of, checkpoint_of, tmp_path
     field = GGUFReader(changed / "ggml-model-f16.gguf", "r+").fields["llama.rope.scaling.factor"]
     field.parts[field.data[0]][0] = 2.0
     del field  # which writes the file
-    (failure,) = failures(changed)
+    failure, *_ = failures(changed)  # llama.cpp, where it is installed, also answers otherwise
     assert failure.endswith("llama.rope.scaling.factor is 2.0, and 4.0 in the checkpoint")
     plain = Path(shutil.copytree(checkpoint_of("linear_rope"), tmp_path / "plain"))
     set_rope(plain, "rope_theta", 10000.0)

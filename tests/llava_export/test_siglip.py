@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.images import HALVES, Images
 from llava_export.errors import CheckpointError, ConfigError
 from llava_export.families.sections import SIGLIP_SO400M_384, vision_config
+from llava_export.pte.options import Options
+from llava_export.pte.plan import _lengths as default_lengths
 from llava_runner.documents import JsonObject
 from tests.checkpoints import SIGLIP, TOWER, randomize
 from tests.llava_export.test_images import PREPROCESSOR, configured, images_of, pixel_values
@@ -34,6 +37,14 @@ INSIDE = "model.vision_tower.vision_tower.vision_model."
 def folder(checkpoint_of, tmp_path) -> Path:
     """Return the folder of a copy of a random checkpoint with SigLIP, in llava-hf's layout."""
     return shutil.copytree(checkpoint_of("siglip"), tmp_path / "copy")
+
+
+@pytest.mark.parametrize(("side", "tokens", "length"), [(336, 576, 768), (384, 729, 1024), (448, 1024, 1280)])
+def test_the_default_context_has_room_beside_a_large_image(side, tokens, length, folder):
+    config = open_checkpoint(str(folder)).config
+    config = replace(config, vision=replace(config.vision, image_size=side))
+    assert config.num_image_tokens == tokens and default_lengths(config, Options()) == (length, length)
+    assert default_lengths(config, Options(max_context_len=1500)) == (length, 1500)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ struct Options {
   ProgramOptions program;
   std::string image_path;
   std::string etdump_path;
-  int prompt_tokens = 600;
+  int prompt_tokens = 0;  // 0: the default, which depends on the image
   int decode_tokens = 32;
   std::vector<int> depths = {0, 600};
 };
@@ -57,7 +57,8 @@ std::optional<Options> parse(int argc, const char* const* argv) {
   line.heading("Work");
   line.model_and_image(options.program.model_path, options.image_path);
   line.value(
-      "--prompt-tokens", "N", "positions of the prompt, the image's among them (default: 600)",
+      "--prompt-tokens", "N",
+      "positions of the prompt, the image's among them (default: 600, and at least 24 beside the image)",
       [&](auto& flag, auto& value) { options.prompt_tokens = positive_number(flag, value); });
   line.value("--decode-tokens", "N", "tokens to decode at each depth (default: 32)", [&](auto& flag, auto& value) {
     options.decode_tokens = positive_number(flag, value);
@@ -149,6 +150,9 @@ void run(Options options) {
   options.program.model_path = find_program(options.program.model_path);
   Program program = load.measure(0, [&] { return open_program(options.program); });
   const ModelCard& card = program.card();
+  if (options.prompt_tokens == 0) {
+    options.prompt_tokens = std::max(600, options.image_path.empty() ? 0 : card.num_image_tokens + 24);
+  }
   check_room(options, card);
   Sampler greedy(0, 1, std::nullopt);
 
