@@ -7,22 +7,29 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import torch
 from gguf import GGUFReader
 from rich.console import Console
 
-from llava_export.benchmark.rounds import DEFAULT_PROMPT_TOKENS
+from llava_export.benchmark.rounds import DEFAULT_PROMPT_TOKENS, machine
+from llava_export.pte.read.describe import card_of
 from llava_export.pte.read.program import read_pte
+from llava_export.recipe import recipe_text
 from llava_runner.contract import TEXT_DECODER
 from llava_runner.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-MODELS = ("llava-1.5-7b", "mobilevlm-1.7b")
+MODELS = ("llava-1.5-7b", "mobilevlm-1.7b", "llava-interleave-qwen-0.5b", "llava-llama-3-8b")
+STRAIGHTFORWARD_MODELS = MODELS[:2]  # exported in the straightforward way, too, and in README.md
 LADDER_MODELS = MODELS[:1]  # the model that the published ladders are about
 PEER = "llama.cpp"
+READ_BYTES, READS = 2 * 2**30, 11  # to find out how fast memory is
 TOTAL = re.compile(r"^total +([\d.]+) s +([\d.]+) GiB", re.MULTILINE)
 STRAIGHTFORWARD = re.compile(r"^write +done after +(\d+) s +peak ([\d.]+) GiB", re.MULTILINE)
 
@@ -47,7 +54,7 @@ class WorkFolder:
         """
         self._console.print(f"$ {' '.join(command)}", soft_wrap=True)
         name, *arguments = command
-        installed = Path(sys.executable).with_name(name)
+        installed = Path(sys.executable).parent / name
         program = installed if installed.exists() else ROOT / name
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "runner")))}
         done = subprocess.run([program, *arguments], cwd=self.path, stdout=subprocess.PIPE, text=True, env=environment)
@@ -63,21 +70,22 @@ class WorkFolder:
         return {"command": " ".join(command), **found}
 
 
-def prepare(work: WorkFolder) -> None:
+def prepare(work: WorkFolder, models: Iterable[str]) -> None:
     """Build the C++ runner, and make the checkpoints that are not there yet."""
     work.run("runner/build.sh", "native")
-    for model in MODELS:
+    for model in models:
         if not (work.path / model / "config.json").exists():
             work.run("python", "-m", "benchmarks.make_checkpoint", "--like", model, "--out", model)
 
 
 def measure_export(work: WorkFolder, model: str) -> dict[str, Any]:
-    """Export a checkpoint here and in the straightforward way. Return time in seconds, peak in GiB, sizes in bytes."""
+    """Export a checkpoint, some also the straightforward way. Return seconds, peaks in GiB, sizes in bytes."""
     ours = ("llava", "export", "--model", model, "--output-dir", f"{model}-pte", "--with-artifacts")
     plain = ("python", "-m", "benchmarks.straightforward", "--model", model, "--out", "straightforward.pte")
     gguf = ("llava", "gguf", "--model", model, "--output-dir", f"{model}-gguf", "--quantization", "q4_0")
-    found: dict[str, Any] = {}
-    for name, command, pattern in (("llava_export", ours, TOTAL), ("straightforward", plain, STRAIGHTFORWARD)):
+    found: dict[str, Any] = {"machine": machine()}
+    pipelines = (("llava_export", ours, TOTAL), ("straightforward", plain, STRAIGHTFORWARD))
+    for name, command, pattern in pipelines[: 1 + (model in STRAIGHTFORWARD_MODELS)]:
         seconds, peak = pattern.findall(work.run(*command))[-1]
         found[name] = {"command": " ".join(command), "seconds": float(seconds), "peak": float(peak)}
     work.run(*gguf)
@@ -87,8 +95,11 @@ def measure_export(work: WorkFolder, model: str) -> dict[str, Any]:
         "mmproj-model-f16.gguf": work.path / f"{model}-gguf" / "mmproj-model-f16.gguf",
     }
     found["bytes"] = {name: path.stat().st_size for name, path in sizes.items()}
+    card = card_of(read_pte(sizes["llava.pte"]))
+    assert card is not None
+    found["recipe"] = recipe_text(card.recipe)
     found["bytes_per_token"] = bytes_per_token(sizes["llava.pte"], sizes["ggml-model-q4_0.gguf"])
-    (work.path / "straightforward.pte").unlink()
+    (work.path / "straightforward.pte").unlink(missing_ok=True)
     return found
 
 
@@ -102,7 +113,9 @@ def bytes_per_token(program: Path, gguf: Path) -> dict[str, float]:
     context = decoder.kv_cache[0].sizes[1]
     cache = sum(tensor.bytes for tensor in decoder.kv_cache) * DEFAULT_PROMPT_TOKENS / context
     weights = sum(part.bytes for part in read.parts if TEXT_DECODER in part.methods)
-    theirs = sum(int(tensor.n_bytes) for tensor in GGUFReader(gguf).tensors if tensor.name != "token_embd.weight")
+    tensors = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(gguf).tensors}
+    # A tied head is the table of the embedding, of which a token otherwise reads one row.
+    theirs = sum(tensors.values()) - (tensors["token_embd.weight"] if "output.weight" in tensors else 0)
     return {"llava_export": weights + cache, PEER: theirs + cache}
 
 
@@ -110,7 +123,20 @@ def measure_speed(work: WorkFolder, model: str) -> dict[str, Any]:
     """Run both runners and llama.cpp in turn."""
     files = (f"{model}-gguf/ggml-model-q4_0.gguf", "--mmproj", f"{model}-gguf/mmproj-model-f16.gguf")
     command = ("llava", "benchmark", f"{model}-pte", "--runner", "cpp", "python")
-    return work.measure(f"speed-{model}", *command, "--peer", PEER, "--gguf", *files, "--runs", "5")
+    found = work.measure(f"speed-{model}", *command, "--peer", PEER, "--gguf", *files, "--runs", "3")
+    return {**found, "memory_rate": memory_rate(found["work"]["threads"])}
+
+
+def memory_rate(threads: int) -> float:
+    """Return how many bytes a second so many threads read of memory, where they do nothing but add them up."""
+    torch.set_num_threads(threads)
+    values = torch.ones(READ_BYTES // 4)
+    seconds = []
+    for _ in range(READS):
+        started = time.perf_counter()
+        values.sum()
+        seconds.append(time.perf_counter() - started)
+    return READ_BYTES / median(seconds)
 
 
 def measure_profile(work: WorkFolder, model: str) -> dict[str, Any]:
@@ -132,7 +158,11 @@ PARTS: dict[str, Callable[[WorkFolder, str], dict[str, Any]]] = {
 }
 
 
-def measure_part(part: str, work: WorkFolder) -> dict[str, Any]:
-    """Measure a part of the page for its models. Return its results by model."""
-    models = LADDER_MODELS if part == "ladders" else MODELS
-    return {model: PARTS[part](work, model) for model in models}
+def measure_part(part: str, work: WorkFolder, models: Iterable[str]) -> dict[str, Any]:
+    """Measure a part of the page for those of the models that it is about. Return its results by model."""
+    return {model: PARTS[part](work, model) for model in models if model in models_of(part)}
+
+
+def models_of(part: str) -> tuple[str, ...]:
+    """Return the models that a part of the page is about."""
+    return LADDER_MODELS if part == "ladders" else MODELS

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks.differences import differences
-from benchmarks.measuring import PARTS, ROOT, WorkFolder, measure_part, prepare
+from benchmarks.measuring import MODELS, PARTS, ROOT, WorkFolder, measure_part, models_of, prepare
 from benchmarks.page_text import render
 from benchmarks.readme import update_readme
-from llava_export.benchmark.llama_cpp import build_name
-from llava_export.benchmark.rounds import machine
 from llava_export.cli.terminal import new_console
 from llava_runner.arguments import ArgumentParser, run_command
 from llava_runner.errors import UserError
@@ -22,7 +20,7 @@ PAGE = ROOT / "docs" / "BENCHMARKS.md"
 FOLDER = ROOT / "docs" / "benchmarks"  # plots, and results.json
 RESULTS = FOLDER / "results.json"
 DESCRIPTION = """Measure the figures of docs/BENCHMARKS.md, and write the page, its plots and the
-table in README.md. This takes an hour, 24 GB of memory and 60 GB of disk.
+table in README.md. This takes two hours, 24 GB of memory and 100 GB of disk.
 
 Checkpoints of full size with random weights are made first. They and what is
 exported of them stay in the work folder. Every part is a command that anybody
@@ -34,6 +32,7 @@ how far the two are apart.
 EPILOG = """examples:
   python -m benchmarks.page --work-dir /tmp/benchmarks
   python -m benchmarks.page --work-dir /tmp/benchmarks --only speed profile
+  python -m benchmarks.page --work-dir /tmp/benchmarks --models mobilevlm-1.7b
 """
 
 
@@ -51,6 +50,14 @@ def main() -> NoReturn:
         metavar="PART",
         help=f"measure these parts alone and keep the figures of the others: {', '.join(PARTS)}",
     )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=MODELS,
+        default=MODELS,
+        metavar="MODEL",
+        help=f"measure these models alone and keep the figures of the others: {', '.join(MODELS)}",
+    )
     run_command(parser, run, None)
 
 
@@ -59,16 +66,19 @@ def run(arguments: argparse.Namespace) -> None:
     console = new_console()
     work = WorkFolder(arguments.work_dir.resolve(), plots=FOLDER, console=console)
     before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results: dict[str, Any] = {part: before[part] for part in PARTS if part in before}
-    prepare(work)
+    results: dict[str, Any] = {"again": {}, **before}
+    prepare(work, arguments.models)
+    again: dict[str, dict[str, Any]] = {}
     for part in [part for part in PARTS if part in arguments.only]:
-        results[part] = measure_part(part, work)
-        results["machine"], results["peer"] = machine(), build_name()
-        results["again"] = before.get("again", {}) | differences(before, {part: results[part]})
+        found = measure_part(part, work, arguments.models)
+        results[part] = results.get(part, {}) | found
+        again |= differences(before, {part: found})
+        results["again"] = results["again"] | again
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    for name, each in results["again"].items():
+    for name, each in again.items():
         console.print(f"{each['ratio']:6.2f} times the first time: {name}")
-    if missing := [part for part in PARTS if part not in results]:
+    wanted = [(part, model) for part in PARTS for model in models_of(part)]
+    if missing := [f"{part} of {model}" for part, model in wanted if model not in results.get(part, {})]:
         raise UserError(f"the page also needs {', '.join(missing)}: measure them, too")
     PAGE.write_text(render(results))
     update_readme(README, results)

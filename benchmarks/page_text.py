@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from string import Template
 from typing import Any
 
@@ -17,15 +17,8 @@ TEXT = """# Benchmarks
 published sizes and random weights, because the values of weights do not change the speed. To run one of the commands
 below, install the project, set `PYTHONPATH` to the checkout, and type it in DIR. First make the checkpoints there:
 
-```console
-$$ python -m benchmarks.make_checkpoint --like llava-1.5-7b --out llava-1.5-7b
-$$ python -m benchmarks.make_checkpoint --like mobilevlm-1.7b --out mobilevlm-1.7b
-```
-
-- $processor ($extensions), $memory; $system
-- ExecuTorch $executorch; $peer
-- Programs have the default recipe of that time: `--group-size 128 --head 8da4w --algorithm minmax`. Today's default
-  gives a head 8 bits where the program grows by at most 2.5 %.
+$checkpoints
+$machines
 - A figure with ± is the median over several rounds. A round is a process of its own, and rounds of everything that is
   compared take turns. ± is how far the farthest round lies from the median.
 - $again
@@ -80,18 +73,36 @@ These figures were not measured here. They are for context.
   14.1 decoded tokens a second.
 """
 
+BOUND_BY_MEMORY = 0.8  # of what memory gives: with less, something else limits decoding
+RECIPES = """The recipes are the defaults of the time when each model was measured:
+"""
+
 
 def render(results: Mapping[str, Any]) -> str:
     """Return the page, made of the results alone."""
     return Template(TEXT).substitute(
-        **results["machine"],
-        peer=results["peer"],
+        checkpoints=checkpoints(results["export"]),
+        machines=machines(results["speed"]),
         again=again(results.get("again", {})),
         export=export_section(results["export"]),
         speed=speed_sections(results["speed"], results["export"], results["profile"]),
         profile=profile_sections(results["profile"]),
         ladders=ladder_sections(results["ladders"]),
     )
+
+
+def checkpoints(models: Iterable[str]) -> str:
+    """Return the commands that make the checkpoints."""
+    return console(f"python -m benchmarks.make_checkpoint --like {model} --out {model}" for model in models)
+
+
+def machines(speed: Mapping[str, Any]) -> str:
+    """Return lines that say on which machine, and with which llama.cpp, each model was measured."""
+    models: dict[str, list[str]] = {}
+    for model, found in speed.items():
+        here = Template("$processor ($extensions), $memory; $system; ExecuTorch $executorch; $peer")
+        models.setdefault(here.substitute(found["machine"], peer=found["peer"]), []).append(model)
+    return "\n".join(f"- {', '.join(names)}: {machine}" for machine, names in models.items())
 
 
 def again(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -111,8 +122,10 @@ def again(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 def export_section(export: Mapping[str, Any]) -> str:
     """Return the tables of the export with its commands."""
-    commands = [found[name]["command"] for found in export.values() for name in ("llava_export", "straightforward")]
-    return "\n".join([export_table(export), console(commands), sizes_table(export)])
+    pipelines = ("llava_export", "straightforward")
+    commands = [found[name]["command"] for found in export.values() for name in pipelines if name in found]
+    recipes = "".join(f"- {model}: {found['recipe']}\n" for model, found in export.items())
+    return "\n".join([export_table(export), console(commands), sizes_table(export), RECIPES, recipes])
 
 
 def speed_sections(speed: Mapping[str, Any], export: Mapping[str, Any], profile: Mapping[str, Any]) -> str:
@@ -126,25 +139,41 @@ def speed_sections(speed: Mapping[str, Any], export: Mapping[str, Any], profile:
             f"{work['threads']} threads, {len(found['rounds']['cpp'])} rounds.\n",
             speed_table(found),
             console([found["command"]]),
-            bound_by_memory(export[model]["bytes_per_token"], profile[model]["profiles"][-1]),
+            what_limits(found, export[model]["bytes_per_token"], profile[model]["profiles"][-1]),
             f"![stages, and decoding against depth](benchmarks/speed-{model}.png)\n",
         ]
     return "\n".join(sections)
 
 
-def bound_by_memory(read: Mapping[str, float], token: Mapping[str, Any]) -> str:
-    """Return a paragraph that explains the decoding speed. ``read`` has bytes per token, ``token`` is its profile."""
+def what_limits(found: Mapping[str, Any], read: Mapping[str, float], token: Mapping[str, Any]) -> str:
+    """Return a paragraph that explains the decoding speed that was ``found``.
+
+    ``read`` has the bytes that a token reads, by runner, and ``token`` is its profile.
+    """
     spent = {**token["delegated"], **token["outside"]}
     reading = sum(value for name, value in spent.items() if name.startswith(("Fully Connected", "llama.custom_sdpa")))
     ours, theirs = read["llava_export"], read[PEER]
     share, rate = reading / token["total"], ours / 1e6 / token["total"]
-    return (
-        f"Decoding is bound by memory. A token at depth {DEFAULT_PROMPT_TOKENS} reads {ours / 1e9:.2f} GB of weights "
-        f"and cache here, which is {rate:.0f} GB/s in the traced run.\n"
+    reads = (
+        f"A token at depth {DEFAULT_PROMPT_TOKENS} reads {ours / 1e9:.2f} GB of weights and cache here, which is "
+        f"{rate:.0f} GB/s in the traced run."
+    )
+    parts = (
         f"Linears and attention read them, and take {share:.0%} of the token's time by the profile below. llama.cpp "
-        f"reads {theirs / 1e9:.2f} GB.\n"
-        f"At the same bandwidth that makes us **{theirs / ours:.2f}** times as fast. A larger ratio comes from better "
-        "use of the bandwidth.\n"
+        f"reads {theirs / 1e9:.2f} GB."
+    )
+    if "memory_rate" in found:
+        decoded = Results(found["work"], found["rounds"]).figure("cpp", f"decode at {DEFAULT_PROMPT_TOKENS}").median
+        of_memory = decoded * ours / found["memory_rate"]
+        parts += (
+            f"\nThreads that only add up what they read of memory got {found['memory_rate'] / 1e9:.0f} GB/s, and "
+            f"decoding {of_memory:.0%} of that."
+        )
+        if of_memory < BOUND_BY_MEMORY:
+            return f"{reads}\n{parts} So the kernels for this processor limit it, and not memory.\n"
+    return (
+        f"Decoding is bound by memory. {reads}\n{parts}\nAt the same bandwidth that makes us "
+        f"**{theirs / ours:.2f}** times as fast. A larger ratio comes from better use of the bandwidth.\n"
     )
 
 

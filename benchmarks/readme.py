@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import MODELS, PEER
+from benchmarks.measuring import PEER, STRAIGHTFORWARD_MODELS
 from benchmarks.page_tables import table
 from llava_export.benchmark.rounds import Results, unit
 from llava_export.benchmark.show import three_digits
@@ -20,9 +20,9 @@ PIPELINE = "straightforward pipeline"
 
 def readme_table(results: Mapping[str, Any]) -> str:
     """Return a table of our figures next to those of the straightforward pipeline and of llama.cpp."""
-    columns = [list(_cells(results, model)) for model in MODELS]
-    header = ["", "compared with", *(name for model in MODELS for name in (model, "theirs"))]
-    depth = results["speed"][MODELS[0]]["work"]["depths"][-1]
+    columns = [list(_cells(results, model)) for model in STRAIGHTFORWARD_MODELS]
+    header = ["", "compared with", *(name for model in STRAIGHTFORWARD_MODELS for name in (model, "theirs"))]
+    depth = results["speed"][STRAIGHTFORWARD_MODELS[0]]["work"]["depths"][-1]
     labels = (
         ("export, time", PIPELINE),
         ("export, peak memory", PIPELINE),
