@@ -24,7 +24,7 @@ from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.config import TextConfig
 from llava_export.errors import CheckpointError, ConfigError, ExportError, UserError
-from llava_export.families import find_family
+from llava_export.families import find_family, language_models
 from llava_export.families.language_models import (
     LANGUAGE_MODELS,
     LLAVA_TYPES,
@@ -69,7 +69,8 @@ def test_the_guide_walks_through_an_entry_and_shape_that_are_here(monkeypatch):
     assert eval(entry, {"LanguageModel": LanguageModel}) == LANGUAGE_MODELS["qwen2"]
     (shape,) = (block for block in blocks if '"qwen2": Shape(' in block)
     assert eval(f"{{{shape}}}", vars(checkpoints)) == {"qwen2": checkpoints.SHAPES["qwen2"]}
-    monkeypatch.delitem(LANGUAGE_MODELS, "qwen2")
+    others = {name: it for name, it in LANGUAGE_MODELS.items() if name != "qwen2"}
+    monkeypatch.setattr(language_models, "LANGUAGE_MODELS", others)
     with pytest.raises(ConfigError) as refused:
         parsed("qwen2")
     said = str(refused.value).replace("model_type in config.json", "text_config.model_type in small/config.json")
