@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import kl_div, log_softmax
 
 from llava_export.checkpoint.checkpoint import Checkpoint
+from llava_export.errors import ExportError
 from llava_export.reference import FloatReference
 
 # Largest divergence of llama.cpp's next token from the float model's, in nats. The flat logits of untrained models move
@@ -33,10 +34,17 @@ class NextToken:
 
 
 def next_tokens(path: Path, checkpoint: Checkpoint, *, prompts: Sequence[str]) -> Iterator[NextToken]:
-    """Yield both models' next token after each prompt, compared. The float model is run block by block."""
+    """Yield both models' next token after each prompt, compared. The float model is run block by block.
+
+    Raises ``ExportError`` if llama-cpp-python cannot open the file.
+    """
+    from jinja2 import TemplateError
     from llama_cpp import Llama
 
-    llama = Llama(str(path), n_ctx=512, logits_all=True, verbose=False)
+    try:
+        llama = Llama(str(path), n_ctx=512, logits_all=True, verbose=False)
+    except (TemplateError, ValueError) as error:
+        raise ExportError(f"llama-cpp-python cannot open it: {error}") from error
     try:
         for prompt in prompts:
             ids = llama.tokenize(prompt.encode(), add_bos=True, special=False)

@@ -203,7 +203,11 @@ def compare_next_tokens(comparison: FileComparison, path: Path, *, checkpoint: C
     if find_spec("llama_cpp") is None:
         comparison.notes.append("llama-cpp-python is not installed: llama.cpp's answers are not compared")
         return
-    found = list(next_tokens(path, checkpoint, prompts=PROMPTS))
+    try:
+        found = list(next_tokens(path, checkpoint, prompts=PROMPTS))
+    except ExportError as error:
+        comparison.fail(str(error))
+        return
     kl = sum(token.kl for token in found) / len(found)
     same = sum(token.top1 for token in found)
     comparison.notes.append(f"next tokens by llama.cpp: {same} of {len(found)} the same, mean KL {kl:.2e}")

@@ -277,7 +277,7 @@ def test_what_a_file_says_is_compared(file, key, index, changed, message, export
     field = GGUFReader(folder / f"{file}.gguf", "r+").fields[key]
     field.parts[field.data[index]][0] = changed
     del field  # which writes the file
-    (failure,) = failures(folder)
+    failure, *_ = failures(folder)  # llama.cpp, where it is installed, may not open it, or answer otherwise
     assert message in failure
 
 
