@@ -27,6 +27,7 @@ from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassResult
 
 from llava_export.models.llava import LlavaModel
+from llava_export.pte.needless_passes import needless_passes_left_out
 from llava_export.pte.sharing import stored_once
 from llava_export.pte.transposes import transposes_cancelled
 from llava_export.recipe import Recipe
@@ -74,7 +75,7 @@ def lower(methods: dict[str, ExportedProgram], *, card: ModelCard, partitioners:
     ``partitioners`` is 1 to delegate the quantized linears alone, and 2 to delegate everything.
     """
     chosen = xnnpack_partitioners(partitioners, quantized=Recipe.from_dict(card.recipe).quantizes_layers)
-    with collector_paused(), transposes_cancelled():
+    with collector_paused(), transposes_cancelled(), needless_passes_left_out():
         return to_edge_transform_and_lower(
             methods,
             transform_passes=[without_debug_handles],
