@@ -16,7 +16,7 @@ demo: $(READY)  ## export the built-in model, verify it, ask it about the sample
 	@echo && echo "Q: What is in the image?  (demo/image.png)"
 	$(BIN)/llava run demo --image demo/image.png --prompt "What is in the image?"
 
-test: $(READY)  ## run all tests in WORKERS=2 processes (less than half an hour on two cores)
+test: $(READY)  ## run all tests in WORKERS=2 processes (about half an hour on two cores)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 fuzz: $(READY)  ## feed damaged input to every parser for MINUTES=10 (takes clang; CONTRIBUTING.md says more)
