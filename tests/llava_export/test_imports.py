@@ -25,7 +25,7 @@ FLOORS = (
     ("pte/budget", "pte/build", "pte/golden"),
     ("pte/agreement", "pte/stamp"),
     ("pte/source", "pte/lower", "pte/report", "pte/plan", "pte/read", "pte/package"),
-    ("pte/llama_ops", "pte/transposes", "pte/sharing", "pte/preflight", "pte/options"),
+    ("pte/llama_ops", "pte/needless_passes", "pte/transposes", "pte/sharing", "pte/preflight", "pte/options"),
     ("calibration",),
     ("corpus", "reference", "staging", "stages", "streams"),
     ("checkpoint",),
