@@ -202,28 +202,6 @@ LLAVA_INLINE void attend_tile_body(
 }
 
 // The loops above as they are compiled for a processor.
-template <typename Element>
-struct Loops {
-  void (*attend_part)(
-      const Element* query,
-      const Element* keys,
-      const Element* values,
-      Partial& partial,
-      const AttentionShape& shape,
-      float scale,
-      int64_t first,
-      int64_t last);
-  void (*attend_tile)(
-      const Element* query,
-      const Element* keys,
-      const Element* values,
-      Element* out,
-      const AttentionShape& shape,
-      float scale,
-      const TileQueries& queries,
-      Tile& tile);
-};
-
 #define LLAVA_LOOPS_FOR(Processor, attribute, lanes, side_by_side)                                             \
   template <typename Element>                                                                                  \
   struct Processor {                                                                                           \
@@ -258,6 +236,12 @@ LLAVA_LOOPS_FOR(Any, , 4, 2)
 LLAVA_LOOPS_FOR(Any, , 4, 4)  // NEON is part of every 64-bit ARM, and has twice as many registers
 #endif
 #undef LLAVA_LOOPS_FOR
+
+template <typename Element>
+struct Loops {
+  decltype(&Any<Element>::part) attend_part;
+  decltype(&Any<Element>::tile) attend_tile;
+};
 
 // Returns the best loops for the processor that this runs on.
 template <typename Element>
