@@ -183,21 +183,6 @@ class Rules {
   const TokenizerJsonReader::Fail& fail_;
 };
 
-// Refuses ids below the largest that no token has.
-void check_no_hole(const TokenizerJson& found, const Json& added, const TokenizerJsonReader::Fail& fail) {
-  std::vector<bool> seen(found.vocab_size);
-  for (const TokenizerJson::Token& token : found.tokens) {
-    seen[token.id] = true;
-  }
-  for (const Json& token : added.is_array() ? added : Json::array()) {
-    seen[field(token, "id").get<int32_t>()] = true;
-  }
-  const auto hole = std::find(seen.begin(), seen.end(), false);
-  if (hole != seen.end()) {
-    fail("it has no token with the id " + std::to_string(hole - seen.begin()) + ", but some with larger ids");
-  }
-}
-
 }  // namespace
 
 TokenizerJson TokenizerJson::parse(const std::string& content, const std::string& path) {
@@ -214,8 +199,13 @@ TokenizerJson TokenizerJson::parse(const std::string& content, const std::string
   found.is_nfc = rules.normalizes(field(file, "normalizer"));
   found.patterns = rules.patterns(field(file, "pre_tokenizer"));
   rules.check_decoder(field(file, "decoder"));
+  std::vector<bool> has_token;  // by id
+  const auto add = [&](int32_t id) {
+    has_token.resize(std::max(has_token.size(), size_t(id) + 1));
+    has_token[id] = true;
+  };
   for (const Token& token : found.tokens) {
-    found.vocab_size = std::max(found.vocab_size, token.id + 1);
+    add(token.id);
   }
   const Json& added = field(file, "added_tokens");
   for (const Json& token : added.is_array() ? added : Json::array()) {
@@ -223,12 +213,16 @@ TokenizerJson TokenizerJson::parse(const std::string& content, const std::string
     if (!id.is_number_unsigned() || id.get<uint64_t>() >= uint64_t(kVocabAtMost)) {
       fail("an added token has the id " + shown(id));
     }
-    found.vocab_size = std::max(found.vocab_size, id.get<int32_t>() + 1);
+    add(id.get<int32_t>());
     if (rules.flag(token, "special", false)) {
       found.special_ids.push_back(id);
     }
   }
-  check_no_hole(found, added, fail);
+  const auto hole = std::find(has_token.begin(), has_token.end(), false);
+  if (hole != has_token.end()) {
+    fail("it has no token with the id " + std::to_string(hole - has_token.begin()) + ", but some with larger ids");
+  }
+  found.vocab_size = int32_t(has_token.size());
   return found;
 }
 
