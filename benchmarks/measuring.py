@@ -17,10 +17,11 @@ import torch
 from gguf import GGUFReader
 from rich.console import Console
 
-from llava_export.benchmark.rounds import DEFAULT_PROMPT_TOKENS, machine
+from llava_export.benchmark.rounds import machine
 from llava_export.pte.read.describe import card_of
 from llava_export.pte.read.program import read_pte
 from llava_export.recipe import recipe_text
+from llava_runner.bench import DEFAULT_PROMPT_TOKENS
 from llava_runner.contract import TEXT_DECODER
 from llava_runner.errors import UserError
 

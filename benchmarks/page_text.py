@@ -9,7 +9,8 @@ from typing import Any
 from benchmarks.measuring import PEER
 from benchmarks.page_tables import console, export_table, ladder_table, profile_table, sizes_table, speed_table
 from llava_export.benchmark.ladders import Ladder, Rung
-from llava_export.benchmark.rounds import DEFAULT_PROMPT_TOKENS, Results
+from llava_export.benchmark.rounds import Results
+from llava_runner.bench import DEFAULT_PROMPT_TOKENS
 
 TEXT = """# Benchmarks
 

@@ -19,12 +19,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from llava_runner.bench import DEFAULT_PROMPT_TOKENS, default_prompt_tokens
 from llava_runner.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 LLAVA_BENCH = ROOT / "cmake-out" / "native" / "llava_bench"
-DEFAULT_PROMPT_TOKENS = 600
-DEFAULT_TEXT_TOKENS = 24  # at least, beside an image; together with the 576 of LLaVA-1.5 these are 600
 DEFAULT_DECODE_TOKENS = 32
 # Processor features by which matrix kernels are chosen, as /proc/cpuinfo names them.
 EXTENSIONS = re.compile(r"avx2|fma|f16c|avx_vnni|avx512f|avx512_(vnni|bf16|fp16)|amx_\w+|asimd\w*|i8mm|bf16|sve2?|sme")
@@ -68,7 +67,7 @@ class Work:
         decode_tokens = decode_tokens or DEFAULT_DECODE_TOKENS
         room = max(1, min(max_seq_len, max_context_len - decode_tokens))
         longest = min(DEFAULT_PROMPT_TOKENS, room)
-        prompt_tokens = prompt_tokens or min(max(longest, num_image_tokens + DEFAULT_TEXT_TOKENS), room)
+        prompt_tokens = prompt_tokens or min(default_prompt_tokens(num_image_tokens), room)
         threads = threads or os.cpu_count() or 1
         return cls(image, prompt_tokens, decode_tokens, tuple(depths or (0, longest)), threads)
 

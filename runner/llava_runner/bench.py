@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from llava_runner.contract import ModelCard
     from llava_runner.timings import Stage
 
+DEFAULT_PROMPT_TOKENS = 600
+DEFAULT_TEXT_TOKENS = 24  # at least, beside an image
+
 
 def main() -> NoReturn:
     """Run the command and exit."""
@@ -79,7 +82,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         program = Program.open(program_path, cpu_threads=arguments.threads, trace=trace)
     card = program.card
     if arguments.prompt_tokens is None:
-        arguments.prompt_tokens = max(600, card.num_image_tokens + 24 if arguments.image else 0)
+        arguments.prompt_tokens = default_prompt_tokens(card.num_image_tokens if arguments.image else 0)
     check_room(arguments, card)
 
     features = []
@@ -123,6 +126,11 @@ def measured(*, load: Stage, image: Stage, prompt: Stage, decodings: Mapping[int
         "peak_bytes": peak_memory() or 0,
         "anonymous_bytes": anonymous_memory() or 0,
     }
+
+
+def default_prompt_tokens(num_image_tokens: int) -> int:
+    """Return the positions of a prompt with an image of so many: with the 576 of LLaVA-1.5 they are 600."""
+    return max(DEFAULT_PROMPT_TOKENS, num_image_tokens + DEFAULT_TEXT_TOKENS)
 
 
 def check_room(arguments: argparse.Namespace, card: ModelCard) -> None:
