@@ -13,7 +13,7 @@ IN_ROUNDS = ("speed", "memory")  # the figures whose names begin so are medians 
 def figures(results: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     """Yield the name and the value of every time, speed and size that was measured."""
     for model, found in results.get("export", {}).items():
-        for pipeline in found.keys() & {"llava_export", "straightforward"}:
+        for pipeline in [it for it in ("llava_export", "straightforward") if it in found]:
             for what in ("seconds", "peak"):
                 yield f"export, {model}, {pipeline}, {what}", Figure.of([found[pipeline][what]])
     named = [("speed", model, found) for model, found in results.get("speed", {}).items()]
