@@ -22,7 +22,7 @@ from tests.integration.conftest import EIGHT_BITS
 CONTEXT = 768
 
 
-@pytest.mark.parametrize("name", ["tiny-llava", "odd_sizes", "siglip", "qwen2"])
+@pytest.mark.parametrize("name", ["tiny-llava", "odd_sizes", "siglip", "mistral", "phi3", "qwen2"])
 @torch.no_grad()
 def test_float_program_equals_transformers_in_prefill_and_decode(name, package_of):
     package = package_of(name, "fp32")
