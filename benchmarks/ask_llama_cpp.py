@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
         mean = checkpoint.images.mean
         fitted = prepare_image(drawn, image_size=side, image_mean=mean, image_aspect_ratio="pad")
         image = squared(fitted, side=side, mean=mean)
-        chunks = prompt_chunks(question, template=checkpoint.family.prompt.template, has_image=True)
+        chunks = prompt_chunks(question, template=checkpoint.family.prompt.template, num_images=1)
         before, after = tokenizer.encode_turn(chunks)
         first, last = map(chunk_text, chunks)
         right["llama.cpp"] += llama_answer(llama, first, image, last) == expected_answer

@@ -61,7 +61,7 @@ def questions_about(seeds: Sequence[int], style: Style, checkpoint: Checkpoint) 
     found = []
     for seed in seeds:
         image, question, answer = question_for(seed, style)
-        asked = question_chunks(question, template=prompt.template, has_image=True, first_turn=True)
+        asked = question_chunks(question, template=prompt.template, num_images=1, first_turn=True)
         ids = tokenizer.encode_turn(asked)
         whole = tokenizer.encode_turn(answered(asked, answer, prompt))
         length = len(ids[-1])

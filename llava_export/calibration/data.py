@@ -124,7 +124,7 @@ def _conversation(sample: Sample, prompt: Prompt, tokenizer: ChatTokenizer) -> _
     """Return the tokens of a conversation of one turn."""
     has_image = sample.image is not None
     try:
-        chunks = question_chunks(sample.question, template=prompt.template, has_image=has_image, first_turn=True)
+        chunks = question_chunks(sample.question, template=prompt.template, num_images=int(has_image), first_turn=True)
         ids = tokenizer.encode_turn(answered(chunks, sample.answer, prompt) if sample.answer else chunks)
     except PromptError as error:
         raise PromptError(f"{sample.name}: {error}") from error

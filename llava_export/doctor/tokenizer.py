@@ -106,4 +106,4 @@ def _golden_chunks(card: ModelCard) -> tuple[Chunk, ...]:
     question = next((family.question for family in FAMILIES if family.name == card.family), None)
     if question is None:
         return ()
-    return question_chunks(question, template=card.prompt, has_image=True, first_turn=True)
+    return question_chunks(question, template=card.prompt, num_images=1, first_turn=True)

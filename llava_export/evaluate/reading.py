@@ -42,7 +42,7 @@ class Reader:
     def ids(self, item: Item) -> list[list[int]]:
         """Return the tokens of an item's prompt, before and after its image. Raises ``PromptError``."""
         has_image = bool(item.image)
-        chunks = question_chunks(item.question, template=self.card.prompt, has_image=has_image, first_turn=True)
+        chunks = question_chunks(item.question, template=self.card.prompt, num_images=int(has_image), first_turn=True)
         try:
             return self._tokenizer.encode_turn(chunks)
         except PromptError as error:

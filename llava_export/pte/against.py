@@ -171,7 +171,7 @@ def conversations(
         last_id: int | None = None
         for question in (QUESTIONS[i % len(QUESTIONS)], FOLLOW_UP):
             is_first = last_id is None
-            chunks = question_chunks(question, template=card.prompt, has_image=is_first, first_turn=is_first)
+            chunks = question_chunks(question, template=card.prompt, num_images=int(is_first), first_turn=is_first)
             turn = reader.encode_turn(chunks, before=last_id)
             for at in range(-len(turn), 0):
                 texts[at] += chunk_text(chunks[at])

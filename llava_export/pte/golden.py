@@ -119,7 +119,7 @@ def golden_question(
     """Return the family's question about the sample image. Raises ``ExportError`` if the context cannot hold it."""
     pixels = prepare_image_for(card, load_image(SAMPLE_IMAGE))
     tokenizer = checkpoint.tokenizer.chat_tokenizer(bos_id=card.bos_id)
-    chunks = question_chunks(checkpoint.family.question, template=card.prompt, has_image=True, first_turn=True)
+    chunks = question_chunks(checkpoint.family.question, template=card.prompt, num_images=1, first_turn=True)
     before, after = tokenizer.encode_turn(chunks)
     question = Question(pixels, before, after, card.eos_ids, list(map(chunk_text, chunks)), chat_template, is_checked)
     length = num_positions(question, checkpoint.config)

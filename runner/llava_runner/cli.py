@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> None:
     Sampler(**sampling)
     prompt = (arguments.prompt or "").replace("\\n", "\n")
     if prompt:
-        check_prompt(prompt, has_image=arguments.image is not None)
+        check_prompt(prompt, num_images=int(arguments.image is not None))
     image = load_image(arguments.image) if arguments.image else None
 
     options = {

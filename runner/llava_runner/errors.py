@@ -29,6 +29,10 @@ class ImageError(UserError):
     """A file that is not an image, or an image of a size that the model cannot take."""
 
 
+class StateError(UserError):
+    """A saved conversation that cannot be written or read, is damaged, or is of another program."""
+
+
 class PromptError(UserError):
     """A prompt, or a sampling option, that cannot be used."""
 

@@ -30,6 +30,14 @@ from llava_runner.tokenizer_file import AnyTokenizer, load_tokenizer
 ImageSource = (
     str | os.PathLike[Any] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 )
+Images = ImageSource | Sequence[ImageSource]
+
+
+def _images(images: Images | None) -> Sequence[ImageSource]:
+    """Return the images of a turn as a list."""
+    if images is None:
+        return ()
+    return images if isinstance(images, (list, tuple)) else (images,)  # type: ignore[return-value]
 
 
 class Session:
@@ -139,7 +147,7 @@ class Session:
 
     def ask(
         self,
-        image: ImageSource | None,
+        image: Images | None,
         prompt: str,
         *,
         max_new_tokens: int | None = None,
@@ -169,7 +177,7 @@ class Session:
 
     def generate(
         self,
-        image: ImageSource | None,
+        image: Images | None,
         prompt: str,
         *,
         max_new_tokens: int | None = None,
@@ -184,7 +192,8 @@ class Session:
         The model reads image and prompt before this call returns, which takes most of the time of a short answer. The
         iterator computes one token after the other.
 
-        ``image`` is anything that ``prepare_image`` takes, and ``prompt`` is one that ``prompt_chunks`` takes.
+        ``image`` is anything that ``prepare_image`` takes, or a list of several. ``prompt`` is one that
+        ``prompt_chunks`` takes.
         ``seq_len`` limits the positions of prompt and answer together. ``image_aspect_ratio`` replaces the card's.
         ``temperature``, ``top_p`` and ``max_new_tokens`` are those of ``card.generation`` if they are None.
 
@@ -204,7 +213,7 @@ class Session:
         self,
         question: str,
         *,
-        image: ImageSource | None = None,
+        image: Images | None = None,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
@@ -231,7 +240,7 @@ class Session:
 
     def _answer(
         self,
-        image: ImageSource | None,
+        image: Images | None,
         prompt: str,
         *,
         is_question: bool,
@@ -247,19 +256,18 @@ class Session:
         if max_new_tokens is None:
             max_new_tokens = self.card.generation.max_new_tokens or context
         max_new_tokens = whole_number("max_new_tokens", max_new_tokens, least=1)
+        images = _images(image)
         with self._model.alone():
             cancels = self._cancels
             timings = Timings(load=self._load)
             start = self._position if is_question else 0
             with timings.prompt.measure(0):
-                chunks = self._tokenize(prompt, is_question=is_question, has_image=image is not None)
-            num_image_tokens = 0 if image is None else self.card.num_image_tokens
+                chunks = self._tokenize(prompt, is_question=is_question, num_images=len(images))
+            num_image_tokens = len(images) * self.card.num_image_tokens
             end = start + sum(len(chunk) for chunk in chunks) + num_image_tokens
             check_room(start=start, end=end, num_image_tokens=num_image_tokens, limit=limit)
-            pixels = None
-            if image is not None:
-                with timings.image.measure(0):
-                    pixels = prepare_image_for(self.card, image, image_aspect_ratio=image_aspect_ratio)
+            with timings.image.measure(0):
+                pixels = [prepare_image_for(self.card, it, image_aspect_ratio=image_aspect_ratio) for it in images]
 
             # From here on, no mistake of the caller can stop this turn.
             budget = limit - end
@@ -307,28 +315,31 @@ class Session:
         return logits
 
     def _prefill(
-        self, chunks: Sequence[list[int]], pixels: np.ndarray | None, *, start: int, timings: Timings
+        self, chunks: Sequence[list[int]], images: Sequence[np.ndarray], *, start: int, timings: Timings
     ) -> torch.Tensor:
-        """Run the model on image and prompt. Return the logits ``[vocab_size]`` of the answer's first token."""
+        """Run the model on images and prompt. Return the logits ``[vocab_size]`` of the answer's first token."""
         with self._model.alone() as model:
-            rows = []
-            if pixels is not None:
+            features = []
+            for pixels in images:
                 with timings.image.measure(self.card.num_image_tokens):
-                    rows = [model.encode_image(pixels)]
+                    features.append(model.encode_image(pixels))
             with timings.prompt.measure(0) as prompt:
-                before, *after = (model.embed(chunk) if chunk else None for chunk in chunks)
-                inputs_embeds = torch.cat([part for part in (before, *rows, *after) if part is not None], dim=1)
+                rows = []
+                for i, chunk in enumerate(chunks):
+                    rows += [model.embed(chunk)] if chunk else []
+                    rows += features[i : i + 1]
+                inputs_embeds = torch.cat(rows, dim=1)
                 prompt.count = inputs_embeds.shape[1]
                 return model.decode(inputs_embeds, position=start)
 
-    def _tokenize(self, prompt: str, *, is_question: bool, has_image: bool) -> list[list[int]]:
-        """Return the token ids before and after the image, or of the whole turn if there is no image."""
+    def _tokenize(self, prompt: str, *, is_question: bool, num_images: int) -> list[list[int]]:
+        """Return the token ids before, between and after the images."""
         template = self.card.prompt
         first_turn = not is_question or self._position == 0
         if is_question:
-            chunks = question_chunks(prompt, template=template, has_image=has_image, first_turn=first_turn)
+            chunks = question_chunks(prompt, template=template, num_images=num_images, first_turn=first_turn)
         else:
-            chunks = prompt_chunks(prompt, template=template, has_image=has_image)
+            chunks = prompt_chunks(prompt, template=template, num_images=num_images)
         if first_turn:
             return self._tokenizer.encode_turn(chunks)
         # The template spells the end of the answer, whether the model has come to it or was cut short.

@@ -134,7 +134,13 @@ def test_added_tokens_are_found_before_and_after_normalizing(parts, tmp_path):
         # A prompt with <image> is a template as a whole.
         asked = text if is_question else text + "<image>"
         turns.append(
-            {"text": asked, "is_question": is_question, "has_image": not is_question, "before": None, "answer": answer}
+            {
+                "text": asked,
+                "is_question": is_question,
+                "num_images": int(not is_question),
+                "before": None,
+                "answer": answer,
+            }
         )
         tokenizer.encode_special_tokens = is_question
         expected.append((tokenizer.encode(text).ids, tokenizer.decode(answer)))

@@ -221,11 +221,11 @@ def test_the_command_line_offers_the_types_there_are():
 def test_the_chat_template_spells_prompts_as_the_runners_do():
     prompt = MOBILEVLM.prompt
     template = jinja2.Template(chat_template(prompt, bos="<s>"))
-    before, after = map(chunk_text, prompt_chunks("What is it?", template=prompt.template, has_image=True))
+    before, after = map(chunk_text, prompt_chunks("What is it?", template=prompt.template, num_images=1))
     asked = {"role": "user", "content": "<__media__>\nWhat is it?"}
     first = template.render(messages=[asked], add_generation_prompt=True, eos_token="</s>")
     assert first == before + "<__media__>" + after
-    (again,) = question_chunks("And now?", template=prompt.template, has_image=False, first_turn=False)
+    (again,) = question_chunks("And now?", template=prompt.template, num_images=0, first_turn=False)
     said = {"role": "assistant", "content": "A cat."}
     turns = [asked, said, {"role": "user", "content": "And now?"}]
     whole = template.render(messages=turns, add_generation_prompt=True, eos_token="</s>")

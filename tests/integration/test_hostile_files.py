@@ -278,7 +278,7 @@ def test_prompts_of_any_length_are_read_or_refused(parts, tiny_package):
     assert parts("encode", path, text=text.encode() + b"\0") == (expected + " \n").encode()
     message = "the prompt has 10000000 bytes; at most 1048576 are read"
     assert parts("encode", path, text=b"a" * 10_000_000 + b"\0") == message
-    (chunk,) = prompt_chunks("a" * 10_000_000, template=make_card(vocab_size=300).prompt, has_image=False)
+    (chunk,) = prompt_chunks("a" * 10_000_000, template=make_card(vocab_size=300).prompt, num_images=0)
     with pytest.raises(PromptError, match="at most 1048576 are read"):
         tokenizer.encode(chunk_text(chunk))
 

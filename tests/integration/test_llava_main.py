@@ -140,6 +140,9 @@ def test_both_runners_give_the_same_answers(llava_main, tiny_package, tmp_path):
     assert_same_answers([llava_main], tiny_package.program, scenes=15, folder=tmp_path)
 
 
+ENDINGS = ("<|end|>", "</s>", "ASSISTANT:", "<image>", "<image><image>")
+
+
 @pytest.mark.parametrize("scheme", ["first", "always", "never", "prepend"])
 @pytest.mark.parametrize("name", ["phi3", "inst", "llama3"])
 def test_turns_are_spelled_and_read_the_same(name, scheme, parts, tmp_path):
@@ -156,15 +159,25 @@ def test_turns_are_spelled_and_read_the_same(name, scheme, parts, tmp_path):
     lines, expected = [], []
     for asked in (turn for turns in conversations(60, seed=1) for turn in turns):
         is_question, before = generator.random() < 0.6, generator.choice((None, 300, 514))
-        text = asked.question + ("" if is_question else generator.choice(("<|end|>", "</s>", "ASSISTANT:", "<image>")))
-        has_image = asked.has_image or (not is_question and "<image>" in text)
+        text = asked.question + (
+            "" if is_question else generator.choice(("<|end|>", "</s>", "ASSISTANT:", "<image>", "<image><image>"))
+        )
+        num_images = text.count("<image>") if not is_question else 0
+        if num_images == 0 and asked.has_image:
+            num_images = generator.randint(1, 3)
         answer = [generator.randrange(card.vocab_size) for _ in range(8)]
-        turn = {"text": text, "is_question": is_question, "has_image": has_image, "before": before, "answer": answer}
+        turn = {
+            "text": text,
+            "is_question": is_question,
+            "num_images": num_images,
+            "before": before,
+            "answer": answer,
+        }
         lines.append(json.dumps(turn))
         if is_question:
-            chunks = question_chunks(text, template=card.prompt, has_image=has_image, first_turn=before is None)
+            chunks = question_chunks(text, template=card.prompt, num_images=num_images, first_turn=before is None)
         else:
-            chunks = prompt_chunks(text, template=card.prompt, has_image=has_image)
+            chunks = prompt_chunks(text, template=card.prompt, num_images=num_images)
         stream = TextStream(tokenizer)
         shown = "".join(map(stream.push, answer)) + stream.flush()
         ids = tokenizer.encode_turn(chunks, before=before)
@@ -187,7 +200,7 @@ def ask(llava_main: Path, *flags: str) -> subprocess.CompletedProcess[str]:
         ({"--image": "nowhere.png"}, "nowhere.png does not exist"),
         ({"--image": "{folder}/tokenizer.bin"}, "neither JPEG nor PNG"),
         ({"--prompt": ""}, "--prompt is missing"),
-        ({"--prompt": "<image> <image>"}, "more than once"),
+        ({"--prompt": "<image> <image>"}, "<image> 2 times"),
         ({"--temperature": "-1"}, "temperature -1"),
         ({"--seq-len": "10"}, "the limit is 10"),
         ({"--model-path": "{folder}/.."}, "has no program; a package has one .pte"),

@@ -99,8 +99,8 @@ def test_the_android_target_is_configured_and_built(aarch64_build, tmp_path):
     command = [*emulator(), str(ROOT / "cmake-out/android/build/parts"), "pixels"]
     found = subprocess.run(command, input="".join(f"{path}\0" for path in paths).encode(), capture_output=True).stdout
     webp, tiff, rest = found.split(b"\n", 2)
-    assert b"this llava_main was built without WebP; save the image as JPEG or PNG" in webp
-    assert b"this llava_main was built without libtiff; save the image as JPEG or PNG" in tiff
+    assert b"this runner was built without WebP; save the image as JPEG or PNG" in webp
+    assert b"this runner was built without libtiff; save the image as JPEG or PNG" in tiff
     (tmp_path / "tokenizer.json").write_text("{}")
     refused = subprocess.run([*command[:-1], "encode", tmp_path / "tokenizer.json"], capture_output=True, text=True)
     assert refused.returncode == 2 and "was built without the libraries PCRE2 and utf8proc" in refused.stderr

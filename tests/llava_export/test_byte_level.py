@@ -119,11 +119,11 @@ def test_prompts_have_the_tokens_that_transformers_makes_of_its_template(case, t
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
             )
             ids = theirs(expected, add_special_tokens=False)["input_ids"]
-            chunks = question_chunks(text, template=prompt.template, has_image=has_image, first_turn=True)
+            chunks = question_chunks(text, template=prompt.template, num_images=int(has_image), first_turn=True)
             found = chat.encode_turn(chunks)
             assert [i for n, chunk in enumerate(found) for i in ((image,) * (n > 0) + tuple(chunk))] == ids, repr(text)
     turns = [
-        question_chunks("and then?", template=it.template, has_image=True, first_turn=False) for it in (prompt, named)
+        question_chunks("and then?", template=it.template, num_images=1, first_turn=False) for it in (prompt, named)
     ]
     assert chat.encode_turn(turns[0]) == chat.encode_turn(turns[1])
 
@@ -242,7 +242,7 @@ def test_what_begins_and_ends_texts(name, bos, eos, checkpoint_of):
     assert tokenizer.begin(config.bos_id) == ("" if name == "byte_level_qwen2" else bos)
     prompt = find_prompt(checkpoint)
     (ids,) = tokenizer.chat_tokenizer(bos_id=config.bos_id).encode_turn(
-        question_chunks("hi", template=prompt.template, has_image=False, first_turn=True)
+        question_chunks("hi", template=prompt.template, num_images=0, first_turn=True)
     )
     assert ids.count(config.bos_id) == {"llama3": 1, "qwen2": 2, "gpt2": 0, "smollm2": 3}[BYTE_LEVEL_CHECKPOINTS[name]]
 

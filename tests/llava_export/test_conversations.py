@@ -23,7 +23,7 @@ def assert_same_ids(expected: list[int], turns: list[Asked], *, tokenizer: ChatT
     """Compare turn by turn. An answer's own ids are the model's: it is what stands between two turns."""
     at = 0
     for i, turn in enumerate(turns):
-        chunks = question_chunks(turn.question, template=card.prompt, has_image=turn.has_image, first_turn=i == 0)
+        chunks = question_chunks(turn.question, template=card.prompt, num_images=int(turn.has_image), first_turn=i == 0)
 
         def ids_after(before: int | None, chunks: tuple = chunks) -> list[int]:
             first, *rest = tokenizer.encode_turn(chunks, before=before)
@@ -98,7 +98,7 @@ def test_special_tokens_in_a_users_text_are_text(tmp_path):
     special = {token.id for token in card.tokenizer.added_tokens if token.special}
     template_ids = [2, *special]
     for text in ("</s>", "<|end|>", "<|user|>\nx<|end|>", "a<image>b", "<s>", "<pad><unk>", "<|end|"):
-        (ids,) = tokenizer.encode_turn(question_chunks(text, template=card.prompt, has_image=False, first_turn=False))
+        (ids,) = tokenizer.encode_turn(question_chunks(text, template=card.prompt, num_images=0, first_turn=False))
         asked = "".join(tokenizer.decode_piece(i).decode(errors="replace") for i in ids if i not in special)
         assert text in asked
         assert [i for i in ids if i in template_ids] == [card.bos_id, 516, 514, 516, 515]
@@ -112,9 +112,9 @@ def test_added_tokens_of_every_file(tmp_path):
     card, model = card_of(folder)
     tokenizer = ChatTokenizer.of(card, Tokenizer.from_model(model))
     text = "a[BOX]b [/BOX]"
-    (ids,) = tokenizer.encode_turn(question_chunks(text, template=card.prompt, has_image=False, first_turn=True))
+    (ids,) = tokenizer.encode_turn(question_chunks(text, template=card.prompt, num_images=0, first_turn=True))
     assert ids.count(560) == ids.count(571) == 1
     assert tokenizer.decode_piece(560) == b"[BOX]" and tokenizer.decode_piece(571) == b"[/BOX]"
-    (ids,) = tokenizer.encode_turn(question_chunks("[PAD561]", template=card.prompt, has_image=False, first_turn=True))
+    (ids,) = tokenizer.encode_turn(question_chunks("[PAD561]", template=card.prompt, num_images=0, first_turn=True))
     assert 561 not in ids and tokenizer.decode_piece(561) == tokenizer.decode_piece(575) == b""
     assert card.tokenizer_vocab_size == 572

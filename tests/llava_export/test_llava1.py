@@ -72,7 +72,7 @@ def test_prompts_have_the_ids_of_transformers_around_an_image(question, kind, fo
     whole = f"{SYSTEM}USER: <im_start><image><im_end>\n{question} ASSISTANT:"
     before, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in whole.split("<image>"))
     prompt, chat = find_prompt(checkpoint), checkpoint.tokenizer.chat_tokenizer(bos_id=1)
-    chunks = question_chunks(question, template=prompt.template, has_image=True, first_turn=True)
+    chunks = question_chunks(question, template=prompt.template, num_images=1, first_turn=True)
     assert "".join(map(chunk_text, chunks)) == whole.replace("<image>", "")
     ids = chat.encode_turn(chunks)
     assert ids == [[1, *before], after]
@@ -86,21 +86,21 @@ def test_the_tokens_stand_around_an_image_in_every_kind_of_prompt(folder):
         return [chunk_text(chunk) for chunk in chunks]
 
     for chunks in (
-        prompt_chunks("What?", template=template, has_image=True),
-        prompt_chunks("\nWhat? ASSISTANT:", template=template, has_image=True),
+        prompt_chunks("What?", template=template, num_images=1),
+        prompt_chunks("\nWhat? ASSISTANT:", template=template, num_images=1),
     ):
         assert texts(chunks) == [f"{SYSTEM}USER: <im_start>", "<im_end>\nWhat? ASSISTANT:"]
-    assert texts(prompt_chunks("What?", template=template, has_image=False)) == [f"{SYSTEM}USER: What? ASSISTANT:"]
-    later = question_chunks("And?", template=template, has_image=True, first_turn=False)
+    assert texts(prompt_chunks("What?", template=template, num_images=0)) == [f"{SYSTEM}USER: What? ASSISTANT:"]
+    later = question_chunks("And?", template=template, num_images=1, first_turn=False)
     assert texts(later) == ["</s>USER: <im_start>", "<im_end>\nAnd? ASSISTANT:"]
-    spelled = prompt_chunks("USER: <image> ASSISTANT:", template=template, has_image=True)
+    spelled = prompt_chunks("USER: <image> ASSISTANT:", template=template, num_images=1)
     assert texts(spelled) == ["USER: ", " ASSISTANT:"]  # a prompt that spells the image spells all
 
 
 def test_transformers_agrees_with_the_question_of_an_export(folder):
     checkpoint = open_checkpoint(str(folder))
     prompt, chat = find_prompt(checkpoint), checkpoint.tokenizer.chat_tokenizer(bos_id=1)
-    chunks = question_chunks("What is it?", template=prompt.template, has_image=True, first_turn=True)
+    chunks = question_chunks("What is it?", template=prompt.template, num_images=1, first_turn=True)
     agreed = check_question(
         Processor.open(checkpoint),
         texts=[chunk_text(chunk) for chunk in chunks],
@@ -133,7 +133,7 @@ def test_the_chat_template_of_gguf_puts_the_tokens_around_llama_cpps_marker(fold
     template = jinja2.Template(chat_template(prompt.chat, bos="<s>"))
     asked = {"role": "user", "content": "<__media__>\nWhat is it?"}
     found = template.render(messages=[asked], add_generation_prompt=True)
-    before, after = prompt_chunks("What is it?", template=prompt.template, has_image=True)
+    before, after = prompt_chunks("What is it?", template=prompt.template, num_images=1)
     assert found == f"{chunk_text(before)}<__media__>{chunk_text(after)}"
     plain = template.render(messages=[{"role": "user", "content": "Hello"}], add_generation_prompt=True)
     assert plain == f"{SYSTEM}USER: Hello ASSISTANT:"

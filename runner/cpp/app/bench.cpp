@@ -154,7 +154,7 @@ void run(Options options) {
     options.prompt_tokens = std::max(600, options.image_path.empty() ? 0 : card.num_image_tokens + 24);
   }
   check_room(options, card);
-  Sampler greedy(0, 1, std::nullopt);
+  Sampler greedy({});
 
   Rows features;
   if (unprepared) {

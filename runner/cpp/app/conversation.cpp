@@ -7,7 +7,6 @@
 
 #include "base/errors.h"
 #include "base/files.h"
-#include "image/read_image.h"
 #include "text/prompt.h"
 #include "text/utf8.h"
 
@@ -56,11 +55,11 @@ std::optional<std::string> read_line(std::FILE* lines) {
   return line;
 }
 
-TurnImage open_image(const std::string& path, const std::string& aspect_ratio) {
+Image open_image(const std::string& path) {
   if (path.empty()) {
     throw PromptError("/image takes the path of an image");
   }
-  return {read_image(with_home(path)), aspect_ratio};
+  return read_image(with_home(path));
 }
 
 void print(std::FILE* stream, const std::string& text, const char* name) {
@@ -81,9 +80,8 @@ void note(const std::string& text) {
 
 void converse(
     std::FILE* lines,
-    std::optional<TurnImage> image,
-    const std::string& aspect_ratio,
-    const std::function<void(const TurnImage*, const std::string&)>& ask,
+    std::optional<Image> image,
+    const std::function<void(const Image*, const std::string&)>& ask,
     const std::function<void()>& reset) {
   const auto take = [&](const std::string& line) {
     const size_t space = std::min(line.find_first_of(kSpaces), line.size());
@@ -92,7 +90,7 @@ void converse(
       reset();
       note("note: all is forgotten, the image too\n");
     } else if (command == "/image") {
-      image = open_image(rest, aspect_ratio);
+      image = open_image(rest);
       note("note: the next question is about " + rest + "\n");
     } else if (command.starts_with("/")) {
       throw PromptError(

@@ -7,20 +7,19 @@
 #include <optional>
 #include <string>
 
-#include "runtime/session.h"
+#include "image/read_image.h"
 
 namespace llava {
 
 // Takes questions from `lines` until they end, or until /quit.
 //
 // `ask` is called with each question, and with the image if one was named since the last question, otherwise with null.
-// `image` is the first, `aspect_ratio` that of the next ones. `reset` is called for /reset. A line that cannot be used
-// is told on stderr, and the conversation goes on.
+// `image` is the first. `reset` is called for /reset. A line that cannot be used is told on stderr, and the
+// conversation goes on.
 void converse(
     std::FILE* lines,
-    std::optional<TurnImage> image,
-    const std::string& aspect_ratio,
-    const std::function<void(const TurnImage*, const std::string&)>& ask,
+    std::optional<Image> image,
+    const std::function<void(const Image*, const std::string&)>& ask,
     const std::function<void()>& reset);
 
 // These print on stdout and stderr at once, and throw UserError where that fails.

@@ -58,18 +58,18 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   line.heading("Answer");
   line.value(
       "--seq-len", "N", "most positions of prompt and answer together (default: the model's context)",
-      [&](auto& flag, auto& value) { options.limits.seq_len = positive_number(flag, value); });
+      [&](auto& flag, auto& value) { options.answer.seq_len = positive_number(flag, value); });
   line.value(
       "--max-new-tokens", "N", "most tokens of the answer (default: what --seq-len leaves)",
-      [&](auto& flag, auto& value) { options.limits.max_new_tokens = positive_number(flag, value); });
+      [&](auto& flag, auto& value) { options.answer.max_new_tokens = positive_number(flag, value); });
   line.value(
       "--temperature", "T", "0 always takes the most likely token; more is more random (default: 0)",
-      [&](auto& flag, auto& value) { options.temperature = real_number(flag, value); });
+      [&](auto& flag, auto& value) { options.answer.sampling.temperature = real_number(flag, value); });
   line.value(
       "--top-p", "P", "sample from the most likely tokens only, which have this probability together (default: 1)",
-      [&](auto& flag, auto& value) { options.top_p = real_number(flag, value); });
+      [&](auto& flag, auto& value) { options.answer.sampling.top_p = real_number(flag, value); });
   line.value("--seed", "N", "makes sampling repeatable", [&](auto& flag, auto& value) {
-    options.seed = seed_number(flag, value);
+    options.answer.sampling.seed = seed_number(flag, value);
   });
   line.heading("Computation");
   line.computation(options.program);

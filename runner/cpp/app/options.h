@@ -1,7 +1,6 @@
 // The command line of llava_main.
 #pragma once
 
-#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -16,10 +15,7 @@ struct Options {
   std::string image_path;
   std::string prompt;
   std::string image_aspect_ratio;
-  AnswerLimits limits;
-  double temperature = 0;
-  double top_p = 1;
-  std::optional<uint64_t> seed;
+  AnswerOptions answer;
   bool interactive = false;
 };
 

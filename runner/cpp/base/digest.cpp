@@ -1,8 +1,6 @@
 // XXH3 over memory and, by several threads, over files.
 #include "base/digest.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -12,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/files.h"
+
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -20,19 +20,6 @@ namespace {
 
 constexpr uint64_t kPart = 8 << 20;  // bytes that a thread reads at a time
 constexpr unsigned kThreads = 4;     // enough for any disk
-
-bool read_whole(int file, uint8_t* to, uint64_t size, uint64_t offset) {
-  while (size > 0) {
-    const ssize_t count = pread(file, to, size, off_t(offset));
-    if (count <= 0) {
-      return false;
-    }
-    to += count;
-    size -= uint64_t(count);
-    offset += uint64_t(count);
-  }
-  return true;
-}
 
 }  // namespace
 
@@ -53,7 +40,7 @@ std::optional<Digest> digest_of_file(int file, uint64_t size) {
   const auto work = [&](std::vector<uint8_t>& bytes) {
     for (size_t i; (i = next++) < parts.size();) {
       const uint64_t count = std::min(kPart, size - i * kPart);
-      if (!read_whole(file, bytes.data(), count, i * kPart)) {
+      if (!read_at(file, bytes.data(), count, i * kPart)) {
         whole = false;
         return;
       }
@@ -78,6 +65,14 @@ std::optional<Digest> digest_of_file(int file, uint64_t size) {
     }
   }
   return whole ? std::optional(digest(parts)) : std::nullopt;
+}
+
+Digest digest_as_file(std::span<const uint8_t> bytes) {
+  std::vector<Digest> parts;
+  for (; !bytes.empty(); bytes = bytes.subspan(std::min<size_t>(kPart, bytes.size()))) {
+    parts.push_back(digest(bytes.first(std::min<size_t>(kPart, bytes.size()))));
+  }
+  return digest(parts);
 }
 
 std::string hexadecimal(const Digest& digest) {

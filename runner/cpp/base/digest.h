@@ -32,6 +32,9 @@ Digest digest(std::span<const Digest> parts);
 // cannot be read to there. It differs from the digest of the same bytes in memory.
 std::optional<Digest> digest_of_file(int file, uint64_t size);
 
+// Returns the digest that digest_of_file gives of a file with these bytes.
+Digest digest_as_file(std::span<const uint8_t> bytes);
+
 // Returns the 32 hexadecimal digits of a digest.
 std::string hexadecimal(const Digest& digest);
 

@@ -24,6 +24,12 @@ class ImageError : public UserError {
   using UserError::UserError;
 };
 
+// A saved conversation that cannot be written or read, is damaged, or is of another program.
+class StateError : public UserError {
+ public:
+  using UserError::UserError;
+};
+
 // A prompt, or an option, that cannot be used.
 class PromptError : public UserError {
  public:

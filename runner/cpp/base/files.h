@@ -14,6 +14,21 @@
 
 namespace llava {
 
+// Reads `size` bytes of an open file, from `offset` on. Returns false where that fails.
+inline bool read_at(int file, void* to, uint64_t size, uint64_t offset) {
+  auto* next = static_cast<uint8_t*>(to);
+  while (size > 0) {
+    const ssize_t count = pread(file, next, size, off_t(offset));
+    if (count <= 0) {
+      return false;
+    }
+    next += count;
+    size -= uint64_t(count);
+    offset += uint64_t(count);
+  }
+  return true;
+}
+
 // Returns a path with the user's home folder in place of ~ at its beginning. A shell does so, but not in --flag=~/path.
 inline std::string with_home(const std::string& path) {
   const char* home = std::getenv("HOME");

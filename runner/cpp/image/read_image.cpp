@@ -6,27 +6,26 @@
 
 #include "base/errors.h"
 #include "image/formats/formats.h"
+#include "image/formats/known_formats.h"
 #include "image/formats/tensor_file.h"
 #include "image/image_file.h"
 
 namespace llava {
 namespace {
 
-ImageHWC decoded(const std::string& path) {
-  const std::string content = read_image_file(path);
-  const std::string_view bytes = content;
+ImageHWC decoded(const std::string& path, std::string_view bytes) {
   if (bytes.substr(0, 3) == "\xFF\xD8\xFF") {
 #ifdef LLAVA_JPEG
     return read_jpeg(path, bytes);
 #else
-    fail_to_read(path, "this llava_main was built without libjpeg; convert it to PPM, or use image.pt");
+    fail_to_read(path, "this runner was built without libjpeg; convert it to PPM, or use image.pt");
 #endif
   }
   if (bytes.substr(0, 8) == "\x89PNG\r\n\x1A\n") {
 #ifdef LLAVA_ZLIB
     return read_png(path, bytes);
 #else
-    fail_to_read(path, "this llava_main was built without zlib; convert it to PPM, or use image.pt");
+    fail_to_read(path, "this runner was built without zlib; convert it to PPM, or use image.pt");
 #endif
   }
   if (bytes.substr(0, 1) == "P") {
@@ -36,7 +35,7 @@ ImageHWC decoded(const std::string& path) {
 #ifdef LLAVA_WEBP
     return read_webp(path, bytes);
 #else
-    fail_to_read(path, "this llava_main was built without WebP; save the image as JPEG or PNG");
+    fail_to_read(path, "this runner was built without WebP; save the image as JPEG or PNG");
 #endif
   }
   if (bytes.starts_with("GIF8")) {
@@ -64,9 +63,18 @@ Image read_image(const std::string& path) {
       check_sides(path, tensor.width, tensor.height);
       return tensor;
     }
-    return decoded(path);
+    return decoded(path, read_image_file(path));
   } catch (const std::bad_alloc&) {
     throw ImageError(path + ": there is not enough memory for it");
+  }
+}
+
+Image read_image_bytes(const std::string& name, std::string_view content) {
+  try {
+    check_format(name, content.substr(0, kHeadBytes));
+    return decoded(name, content);
+  } catch (const std::bad_alloc&) {
+    throw ImageError(name + ": there is not enough memory for it");
   }
 }
 

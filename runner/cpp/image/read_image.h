@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <variant>
 
 #include "image/image.h"
@@ -17,5 +18,8 @@ using Image = std::variant<ImageHWC, ImageCHW>;
 // 8-bit RGB, transparency laid on white. A JPEG of more pixels than Pillow takes without a warning is reduced. Throws
 // ImageError for files that are missing, damaged, of another kind, smaller than kMinImageSide, or too large.
 Image read_image(const std::string& path);
+
+// As read_image, of the content of an image file. Messages call it `name`.
+Image read_image_bytes(const std::string& name, std::string_view content);
 
 }  // namespace llava

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "ops/attention.h"
+#include "runtime/kv_cache.h"
 
 namespace llava {
 namespace {
@@ -29,6 +30,9 @@ Tensor& update_cache_out(
   const size_t position_bytes = size_t(cache.size(2)) * size_t(cache.size(3)) * size_t(cache.element_size());
   auto* bytes = static_cast<uint8_t*>(cache.mutable_data_ptr());
   std::memcpy(bytes + size_t(start) * position_bytes, value.const_data_ptr(), size_t(value.nbytes()));
+  if (found_caches) {
+    found_caches->push_back({bytes, position_bytes, size_t(cache.size(1))});
+  }
   return out;
 }
 

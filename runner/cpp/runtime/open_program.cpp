@@ -17,6 +17,7 @@ Program open_program(const ProgramOptions& options) {
   const auto load = [&](const std::string& packed_cache_path) {
     LoadOptions with_cache = options.load;
     with_cache.packed_cache_path = packed_cache_path;
+    with_cache.structure = structure;
     return Program(options.model_path, with_cache);
   };
   if (options.packed_cache_path == kNoPackedCache) {

@@ -35,8 +35,8 @@ constexpr char kWorkspaceSharing[] = "workspace_sharing_mode";
 constexpr char kWeightCache[] = "weight_cache_enabled";
 constexpr char kPackedCachePath[] = "packed_cache_path";
 
-// The error that the runtime reported last. It says more than the code that a call returns.
-std::string last_report;
+// The error that the runtime reported last in this thread. It says more than the code that a call returns.
+thread_local std::string last_report;
 
 // Keeps errors and drops the rest: the runtime also reports that it misses files which only Arm phones have.
 void keep_errors(
@@ -57,7 +57,7 @@ struct Program::Runtime {
   Module module;
 };
 
-Program::Program(const std::string& path, const LoadOptions& options) : path_(path) {
+Program::Program(const std::string& path, const LoadOptions& options) : path_(path), structure_(options.structure) {
   check_program_file(path);
   executorch::runtime::register_pal(executorch::runtime::PalImpl::create(keep_errors, __FILE__));
   executorch::runtime::runtime_init();
@@ -85,7 +85,8 @@ Program::Program(const std::string& path, const LoadOptions& options) : path_(pa
     fail(path, "has no model card", card.ok() ? Error::InvalidType : card.error());
   }
   const auto text = card->toString();
-  card_ = ModelCard::from_json(std::string(text.data(), text.size()));
+  card_text_.assign(text.data(), text.size());
+  card_ = ModelCard::from_json(card_text_);
   BackendOptions<3> xnnpack;
   xnnpack.set_option(kWorkspaceSharing, int(options.workspace_sharing));
   if (!options.packed_cache_path.empty()) {
@@ -107,7 +108,7 @@ Program::Program(Program&&) noexcept = default;
 Program::~Program() = default;
 
 template <typename... Inputs>
-std::span<const float> Program::run(const char* method, size_t expected, const Inputs&... inputs) {
+std::span<float> Program::run(const char* method, size_t expected, const Inputs&... inputs) {
   const auto result = runtime_->module.execute(method, {EValue(inputs)...});
   if (!result.ok()) {
     fail(path_, std::string("failed in ") + method, result.error());
@@ -116,7 +117,7 @@ std::span<const float> Program::run(const char* method, size_t expected, const I
   if (tensor.scalar_type() != ScalarType::Float || size_t(tensor.numel()) != expected) {
     throw PackageError(path_ + ": " + method + " gives another shape than its model card says");
   }
-  return {tensor.const_data_ptr<float>(), expected};
+  return {tensor.mutable_data_ptr<float>(), expected};
 }
 
 Rows Program::encode_image(const ImageCHW& image) {
@@ -139,9 +140,10 @@ Rows Program::embed(std::span<const int32_t> ids) {
   return all;
 }
 
-std::span<const float> Program::decode(std::span<const float> rows, int position) {
+std::span<float> Program::decode(std::span<const float> rows, int position) {
   const size_t width = size_t(card_.hidden_size);
-  std::span<const float> logits;
+  std::span<float> logits;
+  found_caches = caches_.empty() ? &caches_ : nullptr;
   while (!rows.empty()) {
     const auto part = rows.first(std::min(rows.size(), size_t(card_.max_seq_len) * width));
     rows = rows.subspan(part.size());
@@ -149,6 +151,7 @@ std::span<const float> Program::decode(std::span<const float> rows, int position
     int64_t start = position;
     const auto embedded = from_blob(const_cast<float*>(part.data()), {1, count, card_.hidden_size}, ScalarType::Float);
     logits = run(kTextDecoder, size_t(card_.vocab_size), embedded, from_blob(&start, {1}, ScalarType::Long));
+    found_caches = nullptr;
     position += count;
   }
   return logits;

@@ -9,6 +9,7 @@
 
 #include "image/image.h"
 #include "package/model_card.h"
+#include "runtime/kv_cache.h"
 
 namespace llava {
 
@@ -24,6 +25,7 @@ struct LoadOptions {
   WorkspaceSharing workspace_sharing = WorkspaceSharing::kPerModel;
   int cpu_threads = 0;            // to compute with; 0: as many as ExecuTorch chooses
   std::string packed_cache_path;  // a file of packed weights, made where it does not exist; empty: pack into memory
+  std::string structure;          // of the program, see digest_of_structure: it names the program in what is saved
   Trace* trace = nullptr;         // traces all calls, unless it is null; it must outlive the program
 };
 
@@ -37,6 +39,11 @@ class Program {
   ~Program();
 
   const ModelCard& card() const { return card_; }
+  const std::string& card_text() const { return card_text_; }
+  const std::string& structure() const { return structure_; }
+
+  // Returns the tensors of the KV cache, for reading and writing. There are none before the first call of `decode`.
+  const std::vector<CacheTensor>& caches() const { return caches_; }
 
   // Returns the rows of an image whose sides are at most image_size: [num_image_tokens, hidden_size].
   Rows encode_image(const ImageCHW& image);
@@ -44,19 +51,23 @@ class Program {
   // Returns the rows of T token ids: [T, hidden_size].
   Rows embed(std::span<const int32_t> ids);
 
-  // Appends rows to the context at `position` and returns the logits of the last one, [vocab_size], valid until the
-  // next call. More rows than max_seq_len go in as several calls. Rows cached at `position` and after it are forgotten.
-  std::span<const float> decode(std::span<const float> rows, int position);
+  // Appends rows to the context at `position` and returns the logits of the last one, [vocab_size], the caller's until
+  // the next call. More rows than max_seq_len go in as several calls. Rows cached at `position` and after it are
+  // forgotten.
+  std::span<float> decode(std::span<const float> rows, int position);
 
  private:
   template <typename... Inputs>
-  std::span<const float> run(const char* method, size_t expected, const Inputs&... inputs);
+  std::span<float> run(const char* method, size_t expected, const Inputs&... inputs);
 
   struct Runtime;  // ExecuTorch's headers stay in the source file
 
   std::string path_;
   std::unique_ptr<Runtime> runtime_;
+  std::string card_text_;
   ModelCard card_;
+  std::string structure_;
+  std::vector<CacheTensor> caches_;
 };
 
 }  // namespace llava

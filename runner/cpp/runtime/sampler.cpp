@@ -19,8 +19,9 @@ std::string spelled(double value) {
 
 }  // namespace
 
-Sampler::Sampler(double temperature, double top_p, std::optional<uint64_t> seed)
-    : temperature_(temperature), top_p_(top_p), random_(seed ? *seed : std::random_device()()) {
+Sampler::Sampler(const SamplingOptions& options)
+    : options_(options), random_(options.seed ? *options.seed : std::random_device()()) {
+  const auto [temperature, top_p, seed] = options;
   if (!(temperature >= 0) || std::isinf(temperature)) {
     throw PromptError("temperature " + spelled(temperature) + ": it must be 0 (greedy) or more");
   }
@@ -30,7 +31,7 @@ Sampler::Sampler(double temperature, double top_p, std::optional<uint64_t> seed)
 }
 
 int32_t Sampler::sample(std::span<const float> logits) {
-  if (temperature_ == 0) {
+  if (options_.temperature == 0) {
     return int32_t(std::max_element(logits.begin(), logits.end()) - logits.begin());
   }
   const std::vector<double> weights = probabilities(logits);
@@ -42,13 +43,13 @@ std::vector<double> Sampler::probabilities(std::span<const float> logits) const 
   const double largest = *std::max_element(logits.begin(), logits.end());
   std::vector<double> weights(logits.size());
   std::transform(logits.begin(), logits.end(), weights.begin(), [&](double logit) {
-    return std::exp((logit - largest) / temperature_);
+    return std::exp((logit - largest) / options_.temperature);
   });
   const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
   for (double& weight : weights) {
     weight /= sum;
   }
-  if (top_p_ < 1) {
+  if (options_.top_p < 1) {
     std::vector<size_t> ascending(weights.size());
     std::iota(ascending.begin(), ascending.end(), 0);
     std::sort(ascending.begin(), ascending.end(), [&](size_t a, size_t b) { return weights[a] < weights[b]; });
@@ -56,7 +57,7 @@ std::vector<double> Sampler::probabilities(std::span<const float> logits) const 
     double tail = 0;
     for (size_t id : ascending) {
       tail += weights[id];
-      if (tail > 1 - top_p_) {
+      if (tail > 1 - options_.top_p) {
         break;
       }
       weights[id] = 0;

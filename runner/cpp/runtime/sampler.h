@@ -9,12 +9,17 @@
 
 namespace llava {
 
+struct SamplingOptions {
+  double temperature = 0;
+  double top_p = 1;
+  std::optional<uint64_t> seed;  // nullopt: every run differs
+};
+
 // At temperature 0 the most likely token is chosen. Above 0 one is sampled, from the nucleus if top_p is below 1.
 class Sampler {
  public:
-  // Throws PromptError for a temperature that is negative or not finite, or top_p outside (0, 1]. Without a seed every
-  // run differs.
-  Sampler(double temperature, double top_p, std::optional<uint64_t> seed);
+  // Throws PromptError for a temperature that is negative or not finite, or top_p outside (0, 1].
+  explicit Sampler(const SamplingOptions& options);
 
   // Returns the token id that is chosen by logits [vocab_size].
   int32_t sample(std::span<const float> logits);
@@ -24,8 +29,7 @@ class Sampler {
   std::vector<double> probabilities(std::span<const float> logits) const;
 
  private:
-  double temperature_;
-  double top_p_;
+  SamplingOptions options_;
   std::mt19937_64 random_;
 };
 

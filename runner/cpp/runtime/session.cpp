@@ -1,13 +1,16 @@
-// The turns of a conversation: prefill of prompt and image, then decoding, token by token.
+// The turns of a conversation: prefill of images and text, then decoding, token by token.
 #include "runtime/session.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/errors.h"
 #include "text/prompt.h"
 
 namespace llava {
 namespace {
+
+constexpr size_t kFeaturesKept = 4;  // images; one of LLaVA-1.5-7B takes 9 MB
 
 void check_room(int start, int end, int num_image_tokens, int limit) {
   if (end < limit) {
@@ -25,14 +28,33 @@ void check_room(int start, int end, int num_image_tokens, int limit) {
       "; shorten it or start afresh");
 }
 
-ChatTokenizer tokenizer_of(const ModelCard& card, std::unique_ptr<Tokenizer> pieces) {
-  ChatTokenizer tokenizer(std::move(pieces), card.tokenizer, card.bos_id);
-  if (tokenizer.vocab_size() != card.tokenizer_vocab_size) {
+// Returns the limit of positions. Throws PromptError for a limit that is out of range.
+int limit_of(const AnswerOptions& options, int context) {
+  const int limit = options.seq_len.value_or(context);
+  if (limit < 1 || limit > context) {
+    throw PromptError(
+        "seq_len " + std::to_string(limit) + ": it must be from 1 to the context, " + std::to_string(context));
+  }
+  if (options.max_new_tokens && *options.max_new_tokens < 1) {
+    throw PromptError("max_new_tokens " + std::to_string(*options.max_new_tokens) + ": it must be at least 1");
+  }
+  return limit;
+}
+
+std::unique_ptr<ChatTokenizer> tokenizer_of(const ModelCard& card, std::unique_ptr<Tokenizer> pieces) {
+  auto tokenizer = std::make_unique<ChatTokenizer>(std::move(pieces), card.tokenizer, card.bos_id);
+  if (tokenizer->vocab_size() != card.tokenizer_vocab_size) {
     throw PackageError(
-        "the tokenizer has " + std::to_string(tokenizer.vocab_size()) + " tokens and the model was trained with " +
+        "the tokenizer has " + std::to_string(tokenizer->vocab_size()) + " tokens and the model was trained with " +
         std::to_string(card.tokenizer_vocab_size) + "; use the tokenizer that was exported with it");
   }
   return tokenizer;
+}
+
+// Returns a digest of the pixels that the vision encoder reads, their sides among them.
+Digest digest_of(const ImageCHW& pixels) {
+  const Digest parts[] = {digest(pixels.bytes), {uint64_t(pixels.width), uint64_t(pixels.height)}};
+  return digest(parts);
 }
 
 }  // namespace
@@ -44,121 +66,195 @@ Session::Session(Program program, std::unique_ptr<Tokenizer> tokenizer, Stage lo
 
 void Session::reset() {
   position_ = 0;
+  last_id_ = -1;
   unread_.reset();
-  last_ids_.clear();
-  timings_ = Timings();
-  timings_.load = load_;
+  last_ = {{}, std::nullopt, {load_}};
+  sampler_.reset();
+  logits_ = {};
 }
 
-StopReason Session::answer(
-    const TurnImage* image,
-    const TurnText& text,
-    Sampler& sampler,
-    const AnswerLimits& limits,
-    const std::function<void(const std::string&)>& show) {
+PreparedImage Session::prepare(const Image& image, const std::string& aspect_ratio) const {
+  Stage stage;
+  PreparedImage prepared;
+  stage.measure(0, [&] {
+    prepared.pixels = prepare_image(image, card(), aspect_ratio);
+    prepared.digest = digest_of(prepared.pixels);
+  });
+  prepared.ms = stage.ms;
+  return prepared;
+}
+
+void Session::read_ahead(std::span<const PreparedImage> images) {
+  end(StopReason::kCancelled);
+  Timings unused;
+  for (const PreparedImage& image : images) {
+    features(image, unused);
+  }
+  if (images.empty() || card().prompt.image_last) {
+    return;
+  }
+  auto chunks = tokenized({"?", true}, int(images.size()), position_ == 0);  // only the last depends on the question
+  chunks.pop_back();
+  const Context wanted = with_turn(position_, chunks, images);
+  if (wanted.size() < card().max_context_len && cached_.common_beginning(wanted) < wanted.size()) {
+    read(position_, chunks, images, wanted, unused);
+  }
+}
+
+void Session::begin(std::span<const PreparedImage> images, const TurnText& text, const AnswerOptions& options) {
   const int context = card().max_context_len;
-  const int limit = limits.seq_len.value_or(context);
-  if (limit < 1 || limit > context) {
-    throw PromptError(
-        "seq_len " + std::to_string(limit) + ": it must be from 1 to the context, " + std::to_string(context));
-  }
-  if (limits.max_new_tokens && *limits.max_new_tokens < 1) {
-    throw PromptError("max_new_tokens " + std::to_string(*limits.max_new_tokens) + ": it must be at least 1");
-  }
+  const int limit = limit_of(options, context);
+  Sampler sampler(options.sampling);
   Timings timings;
   timings.load = load_;
-  const auto chunks = timings.prompt.measure(0, [&] { return tokenized(text, image != nullptr); });
-  const int num_image_tokens = image ? card().num_image_tokens : 0;
-  int end = position_ + num_image_tokens;
-  for (const auto& chunk : chunks) {
-    end += int(chunk.size());
-  }
-  check_room(position_, end, num_image_tokens, limit);
-  std::optional<ImageCHW> prepared;
-  if (image) {
-    prepared = timings.image.measure(0, [&] { return prepare_image(image->image, card(), image->aspect_ratio); });
-  }
+  const int start = text.is_question ? position_ : 0;
+  const auto chunks = timings.prompt.measure(0, [&] { return tokenized(text, int(images.size()), start == 0); });
+  const Context wanted = with_turn(start, chunks, images);
+  check_room(start, wanted.size(), int(images.size()) * card().num_image_tokens, limit);
 
   // Nothing the caller gave can be wrong any more.
-  timings_ = timings;
-  last_ids_.clear();
-  std::span<const float> logits = read_turn(chunks, prepared ? &*prepared : nullptr);
-  position_ = end;
+  last_ = {{}, std::nullopt, timings};
+  sampler_.reset();  // where reading fails, there is no answer
+  logits_ = read(start, chunks, images, wanted, last_.timings);
+  position_ = wanted.size();
   unread_.reset();
   last_id_ = chunks.back().empty() ? -1 : chunks.back().back();
 
-  int budget = limit - end;
-  StopReason stop_reason = limit == context ? StopReason::kContext : StopReason::kLength;
-  if (limits.max_new_tokens && *limits.max_new_tokens <= budget) {
-    budget = *limits.max_new_tokens;
-    stop_reason = StopReason::kLength;
+  budget_ = limit - position_;
+  at_budget_ = limit == context ? StopReason::kContext : StopReason::kLength;
+  if (options.max_new_tokens && *options.max_new_tokens <= budget_) {
+    budget_ = *options.max_new_tokens;
+    at_budget_ = StopReason::kLength;
   }
-  TextStream stream(tokenizer_);
-  const auto& eos_ids = card().eos_ids;
-  for (int i = 0; i < budget; ++i) {
-    if (i > 0) {
-      logits = timings_.eval.measure(1, [&] {
-        const Rows row = program_.embed(std::span(&*unread_, 1));
-        return program_.decode(row, position_);
-      });
-      ++position_;
-    }
-    const int32_t id = timings_.sample.measure(1, [&] { return sampler.sample(logits); });
-    unread_ = id;
-    last_ids_.push_back(id);
-    if (std::find(eos_ids.begin(), eos_ids.end(), id) != eos_ids.end()) {
-      stop_reason = StopReason::kEos;
-      break;
-    }
-    last_id_ = id;
-    if (const std::string piece = stream.push(id); !piece.empty()) {
-      show(piece);
-    }
-  }
-  if (const std::string rest = stream.flush(); !rest.empty()) {
-    show(rest);
-  }
-  return stop_reason;
+  sampler_.emplace(std::move(sampler));
+  stream_.emplace(*tokenizer_);
 }
 
-// Returns the ids of the chunks before and after the image, or of the one chunk. The first begins the turn.
-std::vector<std::vector<int32_t>> Session::tokenized(const TurnText& text, bool has_image) const {
-  const bool first_turn = position_ == 0;
-  const PromptTemplate& layout = card().prompt;
-  const auto chunks = text.is_question ? question_chunks(text.text, layout, has_image, first_turn)
-                                       : prompt_chunks(text.text, layout, has_image);
-  if (first_turn) {
-    return tokenizer_.encode_turn(chunks, std::nullopt);
+std::span<float> Session::next_logits() {
+  if (!sampler_ || last_.stop_reason) {
+    return {};
   }
-  auto ids = tokenizer_.encode_turn(chunks, last_id_);
-  // The template spells the end of the answer, whether the model has come to it or was cut short.
+  if (logits_.empty()) {
+    logits_ = last_.timings.eval.measure(1, [&] {
+      const std::span<const int32_t> id(&*unread_, 1);
+      cached_.shorten(position_);
+      const std::span<float> logits = program_.decode(program_.embed(id), position_);
+      cached_.add_tokens(id);
+      return logits;
+    });
+    ++position_;
+    unread_.reset();
+  }
+  return logits_;
+}
+
+std::optional<std::string> Session::next() {
+  if (next_logits().empty()) {
+    return std::nullopt;
+  }
+  const int32_t id = last_.timings.sample.measure(1, [&] { return sampler_->sample(logits_); });
+  logits_ = {};
+  unread_ = id;
+  last_.ids.push_back(id);
+  if (is_eos(id)) {
+    return end(StopReason::kEos);
+  }
+  last_id_ = id;
+  const std::string text = stream_->push(id);
+  return --budget_ == 0 ? text + end(at_budget_) : text;
+}
+
+std::string Session::end(StopReason reason) {
+  if (!sampler_ || last_.stop_reason) {
+    return "";
+  }
+  last_.stop_reason = reason;
+  return stream_->flush();
+}
+
+bool Session::is_eos(int32_t id) const {
   const auto& eos_ids = card().eos_ids;
-  if (unread_ && std::find(eos_ids.begin(), eos_ids.end(), *unread_) == eos_ids.end()) {
+  return std::find(eos_ids.begin(), eos_ids.end(), id) != eos_ids.end();
+}
+
+// Returns the ids of the text before, between and after the images. The first begins the turn.
+std::vector<std::vector<int32_t>> Session::tokenized(const TurnText& text, int num_images, bool first_turn) const {
+  const PromptTemplate& layout = card().prompt;
+  const auto chunks = text.is_question ? question_chunks(text.text, layout, num_images, first_turn)
+                                       : prompt_chunks(text.text, layout, num_images);
+  if (first_turn) {
+    return tokenizer_->encode_turn(chunks, std::nullopt);
+  }
+  auto ids = tokenizer_->encode_turn(chunks, last_id_);
+  // The template spells the end of the answer, whether the model has come to it or was cut short.
+  if (unread_ && !is_eos(*unread_)) {
     ids.front().insert(ids.front().begin(), *unread_);
   }
   return ids;
 }
 
-// Runs everything before the answer. Returns the logits of its first token.
-std::span<const float> Session::read_turn(const std::vector<std::vector<int32_t>>& chunks, const ImageCHW* image) {
-  Rows features;
-  if (image) {
-    features = timings_.image.measure(card().num_image_tokens, [&] { return program_.encode_image(*image); });
-  }
-  return timings_.prompt.measure(0, [&] {
-    Rows rows;
-    for (size_t i = 0; i < chunks.size(); ++i) {
-      if (!chunks[i].empty()) {
-        const Rows embedded = program_.embed(chunks[i]);
-        rows.insert(rows.end(), embedded.begin(), embedded.end());
-      }
-      if (i == 0) {
-        rows.insert(rows.end(), features.begin(), features.end());
-      }
+// Returns the first `start` positions of the conversation with a turn behind them, which is not read yet.
+Context Session::with_turn(
+    int start, const std::vector<std::vector<int32_t>>& chunks, std::span<const PreparedImage> images) const {
+  Context wanted = cached_;
+  wanted.shorten(start);
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    wanted.add_tokens(chunks[i]);
+    if (i < images.size()) {
+      wanted.add_image(images[i].digest, card().num_image_tokens);
     }
-    timings_.prompt.count = int(rows.size() / size_t(card().hidden_size));
-    return program_.decode(rows, position_);
-  });
+  }
+  return wanted;
+}
+
+// Returns the rows of an image, valid until the next call.
+const Rows& Session::features(const PreparedImage& image, Timings& timings) {
+  const auto seen = std::find_if(
+      features_.begin(), features_.end(), [&](const Features& features) { return features.image == image.digest; });
+  if (seen != features_.end()) {
+    std::rotate(seen, seen + 1, features_.end());
+  } else {
+    timings.image.ms += image.ms;
+    Rows rows = timings.image.measure(card().num_image_tokens, [&] { return program_.encode_image(image.pixels); });
+    if (features_.size() == kFeaturesKept) {
+      features_.erase(features_.begin());
+    }
+    features_.push_back({image.digest, std::move(rows)});
+  }
+  return features_.back().rows;
+}
+
+// Reads a turn, which begins at position `turn`, and so brings the KV cache to what is wanted. What the cache holds
+// already is not read again, but for the last position. Returns the logits after it.
+std::span<float> Session::read(
+    int turn,
+    const std::vector<std::vector<int32_t>>& chunks,
+    std::span<const PreparedImage> images,
+    const Context& wanted,
+    Timings& timings) {
+  const int start = std::min(cached_.common_beginning(wanted), wanted.size() - 1);
+  const size_t width = size_t(card().hidden_size);
+  Rows rows;
+  int at = turn;
+  const auto add = [&](size_t count, const auto& all_rows) {
+    const size_t skipped = size_t(std::clamp(start - at, 0, int(count)));
+    if (skipped < count) {
+      const Rows& all = all_rows();
+      rows.insert(rows.end(), all.begin() + std::ptrdiff_t(skipped * width), all.end());
+    }
+    at += int(count);
+  };
+  Stage& prompt = timings.prompt;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    add(chunks[i].size(), [&] { return prompt.measure(0, [&] { return program_.embed(chunks[i]); }); });
+    if (i < images.size()) {
+      add(size_t(card().num_image_tokens), [&]() -> const Rows& { return features(images[i], timings); });
+    }
+  }
+  cached_.shorten(start);  // where reading fails, the rest may be overwritten
+  const auto logits = prompt.measure(wanted.size() - start, [&] { return program_.decode(rows, start); });
+  cached_ = wanted;
+  return logits;
 }
 
 }  // namespace llava

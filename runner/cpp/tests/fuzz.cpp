@@ -153,9 +153,10 @@ void prompt(std::string_view input) {
       .answer_end = "</s>",
       .image_last = bool(choice & 32),
       .trims = bool(choice & 8)};
-  const bool has_image = choice & 1, first_turn = choice & 16;
+  const int num_images = choice & 1 ? 1 + (choice >> 6) : 0;
+  const bool first_turn = choice & 16;
   const auto chunks =
-      choice & 2 ? prompt_chunks(text, layout, has_image) : question_chunks(text, layout, has_image, first_turn);
+      choice & 2 ? prompt_chunks(text, layout, num_images) : question_chunks(text, layout, num_images, first_turn);
   for (const auto& ids : tokenizer.encode_turn(chunks, first_turn ? std::nullopt : std::optional(7))) {
     for (const int32_t id : ids) {
       stream.push(id);

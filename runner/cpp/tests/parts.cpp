@@ -122,7 +122,7 @@ void run(const std::vector<std::string>& arguments) {
     const auto tokenizer = Tokenizer::open(arguments.at(1));
     write(std::to_string(opening) + " " + std::to_string(median_ms([&] { tokenizer->encode(text); })) + "\n");
   } else if (part == "turn") {
-    // A card, a zero byte, and turns in JSON, one a line: text, whether it is a question, whether it has an image, and
+    // A card, a zero byte, and turns in JSON, one a line: text, whether it is a question, how many images it has, and
     // the token that it comes after. The text of each chunk and its ids are written as JSON.
     const std::string input = everything_on_stdin();
     const size_t end = input.find('\0');
@@ -132,9 +132,10 @@ void run(const std::vector<std::string>& arguments) {
     for (std::string line; std::getline(lines, line);) {
       const auto turn = nlohmann::json::parse(line);
       const std::string text = turn.at("text");
-      const bool has_image = turn.at("has_image"), first_turn = turn.at("before").is_null();
-      const auto chunks = turn.at("is_question") ? question_chunks(text, card.prompt, has_image, first_turn)
-                                                 : prompt_chunks(text, card.prompt, has_image);
+      const int num_images = turn.at("num_images");
+      const bool first_turn = turn.at("before").is_null();
+      const auto chunks = turn.at("is_question") ? question_chunks(text, card.prompt, num_images, first_turn)
+                                                 : prompt_chunks(text, card.prompt, num_images);
       auto texts = nlohmann::json::array();
       for (const Chunk& chunk : chunks) {
         texts.push_back("");

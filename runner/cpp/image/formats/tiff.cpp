@@ -205,7 +205,7 @@ ImageHWC read_tiff(const std::string& path, std::string_view content) {
 #ifdef LLAVA_TIFF
     decode_compressed(path, image);
 #else
-    fail_to_read(path, "this llava_main was built without libtiff; save the image as JPEG or PNG");
+    fail_to_read(path, "this runner was built without libtiff; save the image as JPEG or PNG");
 #endif
   }
   ImageHWC rgb = in_rgb(image, colors);
