@@ -19,6 +19,8 @@ from tests.fine_tunes import save_rigged
 if TYPE_CHECKING:
     from tests.adapters import Adapted
 
+collect_ignore = ["engine"]  # these run in a process of their own: tests/integration/test_engine.py starts it
+
 # In the processes in which pytest-xdist runs tests; each has a temporary folder within that of the run.
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds llava_main, the C++ runner, and llava_bench, which times it, against the SDK in an ExecuTorch wheel: neither
-# the sources of ExecuTorch nor torch are needed.
+# Builds llava_main, the C++ runner, llava_bench, which times it, and libllava_engine, which is the runner as a library,
+# against the SDK in an ExecuTorch wheel: neither the sources of ExecuTorch nor torch are needed.
 #
 #   runner/build.sh [native|aarch64|android] [--clean]
 #
@@ -9,7 +9,7 @@
 #            fetches
 # android    for arm64-v8a phones: needs ANDROID_NDK, and in EXECUTORCH_ANDROID an ExecuTorch built for Android
 #
-# Leaves both in cmake-out/TARGET, with the shared libraries that they need, and the same files in a .tar.gz.
+# Leaves them in cmake-out/TARGET, with the shared libraries that they need, and the same files in a .tar.gz.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -105,7 +105,7 @@ sed -n 's/^-- without/without/p' "$out/configure.log" # image formats; docs/guid
 "$cmake" --build "$out/build" --parallel "$(nproc)"
 
 # Copy the programs and the shared libraries that they need. An ExecuTorch for Android may consist of static ones.
-files=(llava_main llava_bench)
+files=(llava_main llava_bench libllava_engine.so)
 cp "${files[@]/#/$out/build/}" "$out/"
 for library in "${libraries[@]}"; do
     if found=$(find "$sdk" -name "$library" -print -quit) && [[ -n $found ]]; then

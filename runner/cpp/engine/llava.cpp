@@ -1,0 +1,399 @@
+// The C interface: no exception and no C++ type leaves a function here.
+#include "engine/llava.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "base/errors.h"
+#include "engine/sessions.h"
+#include "image/formats/formats.h"
+#include "image/read_image.h"
+
+namespace {
+
+using namespace llava;
+
+thread_local std::string newest_error;
+thread_local std::string newest_text;  // that llava_next has returned
+
+// Keeps a message. Where there is no memory for it, the message before stays.
+llava_status failed(llava_status status, const char* message) noexcept {
+  try {
+    newest_error = message;
+    std::replace(newest_error.begin(), newest_error.end(), '\n', ' ');
+  } catch (...) {
+  }
+  return status;
+}
+
+// Calls `work`, which returns a status, and turns what it throws into one.
+template <typename Work>
+llava_status guarded(Work&& work) noexcept {
+  try {
+    return work();
+  } catch (const PackageError& error) {
+    return failed(LLAVA_PACKAGE_ERROR, error.what());
+  } catch (const ImageError& error) {
+    return failed(LLAVA_IMAGE_ERROR, error.what());
+  } catch (const StateError& error) {
+    return failed(LLAVA_STATE_ERROR, error.what());
+  } catch (const UserError& error) {
+    return failed(LLAVA_PROMPT_ERROR, error.what());
+  } catch (const Misuse& error) {
+    return failed(LLAVA_MISUSE, error.what());
+  } catch (const Busy& error) {
+    return failed(LLAVA_BUSY, error.what());
+  } catch (const std::bad_alloc&) {
+    return failed(LLAVA_NO_MEMORY, "memory has run out");
+  } catch (const std::exception& error) {
+    return failed(LLAVA_BUG, error.what());
+  } catch (...) {
+    return failed(LLAVA_BUG, "something unknown was thrown");
+  }
+}
+
+// As `guarded`, with the session to itself.
+template <typename Work>
+llava_status with(llava_session number, Work&& work) noexcept {
+  return guarded([&] {
+    Use use(number);
+    return work(use);
+  });
+}
+
+void require(const void* pointer, const char* name) {
+  if (!pointer) {
+    throw Misuse(std::string(name) + " is null");
+  }
+}
+
+// Returns the options of a caller, who may have an older and shorter structure; what it lacks is zero.
+template <typename Options>
+Options complete(const Options* given) {
+  Options options{};
+  if (given) {
+    if (given->struct_size < sizeof(size_t) || given->struct_size > 4096) {
+      throw Misuse("struct_size is " + std::to_string(given->struct_size) + ": set it to the structure's sizeof");
+    }
+    std::memcpy(static_cast<void*>(&options), given, std::min(given->struct_size, sizeof(Options)));
+  }
+  return options;
+}
+
+// Writes a description as far as the caller's structure goes.
+template <typename Description>
+void describe(Description found, Description* to, const char* name) {
+  require(to, name);
+  const size_t size = complete(to).struct_size;
+  found.struct_size = size;
+  std::memcpy(static_cast<void*>(to), &found, std::min(size, sizeof(Description)));
+}
+
+std::string text_of(const char* text, const char* name) {
+  require(text, name);
+  return text;
+}
+
+std::string text_or_empty(const char* text) {
+  return text ? text : "";
+}
+
+AnswerOptions answer_options(const llava_ask_options& options) {
+  AnswerOptions answer;
+  answer.sampling.temperature = options.temperature;
+  answer.sampling.top_p = options.top_p == 0 ? 1 : options.top_p;
+  if (options.has_seed) {
+    answer.sampling.seed = options.seed;
+  }
+  if (options.seq_len != 0) {
+    answer.seq_len = options.seq_len;
+  }
+  if (options.max_new_tokens != 0) {
+    answer.max_new_tokens = options.max_new_tokens;
+  }
+  return answer;
+}
+
+void begin(Use& use, const char* text, const llava_ask_options* given) {
+  const llava_ask_options options = complete(given);
+  const TurnText turn{text_of(text, "text"), options.new_conversation == 0};
+  const uint64_t cancels = use->cancels;
+  use.session().begin(use->images, turn, answer_options(options));
+  use->images.clear();
+  use->cancels_before = cancels;
+}
+
+// Returns the next piece of the answer; nullopt where it has ended, or was cancelled and has no text left.
+std::optional<std::string> next(Use& use) {
+  if (use->cancels != use->cancels_before && !use.session().last().stop_reason) {
+    return use.session().end(StopReason::kCancelled);
+  }
+  return use.session().next();
+}
+
+int32_t stop_reason(const Answer& answer) {
+  if (!answer.stop_reason) {
+    return LLAVA_NOT_STOPPED;
+  }
+  switch (*answer.stop_reason) {
+    case StopReason::kEos:
+      return LLAVA_STOP_EOS;
+    case StopReason::kLength:
+      return LLAVA_STOP_LENGTH;
+    case StopReason::kContext:
+      return LLAVA_STOP_CONTEXT;
+    case StopReason::kCancelled:
+      return LLAVA_STOP_CANCELLED;
+  }
+  return LLAVA_NOT_STOPPED;
+}
+
+void add_image(Use& use, const Image& image) {
+  use->images.push_back(use.session().prepare(image, ""));
+}
+
+// Copies what fits, and says how much there is.
+template <typename Element>
+void copy_out(std::span<const Element> from, void* to, size_t capacity, size_t* count, const char* name) {
+  require(count, "count");
+  if (capacity > 0) {
+    require(to, name);
+    std::memcpy(to, from.data(), std::min(capacity, from.size()) * sizeof(Element));
+  }
+  *count = from.size();
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* llava_version(void) {
+  return LLAVA_VERSION;
+}
+
+const char* llava_error(void) {
+  return newest_error.c_str();
+}
+
+llava_status llava_open(const char* package, const llava_open_options* given, llava_session* session) {
+  return guarded([&] {
+    require(session, "session");
+    *session = 0;
+    const llava_open_options options = complete(given);
+    ProgramOptions program;
+    program.model_path = text_of(package, "package");
+    program.packed_cache_path = text_or_empty(options.packed_cache_path);
+    program.check = options.check != 0;
+    program.load.cpu_threads = options.cpu_threads;
+    *session = add_session(program, text_or_empty(options.tokenizer_path));
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_close(llava_session session) {
+  return guarded([&] {
+    close_session(session);
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_add_image(llava_session session, const void* bytes, size_t size) {
+  return with(session, [&](Use& use) {
+    require(bytes, "bytes");
+    add_image(use, read_image_bytes("the image", {static_cast<const char*>(bytes), size}));
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_add_pixels(
+    llava_session session, const uint8_t* rgb, int32_t width, int32_t height, size_t row_bytes) {
+  return with(session, [&](Use& use) {
+    require(rgb, "rgb");
+    check_size("the image", width, height);
+    ImageHWC image = new_image("the image", width, height);
+    const size_t row = size_t(width) * 3;
+    if (row_bytes < row) {
+      throw Misuse("row_bytes is " + std::to_string(row_bytes) + ", and a row has " + std::to_string(row));
+    }
+    for (int y = 0; y < height; ++y) {
+      std::memcpy(image.row(y), rgb + size_t(y) * row_bytes, row);
+    }
+    add_image(use, image);
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_add_tensor(llava_session session, const uint8_t* chw, int32_t width, int32_t height) {
+  return with(session, [&](Use& use) {
+    require(chw, "chw");
+    check_size("the image", width, height);
+    const size_t size = size_t(width) * size_t(height) * 3;
+    add_image(use, ImageCHW{height, width, {chw, chw + size}});
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_remove_images(llava_session session) {
+  return with(session, [&](Use& use) {
+    use->images.clear();
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_read_ahead(llava_session session) {
+  return with(session, [&](Use& use) {
+    use.session().read_ahead(use->images);
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_begin(llava_session session, const char* text, const llava_ask_options* options) {
+  return with(session, [&](Use& use) {
+    begin(use, text, options);
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_next(llava_session session, const char** text, size_t* length) {
+  return with(session, [&](Use& use) {
+    require(text, "text");
+    const std::optional<std::string> piece = next(use);
+    newest_text = piece.value_or("");
+    *text = newest_text.c_str();
+    if (length) {
+      *length = newest_text.size();
+    }
+    return piece ? LLAVA_OK : LLAVA_END;
+  });
+}
+
+llava_status llava_ask(
+    llava_session session, const char* text, const llava_ask_options* options, llava_on_text on_text, void* user_data) {
+  return with(session, [&](Use& use) {
+    begin(use, text, options);
+    while (const std::optional<std::string> piece = next(use)) {
+      if (on_text && !piece->empty() && on_text(user_data, piece->c_str(), piece->size()) != 0) {
+        use.session().end(StopReason::kCancelled);
+      }
+    }
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_cancel(llava_session session) {
+  return guarded([&] {
+    cancel_session(session);
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_reset(llava_session session) {
+  return with(session, [&](Use& use) {
+    use.session().reset();
+    use->images.clear();
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_logits(llava_session session, float** logits, size_t* count) {
+  return with(session, [&](Use& use) {
+    require(logits, "logits");
+    require(count, "count");
+    const std::span<float> found = use.session().next_logits();
+    *logits = found.empty() ? nullptr : found.data();
+    *count = found.size();
+    return found.empty() ? LLAVA_END : LLAVA_OK;
+  });
+}
+
+llava_status llava_last(llava_session session, llava_answer* answer) {
+  return with(session, [&](Use& use) {
+    const Answer& last = use.session().last();
+    const auto stage = [](const Stage& stage) { return llava_stage{stage.ms, stage.count}; };
+    const Timings& timings = last.timings;
+    const llava_answer found{
+        .struct_size = 0,
+        .stop_reason = stop_reason(last),
+        .num_tokens = int32_t(last.ids.size()),
+        .load = stage(timings.load),
+        .image = stage(timings.image),
+        .prompt = stage(timings.prompt),
+        .sample = stage(timings.sample),
+        .eval = stage(timings.eval)};
+    describe(found, answer, "answer");
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_last_ids(llava_session session, int32_t* ids, size_t capacity, size_t* count) {
+  return with(session, [&](Use& use) {
+    copy_out<int32_t>(use.session().last().ids, ids, capacity, count, "ids");
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_describe(llava_session session, llava_info* info) {
+  return with(session, [&](Use& use) {
+    const ModelCard& card = use.session().card();
+    const llava_info found{
+        .struct_size = 0,
+        .position = use.session().position(),
+        .context = card.max_context_len,
+        .num_image_tokens = card.num_image_tokens,
+        .image_size = card.image_size,
+        .vocab_size = card.vocab_size};
+    describe(found, info, "info");
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_model_card(llava_session session, const char** json) {
+  return with(session, [&](Use& use) {
+    require(json, "json");
+    *json = use.session().card_text().c_str();
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_count_tokens(llava_session session, const char* text, size_t* count) {
+  return with(session, [&](Use& use) {
+    require(count, "count");
+    *count = use.session().tokenizer().encode_turn({{{text_of(text, "text"), false}}}, 0).front().size();
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_save(llava_session session, const char* path) {
+  return with(session, [&](Use& use) {
+    use.session().save(text_of(path, "path"));
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_restore(llava_session session, const char* path) {
+  return with(session, [&](Use& use) {
+    use.session().restore(text_of(path, "path"));
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_save_bytes(llava_session session, void* bytes, size_t capacity, size_t* size) {
+  return with(session, [&](Use& use) {
+    const std::vector<uint8_t> saved = use.session().save();
+    copy_out<uint8_t>(saved, bytes, capacity, size, "bytes");
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_restore_bytes(llava_session session, const void* bytes, size_t size) {
+  return with(session, [&](Use& use) {
+    require(bytes, "bytes");
+    use.session().restore(std::span(static_cast<const uint8_t*>(bytes), size));
+    return LLAVA_OK;
+  });
+}
+
+}  // extern "C"

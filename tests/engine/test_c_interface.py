@@ -1,0 +1,336 @@
+"""The C interface of the C++ runner: the answers are those of the Python runner, and mistakes are defined errors."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llava_runner.contract import ModelCard
+from llava_runner.engine import IMAGE_ERROR, MISUSE, Engine, OnText, load_library
+from llava_runner.errors import ImageError, PackageError, PromptError, StateError
+from llava_runner.image import prepare_image_for
+
+ROOT = Path(__file__).parents[2]
+QUESTION = "What is in the image?"
+NEW_TOKENS = 40  # that test_engine.py asked for
+
+
+def answer(engine, question, **options):
+    pieces: list[str] = []
+    engine.ask(question, pieces.append, **options)
+    return "".join(pieces)
+
+
+def asked(engine, image, question, **options):
+    engine.add_image(image)
+    return answer(engine, question, **options)
+
+
+def test_answers_are_those_of_the_python_runner(engine, scenes):
+    for scene in scenes:
+        text = asked(engine, scene.content, scene.question, new_conversation=1, max_new_tokens=NEW_TOKENS)
+        assert (text, engine.last_ids()) == (scene.text, scene.ids)
+
+
+def test_pixels_and_tensors_are_images_too(engine, scenes):
+    scene = scenes[0]
+    image = Image.open(scene.path).convert("RGB")
+    pixels = np.pad(np.asarray(image), ((0, 0), (0, 5), (0, 0)))  # rows that are further apart than they are long
+    engine._call("llava_add_pixels", pixels.ctypes.data, image.width, image.height, pixels.strides[0])
+    assert answer(engine, scene.question, max_new_tokens=NEW_TOKENS) == scene.text
+    engine.reset()
+    engine.add_tensor(prepare_image_for(ModelCard.from_json(engine.model_card()), image))
+    assert answer(engine, scene.question, max_new_tokens=NEW_TOKENS) == scene.text
+
+
+def test_an_image_is_read_once(engine, scenes):
+    scene = scenes[1]
+    first = asked(engine, scene.content, scene.question)
+    read = engine.last().prompt.count
+    assert engine.last().image.count == engine.describe().num_image_tokens
+    engine.reset()
+    assert asked(engine, scene.content, scene.question) == first
+    assert (engine.last().image.count, engine.last().prompt.count) == (0, 1)
+    engine.reset()
+    asked(engine, scene.content, "How many shapes are there?")
+    assert engine.last().image.count == 0
+    assert engine.last().prompt.count < read - engine.describe().num_image_tokens
+
+
+def test_images_that_are_read_ahead_change_no_answer(engine, scenes):
+    for scene in scenes[:5]:
+        engine.reset()
+        engine.add_image(scene.content)
+        engine.read_ahead()
+        assert engine.describe().position == 0
+        assert answer(engine, scene.question, max_new_tokens=NEW_TOKENS) == scene.text
+        assert engine.last().image.count == 0
+
+
+def test_an_answer_is_pulled_token_by_token(engine, scenes):
+    scene = scenes[2]
+    engine.add_image(scene.content)
+    engine.begin(scene.question, max_new_tokens=NEW_TOKENS)
+    pieces = []
+    while (piece := engine.next()) is not None:
+        pieces.append(piece)
+        assert len(pieces) == engine.last().num_tokens
+    assert "".join(pieces) == scene.text
+    assert engine.next() is None and engine.logits() is None
+
+
+def test_logits_are_changed_before_a_token_is_chosen(engine, scenes):
+    scene = scenes[3]
+    engine.add_image(scene.content)
+    engine.begin(scene.question, max_new_tokens=6)
+    ruled_out = []
+    while (logits := engine.logits()) is not None:
+        ruled_out.append(int(logits.argmax()))
+        second = int(np.argsort(logits)[-2])
+        logits[ruled_out[-1]] = -np.inf
+        engine.next()
+        assert engine.last_ids()[-1] == second
+    assert len(ruled_out) == 6 or engine.last().stop_reason == 1
+
+
+def test_cancelling_ends_an_answer_within_a_token(engine, scenes):
+    scene = scenes[0]
+    pieces = []
+
+    def cancel_at_second(piece):
+        pieces.append(piece)
+        if len(pieces) == 2:
+            engine.cancel()
+
+    engine.add_image(scene.content)
+    engine.ask(scene.question, cancel_at_second)
+    assert len(pieces) == 2 and engine.last().stop_reason == 4
+    engine.ask("And now?", lambda piece: True)
+    assert engine.last().stop_reason == 4
+
+    started = threading.Event()
+    thread = threading.Thread(target=lambda: (started.wait(), engine.cancel()))
+    thread.start()
+    seen = []
+
+    def wait_for_it(piece):
+        seen.append(piece)
+        started.set()
+        thread.join()
+
+    engine.ask("What is in the image?", wait_for_it)
+    assert len(seen) == 1 and engine.last().stop_reason == 4
+    engine.cancel()  # no answer is being made: nothing happens
+    engine.ask("How many?", max_new_tokens=2)
+    assert engine.last().stop_reason in (1, 2)
+
+
+def test_what_a_callback_raises_ends_the_answer(engine, scenes):
+    scene = scenes[0]
+    calls = []
+
+    def fail(piece):
+        calls.append(piece)
+        raise KeyError("mine")
+
+    engine.add_image(scene.content)
+    with pytest.raises(KeyError, match="mine"):
+        engine.ask(scene.question, fail)
+    assert len(calls) == 1 and engine.last().stop_reason == 4
+    assert engine.describe().position > 0
+
+
+def test_a_callback_may_not_use_its_session(engine):
+    errors = []
+
+    def call_back(_):
+        for call in (engine.reset, engine.describe, lambda: engine.ask("again"), engine.close):
+            try:
+                call()
+            except RuntimeError as error:
+                errors.append(str(error))
+        return True
+
+    engine.ask(QUESTION, call_back)
+    assert len(errors) == 4 and all("its callback may only cancel" in error for error in errors)
+
+
+def test_mistakes_leave_the_conversation_as_it_was(engine, scenes):
+    scene = scenes[0]
+    asked(engine, scene.content, scene.question, max_new_tokens=3)
+    position = engine.describe().position
+    with pytest.raises(PromptError, match="temperature -1"):
+        engine.ask("x", temperature=-1)
+    with pytest.raises(PromptError, match="the prompt is empty"):
+        engine.ask("  ")
+    with pytest.raises(PromptError, match="seq_len 100000"):
+        engine.ask("x", seq_len=100000)
+    with pytest.raises(PromptError, match="max_new_tokens -2"):
+        engine.ask("x", max_new_tokens=-2)
+    with pytest.raises(ImageError, match="the image"):
+        engine.add_image(b"no image at all")
+    with pytest.raises(ImageError, match="the image"):
+        engine.add_image(scene.content[:100])
+    engine.add_image(scene.content)
+    with pytest.raises(PromptError, match="<image> 2 times, and the number of images is 1"):
+        engine.ask("<image> <image> x", new_conversation=1)
+    engine.remove_images()
+    assert engine.describe().position == position
+    answer(engine, "And now?", max_new_tokens=3)
+    assert engine.describe().position > position
+
+
+def test_misuse_is_an_error(library, engine, scenes):
+    functions, number = load_library(library), engine._number
+    last = ctypes.c_size_t()
+    for status in (
+        functions.llava_open(None, None, ctypes.byref(ctypes.c_int64())),
+        functions.llava_open(b"x", None, None),
+        functions.llava_begin(number, None, None),
+        functions.llava_ask(number, None, None, OnText(), None),
+        functions.llava_next(number, None, None),
+        functions.llava_add_image(number, None, 5),
+        functions.llava_add_pixels(number, None, 5, 5, 15),
+        functions.llava_add_pixels(number, b"0" * 75, 5, 5, 14),
+        functions.llava_add_tensor(number, None, 5, 5),
+        functions.llava_logits(number, None, None),
+        functions.llava_last(number, None),
+        functions.llava_last_ids(number, None, 5, ctypes.byref(last))
+        if functions.llava_begin(number, b"a", None)
+        else MISUSE,
+        functions.llava_last_ids(number, None, 0, None),
+        functions.llava_describe(number, None),
+        functions.llava_model_card(number, None),
+        functions.llava_count_tokens(number, None, ctypes.byref(last)),
+        functions.llava_count_tokens(number, b"a", None),
+        functions.llava_save(number, None),
+        functions.llava_restore(number, None),
+        functions.llava_save_bytes(number, None, 0, None),
+        functions.llava_restore_bytes(number, None, 3),
+        functions.llava_describe(-7, None),
+        functions.llava_cancel(0),
+        functions.llava_reset(1 << 60),
+    ):
+        assert status == MISUSE, functions.llava_error()
+        assert functions.llava_error()
+    for width, height in ((0, 5), (-1, 5), (5, 1 << 30), (1, 5)):
+        assert functions.llava_add_pixels(number, b"0" * 75, width, height, 1 << 40) == IMAGE_ERROR
+        assert functions.llava_add_tensor(number, b"0" * 75, width, height) == IMAGE_ERROR
+
+
+def test_a_closed_session_is_refused(library, package):
+    engine = Engine(package, library=library)
+    engine.close()
+    for call in (engine.close, engine.reset, lambda: engine.ask("x"), engine.describe, engine.cancel):
+        with pytest.raises(RuntimeError, match=r"session \d+ is not open"):
+            call()
+
+
+def test_what_cannot_be_opened_is_refused(library, package, tmp_path):
+    with pytest.raises(PackageError, match="nowhere"):
+        Engine(tmp_path / "nowhere", library=library)
+    with pytest.raises(PackageError, match="does not exist"):
+        Engine(package, library=library, tokenizer=tmp_path / "nowhere.bin")
+    with pytest.raises(PromptError, match="cpu_threads -1"):
+        Engine(package, library=library, cpu_threads=-1)
+
+
+def test_no_torch_is_needed(library, package):
+    code = (
+        "import sys; from pathlib import Path; from llava_runner.engine import Engine; "
+        f"engine = Engine({str(package)!r}, library=Path({str(library)!r})); "
+        f"engine.add_image(Path({str(package / 'image.png')!r}).read_bytes()); "
+        f"engine.ask({QUESTION!r}, print, max_new_tokens=5); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout, done.stderr
+
+
+class TestSaving:
+    def test_answers_after_restoring_are_those_without(self, engine, scenes, tmp_path):
+        path = tmp_path / "conversation"
+        for i, scene in enumerate(scenes):
+            engine.reset()
+            asked(engine, scene.content, scene.question, max_new_tokens=i % 7 + 1)
+            engine.save(path)
+            saved = engine.save()
+            assert saved == path.read_bytes()
+            follow_ups = ("Is it red?", "How many shapes are there?")
+            expected = [answer(engine, follow_up, max_new_tokens=20) for follow_up in follow_ups]
+            for kept in (path, saved):
+                engine.reset()
+                answer(engine, "Something else?", max_new_tokens=3)
+                engine.restore(kept)
+                assert [answer(engine, follow_up, max_new_tokens=20) for follow_up in follow_ups] == expected
+
+    def test_another_process_goes_on(self, library, engine, scenes, package, tmp_path):
+        scene = scenes[4]
+        asked(engine, scene.content, scene.question)
+        engine.save(tmp_path / "conversation")
+        expected = answer(engine, "Is it red?", max_new_tokens=20)
+        code = (
+            "import sys; from pathlib import Path; from llava_runner.engine import Engine; "
+            f"engine = Engine({str(package)!r}, library=Path({str(library)!r})); "
+            f"engine.restore({str(tmp_path / 'conversation')!r}); "
+            "engine.ask('Is it red?', lambda piece: print(piece, end=''), max_new_tokens=20)"
+        )
+        runs = [subprocess.Popen([sys.executable, "-c", code], stdout=-1, text=True, cwd=ROOT) for _ in range(2)]
+        assert [run.communicate()[0] for run in runs] == [expected] * 2
+
+    def test_what_is_damaged_is_refused(self, engine, scenes):
+        scene = scenes[5]
+        asked(engine, scene.content, scene.question)
+        saved = engine.save()
+        expected = answer(engine, "Is it red?", max_new_tokens=20)
+        random = np.random.default_rng(0)
+        for i in range(300):
+            altered = bytearray(saved)
+            if i % 3 == 0:
+                del altered[random.integers(len(altered)) :]
+            elif i % 3 == 1:
+                at = random.integers(min(len(altered), 4000 if i % 2 else len(altered)))
+                altered[at] ^= 1 << random.integers(8)
+            else:
+                altered += random.bytes(int(random.integers(1, 100)))
+            with pytest.raises(StateError, match="the saved conversation cannot be restored"):
+                engine.restore(bytes(altered))
+        engine.restore(saved)
+        assert answer(engine, "Is it red?", max_new_tokens=20) == expected
+
+    def test_an_interrupted_save_leaves_the_old_file(self, engine, scenes, tmp_path):
+        path = tmp_path / "conversation"
+        engine.ask(QUESTION, max_new_tokens=3)
+        engine.save(path)
+        before = path.read_bytes()
+        scene = scenes[6]
+        asked(engine, scene.content, scene.question, max_new_tokens=3)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        try:
+            with pytest.raises(StateError, match="cannot be written: File too large"):
+                engine.save(path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_what_is_no_saved_conversation_is_refused(self, engine, tmp_path):
+        for path, reason in (
+            (tmp_path / "nothing", "No such file"),
+            (tmp_path, "it is not a file"),
+            (ROOT / "README.md", "it is no saved conversation"),
+        ):
+            with pytest.raises(StateError, match=reason):
+                engine.restore(path)
+        with pytest.raises(StateError, match="cannot be written"):
+            engine.save(tmp_path / "nowhere" / "conversation")

@@ -1,0 +1,58 @@
+"""The C++ runner as a library. Its tests run in a process of their own, see tests/engine/conftest.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from llava_runner.engine import LIBRARY
+from llava_runner.session import Session
+from tests.engine.test_c_interface import NEW_TOKENS
+from tests.integration.conftest import ROOT
+from training import questions
+
+SCENES = range(questions.HELD_OUT_SEED, questions.HELD_OUT_SEED + 50)
+
+
+@pytest.fixture(scope="session")
+def scenes(tiny_package, once, tmp_path_factory):
+    """Return the path of scenes with the Python runner's answers, in JSON, beside their images."""
+
+    def make():
+        folder = tmp_path_factory.mktemp("scenes")
+        found = []
+        with Session.load(tiny_package.folder) as session:
+            for seed in SCENES:
+                image, question, _ = questions.question_for(seed)
+                name = f"{seed}.png"
+                image.save(folder / name)
+                text = session.ask(image, question, max_new_tokens=NEW_TOKENS)
+                found.append({"name": name, "question": question, "text": text, "ids": list(session.last.ids)})
+        path = folder / "scenes.json"
+        path.write_text(json.dumps(found))
+        return path
+
+    return once("scenes of the engine", make)
+
+
+@pytest.mark.parametrize("name", ["test_c_interface.py"])
+def test_the_engine(name, native_build, tiny_package, scenes, tmp_path):
+    variables = {
+        "LLAVA_ENGINE": native_build / LIBRARY,
+        "LLAVA_TEST_PACKAGE": tiny_package.folder,
+        "LLAVA_TEST_SCENES": scenes,
+    }
+    folder = ROOT / "tests" / "engine"
+    flags = ["-q", "--confcutdir", folder, "-p", "no:cacheprovider", "-p", "no:xdist", "--basetemp", tmp_path / "inner"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *flags, folder / name],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **{key: str(value) for key, value in variables.items()}, "PYTEST_ADDOPTS": ""},
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-3000:]
