@@ -25,6 +25,22 @@ def figures(results: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
                 yield f"{part}, {model}, {contender}, {name}", Figure.of([values[name] for values in rounds])
 
 
+def measured_here(results: Mapping[str, Any], here: Mapping[str, str]) -> dict[str, Any]:
+    """Return what was measured of models on a processor of the same kind as this one.
+
+    ``here`` is this machine, as each model's speed has the one that it was measured on.
+    """
+
+    def is_same(model: str) -> bool:
+        there = results.get("speed", {}).get(model, {}).get("machine", {})
+        return all(there.get(name) == here[name] for name in ("processor", "extensions"))
+
+    return {
+        part: {model: found for model, found in results.get(part, {}).items() if is_same(model)}
+        for part in ("export", "speed", "ladders")
+    }
+
+
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the new median over the old one for each figure in both results, by name.
 

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks.differences import differences
+from benchmarks.differences import differences, measured_here
 from benchmarks.measuring import MODELS, PARTS, ROOT, WorkFolder, measure_part, models_of, prepare
 from benchmarks.page_text import render
 from benchmarks.readme import update_readme
+from llava_export.benchmark.rounds import machine
 from llava_export.cli.terminal import new_console
 from llava_runner.arguments import ArgumentParser, run_command
 from llava_runner.errors import UserError
@@ -26,8 +27,8 @@ Checkpoints of full size with random weights are made first. They and what is
 exported of them stay in the work folder. Every part is a command that anybody
 can run, and the page names it next to its figures.
 
-Whatever is measured again is compared with the time before, and the page says
-how far the two are apart.
+Whatever is measured again on the same kind of processor is compared with the
+time before, and the page says how far the two are apart.
 """
 EPILOG = """examples:
   python -m benchmarks.page --work-dir /tmp/benchmarks
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     for part in [part for part in PARTS if part in arguments.only]:
         found = measure_part(part, work, arguments.models)
         results[part] = results.get(part, {}) | found
-        again |= differences(before, {part: found})
+        again |= differences(measured_here(before, machine()), {part: found})
         results["again"] = results["again"] | again
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     for name, each in again.items():
