@@ -9,19 +9,7 @@
 #include <memory>
 #include <mutex>
 
-// libtiff's codec of LERC, a compression of elevations. Pillow's libtiff has none, and a static libLerc cannot be a
-// part of a shared library. So files in LERC are refused: these stand in for libLerc, and fail.
-extern "C" {
-unsigned lerc_getBlobInfo(...) {
-  return 1;
-}
-unsigned lerc_decode(...) {
-  return 1;
-}
-unsigned lerc_encodeForVersion(...) {
-  return 1;
-}
-}
+#include "image/formats/absent_codecs.h"
 
 namespace llava {
 namespace {
