@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -242,6 +243,28 @@ def test_what_cannot_be_opened_is_refused(library, package, tmp_path):
         Engine(package, library=library, tokenizer=tmp_path / "nowhere.bin")
     with pytest.raises(PromptError, match="cpu_threads -1"):
         Engine(package, library=library, cpu_threads=-1)
+
+
+def test_weights_are_packed_while_no_other_program_is_loaded(library, package, tmp_path):
+    copies = [shutil.copytree(package, tmp_path / name, ignore=shutil.ignore_patterns("*.packed")) for name in "ab"]
+    code = f"""
+from pathlib import Path
+from llava_runner.engine import Engine
+
+def packed():
+    return [len(list(Path(folder).glob("*.packed"))) for folder in {[str(copy) for copy in copies]}]
+
+first, second = (Engine(folder, library=Path({str(library)!r})) for folder in {[str(copy) for copy in copies]})
+print(packed())
+first.close()
+second.close()
+third = Engine({str(copies[1])!r}, library=Path({str(library)!r}))
+third.ask({QUESTION!r}, max_new_tokens=3)
+print(packed())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "[1, 0]\n[1, 1]\n", done.stderr
+    assert "another program is loaded" in done.stderr
 
 
 def test_no_torch_is_needed(library, package):

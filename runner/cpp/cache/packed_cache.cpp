@@ -170,7 +170,7 @@ bool protect(const Descriptor& file) {
 }  // namespace
 
 PackedCache::PackedCache(const PackedCacheOptions& options, const std::function<void(const std::string&)>& pack)
-    : folder_path_(options.folder) {
+    : folder_path_(options.folder), may_fork_(options.may_fork) {
   if (folder_path_.empty()) {
     const std::string own = fs::path(options.program_path).parent_path().string();
     folder_path_ = own.empty() ? "." : own;
@@ -193,7 +193,9 @@ PackedCache::PackedCache(const PackedCacheOptions& options, const std::function<
   const std::string begin = stem_ + "." + program_key + "-" + key_of_machine() + "-";
   remove_leftovers(program_key);
   file_ = find(begin);
-  if (!file_) {
+  if (!file_ && !options.may_pack) {
+    note("packed weights are not kept: another program is loaded in this process");
+  } else if (!file_) {
     file_ = make(begin, options.program_path, pack);
   }
   if (file_ && can_be_mapped(file_)) {
@@ -254,7 +256,15 @@ Descriptor PackedCache::make(
   note("packing weights for this processor, once");
   bool packed = false;
   try {
-    packed = in_own_process([&] { pack(path_of(file)); }, [&] { check_whole_program(program); });
+    const auto pack_it = [&] { pack(path_of(file)); };
+    const auto check_it = [&] { check_whole_program(program); };
+    if (may_fork_) {
+      packed = in_own_process(pack_it, check_it);
+    } else {
+      check_it();
+      pack_it();
+      packed = true;
+    }
   } catch (...) {
     remove();
     throw;

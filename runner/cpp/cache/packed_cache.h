@@ -16,14 +16,16 @@ struct PackedCacheOptions {
   std::string program_path;
   std::string structure;  // of the program, see digest_of_structure
   std::string folder;     // empty: the program's folder
+  bool may_pack;          // if there is no file, make it
+  bool may_fork;          // pack in a process of its own; not where ExecuTorch's threads run, which a fork lacks
 };
 
 class PackedCache {
  public:
   // Finds the file that was made of this program on this processor by this ExecuTorch, and checks every byte of it. If
-  // there is none, `pack` makes it, at the path it is given. It does so in a process of its own: if that one fails, on
-  // a full disk for example, this one goes on without the file. Meanwhile this process compares the program with its
-  // manifest. If another process packs the same, this one waits for it.
+  // there is none, `pack` makes it, at the path it is given. It does so in a process of its own if it may: if that one
+  // fails, on a full disk for example, this one goes on without the file. Meanwhile this process compares the program
+  // with its manifest. If another process packs the same, this one waits for it.
   //
   // If no file can be used, path() is empty, and a note on stderr says why. Throws PackageError for a damaged program.
   PackedCache(const PackedCacheOptions& options, const std::function<void(const std::string&)>& pack);
@@ -43,6 +45,7 @@ class PackedCache {
   std::string named(const std::string& name) const { return folder_path_ + "/" + name; }
 
   std::string folder_path_;
+  bool may_fork_;
   std::string stem_;
   Descriptor folder_;  // locked while the file is made and while it is loaded, also by the process that packs
   Descriptor file_;

@@ -23,7 +23,13 @@ Program open_program(const ProgramOptions& options) {
   if (options.packed_cache_path == kNoPackedCache) {
     return load("");
   }
-  const PackedCache cache({options.model_path, structure, options.packed_cache_path}, load);
+  const PackedCacheOptions kept{
+      .program_path = options.model_path,
+      .structure = structure,
+      .folder = options.packed_cache_path,
+      .may_pack = Program::num_loaded() == 0,
+      .may_fork = !Program::was_loaded()};
+  const PackedCache cache(kept, load);
   return load(cache.path());
 }
 

@@ -8,6 +8,8 @@
 #include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
 
+#include <atomic>
+
 #include "base/errors.h"
 #include "package/program_file.h"
 #include "runtime/thread_pool.h"
@@ -35,6 +37,9 @@ constexpr char kWorkspaceSharing[] = "workspace_sharing_mode";
 constexpr char kWeightCache[] = "weight_cache_enabled";
 constexpr char kPackedCachePath[] = "packed_cache_path";
 
+std::atomic<int> num_programs = 0;
+std::atomic<bool> has_loaded = false;
+
 // The error that the runtime reported last in this thread. It says more than the code that a call returns.
 thread_local std::string last_report;
 
@@ -53,18 +58,30 @@ void keep_errors(
 
 }  // namespace
 
+int Program::num_loaded() {
+  return num_programs;
+}
+
+bool Program::was_loaded() {
+  return has_loaded;
+}
+
 struct Program::Runtime {
   Module module;
+
+  explicit Runtime(const std::string& path) : module(path, Module::LoadMode::Mmap) { ++num_programs; }
+  ~Runtime() { --num_programs; }
 };
 
 Program::Program(const std::string& path, const LoadOptions& options) : path_(path), structure_(options.structure) {
   check_program_file(path);
+  has_loaded = true;
   executorch::runtime::register_pal(executorch::runtime::PalImpl::create(keep_errors, __FILE__));
   executorch::runtime::runtime_init();
   if (options.cpu_threads > 0) {  // before anything is loaded, since XNNPACK's delegates keep the pool they find
     executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(uint32_t(options.cpu_threads));
   }
-  runtime_.reset(new Runtime{Module(path, Module::LoadMode::Mmap)});
+  runtime_ = std::make_unique<Runtime>(path);
   Module& module = runtime_->module;
   if (const Error error = module.load(executorch::runtime::Program::Verification::InternalConsistency);
       error != Error::Ok) {

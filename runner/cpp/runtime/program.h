@@ -36,6 +36,11 @@ class Program {
   // missing, damaged, or not a program of this contract.
   Program(const std::string& path, const LoadOptions& options);
   Program(Program&&) noexcept;
+
+  // Returns how many programs are loaded in this process. ExecuTorch keeps the packed weights of one at a time.
+  static int num_loaded();
+  // Returns whether this process has ever loaded one, and so has ExecuTorch's threads.
+  static bool was_loaded();
   ~Program();
 
   const ModelCard& card() const { return card_; }
