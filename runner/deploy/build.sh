@@ -12,9 +12,8 @@
 # Leaves them in cmake-out/TARGET, with the shared libraries that they need, and the same files in a .tar.gz.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-
-fail() { echo "error: $*" >&2; exit 2; }
-need() { command -v "$1" > /dev/null || fail "$1 is missing: $2"; } # need COMMAND HOW-TO-GET-IT
+# shellcheck source=/dev/null
+source runner/deploy/elf.sh
 
 target=native clean=false
 for argument in "$@"; do
@@ -98,20 +97,29 @@ case $target in
         ;;
 esac
 
+shared=() # that the programs need; an ExecuTorch for Android may consist of static libraries
+for library in "${libraries[@]}"; do
+    path=$(find "$sdk" -name "$library" -print -quit)
+    [[ -z $path ]] || shared+=("$path")
+done
+if [[ $target != native ]]; then check_pages "${shared[@]}"; fi
+
 "$cmake" -S runner/cpp -B "$out/build" -DCMAKE_PREFIX_PATH="$(realpath "$sdk")" "${configure[@]}" \
     > "$out/configure.log" 2>&1 ||
     { cat "$out/configure.log" >&2; exit 1; }
 sed -n 's/^-- without/without/p' "$out/configure.log" # image formats; docs/guides/device.md names their libraries
 "$cmake" --build "$out/build" --parallel "$(nproc)"
 
-# Copy the programs and the shared libraries that they need. An ExecuTorch for Android may consist of static ones.
-files=(llava_main llava_bench libllava_engine.so)
-cp "${files[@]/#/$out/build/}" "$out/"
-for library in "${libraries[@]}"; do
-    if found=$(find "$sdk" -name "$library" -print -quit) && [[ -n $found ]]; then
-        cp "$found" "$out/"
-        files+=("$library")
-    fi
+programs=("$out"/build/{llava_main,llava_bench,libllava_engine.so})
+if [[ $target != native ]]; then check_pages "${programs[@]}"; fi
+files=()
+for path in "${programs[@]}" "${shared[@]}"; do
+    name=$(basename "$path")
+    cp "$path" "$out/$name.new"
+    mv "$out/$name.new" "$out/$name" # a program that is running keeps its file
+    files+=("$name")
 done
-tar -czf "$out/llava_main-$target.tar.gz" -C "$out" "${files[@]}"
-echo "$out/llava_main and, to copy to a device, $out/llava_main-$target.tar.gz"
+archive=$out/llava_main-$target.tar.gz
+tar -czf "$archive.new" -C "$out" "${files[@]}"
+mv "$archive.new" "$archive"
+echo "$out/llava_main and, to copy to a device, $archive"

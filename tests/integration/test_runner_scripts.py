@@ -68,6 +68,25 @@ def test_what_is_missing_is_named(arguments, environment, message, tmp_path):
     assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_an_executorch_for_small_pages_of_memory_is_refused(aarch64_build, tmp_path):
+    sdk = tmp_path / "sdk"
+    sdk.mkdir()
+    (sdk / "executorch-config.cmake").touch()
+    for name in ("libexecutorch.so", "libexecutorch_backend_xnnpack.so"):
+        build_library(sdk / name, page_size=4096)
+    build_library(sdk / "libexecutorch_threadpool.so", page_size=16384)
+    done = build("android", ANDROID_NDK=str(fake_ndk(tmp_path)), EXECUTORCH_ANDROID=str(sdk))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    named = f"error: {sdk}/libexecutorch.so {sdk}/libexecutorch_backend_xnnpack.so: linked for memory pages of less "
+    assert done.stderr.startswith(named) and "-Wl,-z,max-page-size=16384" in done.stderr
+
+
+def build_library(path: Path, *, page_size: int) -> None:
+    """Build a library for ARM without anything in it, whose parts begin at multiples of a page."""
+    compiler = "aarch64-linux-gnu-gcc -shared -nostdlib -x c /dev/null"
+    subprocess.run([*compiler.split(), f"-Wl,-z,max-page-size={page_size}", "-o", path], check=True)
+
+
 def fake_ndk(folder: Path) -> Path:
     path = folder / "ndk/build/cmake/android.toolchain.cmake"
     path.parent.mkdir(parents=True)
@@ -83,6 +102,8 @@ def test_the_android_target_is_configured_and_built(aarch64_build, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "notes").read_text() == "arm64-v8a android-28"
     assert (ROOT / "cmake-out/android/llava_main-android.tar.gz").exists()
+    aligned = subprocess.run(["readelf", "-lW", ROOT / "cmake-out/android/llava_main"], capture_output=True, text=True)
+    assert {line.split()[-1] for line in aligned.stdout.splitlines() if line.startswith("  LOAD")} == {"0x4000"}
     left_out = [line for line in done.stdout.splitlines() if line.startswith("without ")]
     assert [line.split(":")[0] for line in left_out] == [
         "without PCRE2 or utf8proc",
