@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Copies a package and the Android runner to a phone, and asks there.
+# Copies a package and the runner to an Android phone, and asks there.
 #
 #   runner/deploy/adb_run.sh PACKAGE [--bench] [llava_main's options, or llava_bench's ...]
 #   runner/deploy/adb_run.sh demo --image=image.png --prompt="What is in the image?" --temperature=0
@@ -7,7 +7,8 @@
 #
 # PACKAGE is the folder that an export with --with-artifacts made. Files that are on the phone already, of the same
 # size, are not copied again. Paths in the options are the phone's; those of files in the package need no folder.
-# ANDROID_SERIAL chooses among several phones.
+# ANDROID_SERIAL chooses among several phones. The runner is that of `build.sh android` where it was built, otherwise
+# that of `build.sh phone`; LLAVA_MAIN_DIR names another folder.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
 
@@ -21,8 +22,10 @@ if [[ ${1:-} == --bench ]]; then
     shift
 fi
 command -v adb > /dev/null || fail "adb is missing: it comes with Android's platform tools"
-runner=${LLAVA_MAIN_DIR:-$here/cmake-out/android}
-[[ -x $runner/$program ]] || fail "$runner/$program is missing: runner/build.sh android"
+runner=$here/cmake-out/android
+[[ -x $runner/$program ]] || runner=$here/cmake-out/phone/llava
+runner=${LLAVA_MAIN_DIR:-$runner}
+[[ -x $runner/$program ]] || fail "$runner/$program is missing: runner/build.sh phone"
 programs=("$package"/*.pte)
 [[ ${#programs[@]} == 1 && -f ${programs[0]} ]] || fail "$package must hold one .pte"
 adb get-state > /dev/null 2>&1 || fail "no phone answers: adb devices lists what is connected"
@@ -39,5 +42,10 @@ for file in "$package"/*; do push "$file"; done
 for file in "$runner/$program" "$runner"/*.so; do
     [[ ! -f $file ]] || adb push "$file" "$folder/" > /dev/null # small, and of one size after many a change
 done
+start="chmod +x $program && LD_LIBRARY_PATH=. ./$program"
+if [[ -d $runner/lib ]]; then # packed by build.sh phone: a script, and the libraries of Linux
+    adb push "$runner/lib" "$folder/" > /dev/null
+    start="sh ./$program"
+fi
 printf -v options ' %q' "--model-path=$(basename "${programs[0]}")" "$@"
-adb shell "cd $folder && chmod +x $program && LD_LIBRARY_PATH=. ./$program$options"
+adb shell "cd $folder && $start$options"

@@ -2,14 +2,16 @@
 # Builds llava_main, the C++ runner, llava_bench, which times it, and libllava_engine, which is the runner as a library,
 # against the SDK in an ExecuTorch wheel: neither the sources of ExecuTorch nor torch are needed.
 #
-#   runner/build.sh [native|aarch64|android] [--clean]
+#   runner/build.sh [native|aarch64|phone|android] [--clean]
 #
 # native     for this machine, against the wheel in its Python environment
 # aarch64    for 64-bit ARM Linux (Raspberry Pi 5, Jetson Orin): cross-compiled against the aarch64 wheel, which pip
 #            fetches
-# android    for arm64-v8a phones: needs ANDROID_NDK, and in EXECUTORCH_ANDROID an ExecuTorch built for Android
+# phone      for Android phones, without Android's NDK: the programs of aarch64, with the libraries of Linux beside them
+# android    for Android phones (arm64-v8a): needs ANDROID_NDK, and in EXECUTORCH_ANDROID an ExecuTorch built for Android
 #
-# Leaves them in cmake-out/TARGET, with the shared libraries that they need, and the same files in a .tar.gz.
+# Leaves them in cmake-out/TARGET, with the shared libraries that they need, and the same files in a .tar.gz. For phones
+# they are in the folder cmake-out/phone/llava, without the library.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=/dev/null
@@ -18,12 +20,20 @@ source runner/deploy/elf.sh
 target=native clean=false
 for argument in "$@"; do
     case $argument in
-        native | aarch64 | android) target=$argument ;;
+        native | aarch64 | phone | android) target=$argument ;;
         --clean) clean=true ;;
-        *) fail "$argument is none of native, aarch64, android, --clean" ;;
+        *) fail "$argument is none of native, aarch64, phone, android, --clean" ;;
     esac
 done
 out=cmake-out/$target
+if [[ $target == phone ]]; then
+    options=()
+    if $clean; then options=(--clean); fi
+    runner/deploy/build.sh aarch64 "${options[@]}"
+    runner/deploy/pack_phone.sh cmake-out/aarch64 "$out"
+    echo "$out/llava, a folder to copy to a phone: runner/deploy/adb_run.sh does it"
+    exit
+fi
 if $clean; then rm -rf "$out"; fi
 
 python=.venv/bin/python

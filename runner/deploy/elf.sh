@@ -17,3 +17,7 @@ check_pages() { # check_pages FILE...: each must load where a page of memory has
     [[ ${#small[@]} == 0 ]] || fail "${small[*]}: linked for memory pages of less than 16 KB, and would not load on" \
         "newer phones or a Raspberry Pi 5. Link with -Wl,-z,max-page-size=16384, as Android's NDK does from r28 on"
 }
+
+libraries_of() { # libraries_of FILE: the names of the shared libraries that it needs
+    LC_ALL=C readelf -dW "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]$/\1/p'
+}

@@ -74,6 +74,12 @@ def aarch64_build(once) -> Path:
     return once("aarch64", lambda: build_runner("aarch64"))
 
 
+@pytest.fixture(scope="session")
+def phone_build(aarch64_build, once) -> Path:
+    """Pack the C++ runner for phones, which takes the programs for 64-bit ARM. Return the folder with the result."""
+    return once("phone", lambda: build_runner("phone"))
+
+
 # Options of exports that several tests share: of "deep", a built-in model, and "deep_with_biases_and_tied_head".
 EIGHT_BITS: dict[str, Any] = {
     "recipe": "8da8w",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -33,7 +34,7 @@ ADB = """#!/usr/bin/env bash
 phone={phone}
 case $1 in
     get-state) echo device ;;
-    push) cp "$2" "$phone/" && echo "push $(basename "$2")" >> "$phone/log" ;;
+    push) cp -r "$2" "$phone/" && echo "push $(basename "$2")" >> "$phone/log" ;;
     shell)
         case $2 in
             stat*) file=${{2#stat -c %s }}; stat -c %s "$phone/$(basename "${{file%% 2>*}}")" 2> /dev/null || true ;;
@@ -53,7 +54,7 @@ def build(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
-        (["windows"], {}, "none of native, aarch64, android"),
+        (["windows"], {}, "none of native, aarch64, phone, android"),
         (["android"], {}, "ANDROID_NDK is not set"),
         (["android"], {"ANDROID_NDK": "/tmp"}, "is no NDK"),
         (["android"], {"ANDROID_NDK": "{ndk}"}, "EXECUTORCH_ANDROID is not set"),
@@ -170,6 +171,32 @@ def test_a_package_is_pushed_once_and_asked(phone, native_build, tiny_package, m
     assert log[-1].endswith(
         r"LD_LIBRARY_PATH=. ./llava_main --model-path=llava.pte --image=image.png --prompt=What\'s\ there\?"
     )
+
+
+def test_the_runner_packed_for_phones_is_pushed_where_there_is_none_of_the_ndk(phone, phone_build, tmp_path):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/llava.pte").write_text("not a program")
+    copy = tmp_path / "clone/runner/deploy/adb_run.sh"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "runner/deploy/adb_run.sh", copy)
+    command = [copy, tmp_path / "package", "--prompt=What?"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "cmake-out/phone/llava/llava_main is missing: runner/build.sh phone" in done.stderr
+
+    def last_command() -> str:
+        subprocess.run(command, check=True)
+        return (phone / "log").read_text().splitlines()[-1]
+
+    built = tmp_path / "clone/cmake-out"
+    built.mkdir()
+    (built / "phone").symlink_to(phone_build)
+    assert last_command().endswith(r" && sh ./llava_main --model-path=llava.pte --prompt=What\?")
+    pushed = phone / "lib/llava_main", phone / "lib/libc.so.6", phone / "llava_main"
+    assert all(path.stat().st_size > 1000 for path in pushed)
+    (built / "android").mkdir()  # begun, and nothing came of it
+    assert last_command().endswith(r" && sh ./llava_main --model-path=llava.pte --prompt=What\?")
+    shutil.copy("/bin/true", built / "android/llava_main")
+    assert last_command().endswith(r" && LD_LIBRARY_PATH=. ./llava_main --model-path=llava.pte --prompt=What\?")
 
 
 def test_a_file_name_runs_no_command_on_the_phone(phone, native_build, tmp_path, monkeypatch):
