@@ -39,8 +39,7 @@ def scenes(tiny_package, once, tmp_path_factory):
     return once("scenes of the engine", make)
 
 
-@pytest.mark.parametrize("name", ["test_c_interface.py"])
-def test_the_engine(name, native_build, tiny_package, scenes, tmp_path):
+def test_the_engine(native_build, tiny_package, scenes, tmp_path):
     variables = {
         "LLAVA_ENGINE": native_build / LIBRARY,
         "LLAVA_TEST_PACKAGE": tiny_package.folder,
@@ -49,7 +48,7 @@ def test_the_engine(name, native_build, tiny_package, scenes, tmp_path):
     folder = ROOT / "tests" / "engine"
     flags = ["-q", "--confcutdir", folder, "-p", "no:cacheprovider", "-p", "no:xdist", "--basetemp", tmp_path / "inner"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *flags, folder / name],
+        [sys.executable, "-m", "pytest", *flags, folder],
         capture_output=True,
         text=True,
         cwd=ROOT,
