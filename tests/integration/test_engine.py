@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -55,3 +56,24 @@ def test_the_engine(native_build, tiny_package, scenes, tmp_path):
         env={**os.environ, **{key: str(value) for key, value in variables.items()}, "PYTEST_ADDOPTS": ""},
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-3000:]
+
+
+def test_sessions_of_several_threads_leave_nothing_behind(native_build, tiny_package, tmp_path):
+    """CONTRIBUTING.md says how to build the same program with sanitizers."""
+    cmake = [sys.executable, "-m", "cmake"]
+    build = subprocess.run(
+        [*cmake, "--build", native_build / "build", "--target", "engine_stress"], capture_output=True
+    )
+    assert build.returncode == 0, build.stderr
+    rounds, threads = "67", "3"  # 201 lives of a session
+    done = subprocess.run(
+        [native_build / "build/engine_stress", tiny_package.folder, tiny_package.folder / "image.png", rounds, threads],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "LD_LIBRARY_PATH": str(native_build)},
+    )
+    failures, more = re.fullmatch(r"(\d+) failures, (-?\d+) KiB more\n", done.stdout).groups()
+    assert (done.returncode, failures) == (0, "0"), done.stderr
+    assert int(more) < 20_000
+    assert list(tmp_path.iterdir()) == []

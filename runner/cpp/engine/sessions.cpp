@@ -18,7 +18,7 @@ int64_t newest = 0;
 
 constexpr int kThreadsAtMost = 1024;
 
-std::mutex opening;  // one program at a time: threads and packed weights are of the whole process
+std::mutex opening;  // or closing, one program at a time: threads and packed weights are of the whole process
 pid_t process = 0;   // that opened the first session
 int threads = 0;     // that were asked for last
 
@@ -97,7 +97,10 @@ int64_t add_session(const ProgramOptions& options, const std::string& tokenizer_
 void close_session(int64_t number) {
   cancel_session(number);
   Use use(number);
-  use->session.reset();
+  {
+    const std::lock_guard one_at_a_time(opening);
+    use->session.reset();
+  }
   use->images.clear();
   const std::lock_guard lock(sessions_mutex);
   sessions.erase(number);
