@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds llava_main, the C++ runner, llava_bench, which times it, and libllava_engine, which is the runner as a library,
-# against the SDK in an ExecuTorch wheel: neither the sources of ExecuTorch nor torch are needed.
+# against the SDK in an ExecuTorch wheel: neither the sources of ExecuTorch nor torch are needed. Where a JDK is found,
+# libllava_jni and llava.jar are the library for Java.
 #
 #   runner/build.sh [native|aarch64|phone|android] [--clean]
 #
@@ -121,7 +122,9 @@ sed -n 's/^-- without/without/p' "$out/configure.log" # image formats; docs/guid
 "$cmake" --build "$out/build" --parallel "$(nproc)"
 
 programs=("$out"/build/{llava_main,llava_bench,libllava_engine.so})
+if [[ -f $out/build/libllava_jni.so ]]; then programs+=("$out/build/libllava_jni.so"); fi
 if [[ $target != native ]]; then check_pages "${programs[@]}"; fi
+if [[ -f $out/build/llava.jar ]]; then programs+=("$out/build/llava.jar"); fi
 files=()
 for path in "${programs[@]}" "${shared[@]}"; do
     name=$(basename "$path")

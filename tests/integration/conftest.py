@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -21,9 +22,13 @@ from llava_export.pte.options import STAMPED, Options
 from llava_export.pte.plan import Plan, plan
 from llava_export.recipe import RECIPES
 from llava_export.stages import Stages
+from llava_runner.session import Session
+from tests.engine.test_c_interface import NEW_TOKENS
 from tests.integration.llava_main import command
+from training import questions
 
 ROOT = Path(__file__).parents[2]
+SCENES = range(questions.HELD_OUT_SEED, questions.HELD_OUT_SEED + 50)
 
 
 def lacking(what: str, how: str) -> NoReturn:
@@ -220,3 +225,24 @@ def expected(llava_main, tiny_package) -> str:
     )
     assert done.returncode == 0 and "circle" in done.stdout
     return done.stdout
+
+
+@pytest.fixture(scope="session")
+def scenes(tiny_package, once, tmp_path_factory) -> Path:
+    """Return the path of scenes with the Python runner's answers, in JSON, beside their images."""
+
+    def make() -> Path:
+        folder = tmp_path_factory.mktemp("scenes")
+        found = []
+        with Session.load(tiny_package.folder) as session:
+            for seed in SCENES:
+                image, question, _ = questions.question_for(seed)
+                name = f"{seed}.png"
+                image.save(folder / name)
+                text = session.ask(image, question, max_new_tokens=NEW_TOKENS)
+                found.append({"name": name, "question": question, "text": text, "ids": list(session.last.ids)})
+        path = folder / "scenes.json"
+        path.write_text(json.dumps(found))
+        return path
+
+    return once("scenes of the engine", make)

@@ -2,42 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
 
-import pytest
-
 from llava_runner.engine import LIBRARY
-from llava_runner.session import Session
-from tests.engine.test_c_interface import NEW_TOKENS
 from tests.integration.conftest import ROOT
-from training import questions
-
-SCENES = range(questions.HELD_OUT_SEED, questions.HELD_OUT_SEED + 50)
-
-
-@pytest.fixture(scope="session")
-def scenes(tiny_package, once, tmp_path_factory):
-    """Return the path of scenes with the Python runner's answers, in JSON, beside their images."""
-
-    def make():
-        folder = tmp_path_factory.mktemp("scenes")
-        found = []
-        with Session.load(tiny_package.folder) as session:
-            for seed in SCENES:
-                image, question, _ = questions.question_for(seed)
-                name = f"{seed}.png"
-                image.save(folder / name)
-                text = session.ask(image, question, max_new_tokens=NEW_TOKENS)
-                found.append({"name": name, "question": question, "text": text, "ids": list(session.last.ids)})
-        path = folder / "scenes.json"
-        path.write_text(json.dumps(found))
-        return path
-
-    return once("scenes of the engine", make)
 
 
 def test_the_engine(native_build, tiny_package, scenes, tmp_path):

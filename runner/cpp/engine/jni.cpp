@@ -1,0 +1,299 @@
+// The native methods of runner/java/org/llava/Native.java, by the C interface alone. What goes wrong is thrown in Java
+// as a LlavaException; no C++ exception leaves a function here.
+#include <jni.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "engine/llava.h"
+#include "image/formats/pixels.h"
+
+namespace {
+
+// Returns text as a Java array, or null with an OutOfMemoryError of Java.
+jbyteArray java_bytes(JNIEnv* env, const char* text, size_t length) {
+  const jbyteArray array = env->NewByteArray(jsize(length));
+  if (array) {
+    env->SetByteArrayRegion(array, 0, jsize(length), reinterpret_cast<const jbyte*>(text));
+  }
+  return array;
+}
+
+// Throws a LlavaException in Java, unless something was thrown there already.
+void raise(JNIEnv* env, llava_status status, const char* message) {
+  if (env->ExceptionCheck()) {
+    return;
+  }
+  const jclass type = env->FindClass("org/llava/LlavaException");
+  const jmethodID constructor = type ? env->GetMethodID(type, "<init>", "(I[B)V") : nullptr;
+  const jbyteArray text = constructor ? java_bytes(env, message, std::strlen(message)) : nullptr;
+  const jobject error = text ? env->NewObject(type, constructor, jint(status), text) : nullptr;
+  if (!env->ExceptionCheck()) {
+    env->Throw(static_cast<jthrowable>(error));
+  }
+}
+
+void check(JNIEnv* env, llava_status status) {
+  if (status != LLAVA_OK) {
+    raise(env, status, llava_error());
+  }
+}
+
+// Returns what `work` returns, or null or 0 after it has thrown.
+template <typename Work>
+auto guarded(JNIEnv* env, Work&& work) noexcept -> std::invoke_result_t<Work> {
+  try {
+    return work();
+  } catch (const std::bad_alloc&) {
+    raise(env, LLAVA_NO_MEMORY, "memory has run out");
+  } catch (const std::exception& error) {
+    raise(env, LLAVA_BUG, error.what());
+  }
+  return std::invoke_result_t<Work>();
+}
+
+// A copy of a Java array, with a zero byte behind it. The engine keeps no garbage collector waiting for it.
+class Bytes {
+ public:
+  Bytes(JNIEnv* env, jbyteArray array) {
+    if (array) {
+      content_.emplace(size_t(env->GetArrayLength(array)), '\0');
+      env->GetByteArrayRegion(array, 0, jsize(size()), reinterpret_cast<jbyte*>(content_->data()));
+    }
+  }
+
+  const char* get() const { return content_ ? content_->c_str() : nullptr; }  // null for null
+  size_t size() const { return content_ ? content_->size() : 0; }
+
+ private:
+  std::optional<std::string> content_;
+};
+
+// Returns whether an array, which may be null, has the pixels of an image; throws in Java if it lacks some. Sizes that
+// are no image's are left to the engine.
+bool has_pixels(JNIEnv* env, jarray array, jint width, jint height, int values_per_pixel) {
+  if (!array || width <= 0 || height <= 0) {
+    return true;
+  }
+  const int64_t has = env->GetArrayLength(array) / values_per_pixel;
+  const int64_t needed = int64_t(width) * height;
+  if (has < needed) {
+    const std::string message = "the array has " + std::to_string(has) + " pixels, and an image of " +
+                                std::to_string(width) + " x " + std::to_string(height) + " has " +
+                                std::to_string(needed);
+    raise(env, LLAVA_MISUSE, message.c_str());
+  }
+  return has >= needed;
+}
+
+// What an answer's text goes to, in the thread that asks.
+struct Receiver {
+  JNIEnv* env;
+  jobject object;
+  jmethodID receive;
+};
+
+int32_t on_text(void* user_data, const char* text, size_t length) {
+  const auto [env, object, receive] = *static_cast<const Receiver*>(user_data);
+  const jbyteArray piece = java_bytes(env, text, length);
+  if (!piece) {
+    return 1;
+  }
+  const jboolean goes_on = env->CallBooleanMethod(object, receive, piece);
+  const bool thrown = env->ExceptionCheck();
+  env->DeleteLocalRef(piece);  // not later: an answer has many pieces
+  return thrown || !goes_on;
+}
+
+llava_info describe(JNIEnv* env, jlong session) {
+  llava_info info{};
+  info.struct_size = sizeof(info);
+  check(env, llava_describe(session, &info));
+  return info;
+}
+
+}  // namespace
+
+#define NATIVE(type, name) JNIEXPORT type JNICALL Java_org_llava_Native_##name
+
+extern "C" {
+
+NATIVE(jbyteArray, version)(JNIEnv* env, jclass) {
+  return java_bytes(env, llava_version(), std::strlen(llava_version()));
+}
+
+NATIVE(jlong, open)
+(JNIEnv* env, jclass, jbyteArray path, jbyteArray tokenizer, jbyteArray packed_cache, jint threads, jboolean check_it) {
+  return guarded(env, [&] {
+    const Bytes package(env, path), tokenizer_path(env, tokenizer), packed_cache_path(env, packed_cache);
+    const llava_open_options options{
+        .struct_size = sizeof(options),
+        .tokenizer_path = tokenizer_path.get(),
+        .packed_cache_path = packed_cache_path.get(),
+        .cpu_threads = threads,
+        .check = check_it};
+    llava_session session = 0;
+    check(env, llava_open(package.get(), &options, &session));
+    return jlong(session);
+  });
+}
+
+NATIVE(void, close)(JNIEnv* env, jclass, jlong session) {
+  check(env, llava_close(session));
+}
+
+NATIVE(void, addImage)(JNIEnv* env, jclass, jlong session, jbyteArray file) {
+  guarded(env, [&] {
+    const Bytes content(env, file);
+    check(env, llava_add_image(session, content.get(), content.size()));
+  });
+}
+
+NATIVE(void, addArgb)(JNIEnv* env, jclass, jlong session, jintArray argb, jint width, jint height) {
+  guarded(env, [&] {
+    if (!has_pixels(env, argb, width, height, 1)) {
+      return;
+    }
+    std::vector<uint8_t> rgb(1);  // not null where `argb` is not
+    if (argb && width > 0 && height > 0) {
+      rgb.resize(size_t(width) * size_t(height) * 3);
+      std::vector<jint> row(static_cast<size_t>(width));
+      uint8_t* out = rgb.data();
+      for (jint y = 0; y < height; ++y) {
+        env->GetIntArrayRegion(argb, y * width, width, row.data());
+        for (const uint32_t pixel : row) {
+          for (const int shift : {16, 8, 0}) {
+            *out++ = llava::over_white(pixel >> shift & 255, pixel >> 24);
+          }
+        }
+      }
+    }
+    check(env, llava_add_pixels(session, argb ? rgb.data() : nullptr, width, height, size_t(width) * 3));
+  });
+}
+
+NATIVE(void, addRgb)(JNIEnv* env, jclass, jlong session, jbyteArray rgb, jint width, jint height) {
+  guarded(env, [&] {
+    if (has_pixels(env, rgb, width, height, 3)) {
+      const Bytes pixels(env, rgb);
+      const auto* first = reinterpret_cast<const uint8_t*>(pixels.get());
+      check(env, llava_add_pixels(session, first, width, height, size_t(width) * 3));
+    }
+  });
+}
+
+NATIVE(void, removeImages)(JNIEnv* env, jclass, jlong session) {
+  check(env, llava_remove_images(session));
+}
+
+NATIVE(void, readAhead)(JNIEnv* env, jclass, jlong session) {
+  check(env, llava_read_ahead(session));
+}
+
+NATIVE(void, ask)
+(JNIEnv* env,
+ jclass,
+ jlong session,
+ jbyteArray text,
+ jboolean new_conversation,
+ jint max_new_tokens,
+ jint seq_len,
+ jboolean has_seed,
+ jlong seed,
+ jdouble temperature,
+ jdouble top_p,
+ jobject receiver) {
+  guarded(env, [&] {
+    const Bytes question(env, text);
+    const llava_ask_options options{
+        .struct_size = sizeof(options),
+        .new_conversation = new_conversation,
+        .max_new_tokens = max_new_tokens,
+        .seq_len = seq_len,
+        .has_seed = has_seed,
+        .seed = uint64_t(seed),
+        .temperature = temperature,
+        .top_p = top_p};
+    Receiver to{env, receiver, env->GetMethodID(env->GetObjectClass(receiver), "receive", "([B)Z")};
+    if (to.receive) {
+      check(env, llava_ask(session, question.get(), &options, on_text, &to));
+    }
+  });
+}
+
+NATIVE(void, cancel)(JNIEnv* env, jclass, jlong session) {
+  check(env, llava_cancel(session));
+}
+
+NATIVE(void, reset)(JNIEnv* env, jclass, jlong session) {
+  check(env, llava_reset(session));
+}
+
+NATIVE(void, save)(JNIEnv* env, jclass, jlong session, jbyteArray path) {
+  guarded(env, [&] { check(env, llava_save(session, Bytes(env, path).get())); });
+}
+
+NATIVE(void, restore)(JNIEnv* env, jclass, jlong session, jbyteArray path) {
+  guarded(env, [&] { check(env, llava_restore(session, Bytes(env, path).get())); });
+}
+
+NATIVE(jint, countTokens)(JNIEnv* env, jclass, jlong session, jbyteArray text) {
+  return guarded(env, [&] {
+    size_t count = 0;
+    check(env, llava_count_tokens(session, Bytes(env, text).get(), &count));
+    return jint(count);
+  });
+}
+
+NATIVE(jint, position)(JNIEnv* env, jclass, jlong session) {
+  return describe(env, session).position;
+}
+
+NATIVE(jint, context)(JNIEnv* env, jclass, jlong session) {
+  return describe(env, session).context;
+}
+
+NATIVE(jdoubleArray, last)(JNIEnv* env, jclass, jlong session) {
+  llava_answer answer{};
+  answer.struct_size = sizeof(answer);
+  check(env, llava_last(session, &answer));
+  if (env->ExceptionCheck()) {
+    return nullptr;
+  }
+  const std::array<jdouble, 11> numbers{
+      jdouble(answer.stop_reason),  answer.load.ms,   jdouble(answer.load.count),   answer.image.ms,
+      jdouble(answer.image.count),  answer.prompt.ms, jdouble(answer.prompt.count), answer.sample.ms,
+      jdouble(answer.sample.count), answer.eval.ms,   jdouble(answer.eval.count)};
+  const jdoubleArray array = env->NewDoubleArray(jsize(numbers.size()));
+  if (array) {
+    env->SetDoubleArrayRegion(array, 0, jsize(numbers.size()), numbers.data());
+  }
+  return array;
+}
+
+NATIVE(jintArray, lastIds)(JNIEnv* env, jclass, jlong session) {
+  return guarded(env, [&]() -> jintArray {
+    size_t count = 0;
+    check(env, llava_last_ids(session, nullptr, 0, &count));
+    std::vector<jint> ids(count);
+    if (!env->ExceptionCheck()) {
+      check(env, llava_last_ids(session, ids.data(), ids.size(), &count));
+      count = std::min(count, ids.size());  // another thread's answer may be longer
+    }
+    const jintArray array = env->ExceptionCheck() ? nullptr : env->NewIntArray(jsize(count));
+    if (array) {
+      env->SetIntArrayRegion(array, 0, jsize(count), ids.data());
+    }
+    return array;
+  });
+}
+
+}  // extern "C"
