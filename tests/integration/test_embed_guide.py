@@ -1,0 +1,109 @@
+"""The programs in docs/guides/embed.md, built and started by the commands there, answer as the Python runner."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import cmake
+import pytest
+
+from llava_runner.session import Session
+from tests.integration.conftest import ROOT, lacking
+
+GUIDE = ROOT / "docs/guides/embed.md"
+PREFIX = "/usr/local"  # where the guide installs to; the tests take another folder
+QUESTIONS = ("What is in the image?", "How many shapes are there?")  # of the guide
+FILES = {"c": "ask.c", "cmake": "CMakeLists.txt", "cpp": "ask.cpp", "java": "Ask.java"}
+
+
+@dataclass(frozen=True)
+class Section:
+    """The files and the commands of a section of the guide."""
+
+    files: dict[str, str]
+    commands: list[str]
+
+    @classmethod
+    def read(cls, title: str) -> Section:
+        """Read a section by its title."""
+        text = GUIDE.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+        blocks = re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+        commands = [line for language, block in blocks if language == "console" for line in block.splitlines()]
+        files = {FILES[language]: block for language, block in blocks if language in FILES}
+        assert all(name in FILES.values() for name in re.findall(r"^// (\w+\.\w+):", text, flags=re.MULTILINE))
+        return cls(files, [line.removeprefix("$ ") for line in commands])
+
+
+@pytest.fixture(scope="module")
+def installed(native_build, tmp_path_factory) -> Path:
+    """Return the folder that the guide's command installs to."""
+    prefix = tmp_path_factory.mktemp("prefix")
+    build, install = Section.read("Build and install it").commands
+    assert build == "runner/build.sh native"  # which native_build has done
+    run(install, prefix=prefix, folder=ROOT)
+    return prefix
+
+
+@pytest.fixture(scope="module")
+def answers(tiny_package) -> list[str]:
+    """Return what the Python runner answers to the questions, which are one conversation."""
+    with Session.load(tiny_package.folder) as session:
+        first = session.ask(tiny_package.folder / "image.png", QUESTIONS[0])
+        return [first, "".join(session.chat(QUESTIONS[1]))]
+
+
+@pytest.fixture
+def folder(tiny_package, tmp_path) -> Path:
+    """Return a folder with the package and the image that the guide's commands name."""
+    (tmp_path / "package").symlink_to(tiny_package.folder)
+    shutil.copy(tiny_package.folder / "image.png", tmp_path / "photo.jpg")
+    return tmp_path
+
+
+def run(command: str, *, prefix: Path, folder: Path, returncode: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command of the guide with another prefix."""
+    environment = {
+        **os.environ,
+        "PATH": f"{cmake.CMAKE_BIN_DIR}:{os.environ['PATH']}",
+        "PKG_CONFIG_PATH": f"{prefix}/lib/pkgconfig",
+        "CMAKE_PREFIX_PATH": str(prefix),
+    }
+    words = ["bash", "-c", command.replace(PREFIX, str(prefix))]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == returncode, f"{command}\n{done.stdout}{done.stderr}"
+    return done
+
+
+@pytest.mark.parametrize(
+    ("language", "tool", "package"),
+    [("C", "pkg-config", "pkg-config"), ("C++", "make", "make"), ("Java", "javac", "default-jdk-headless")],
+    ids=["c", "cpp", "java"],
+)
+def test_a_program_answers_as_the_python_runner(language, tool, package, installed, folder, answers):
+    if not shutil.which(tool):
+        lacking(f"the guide's program in {language}", f"apt-get install {package}")
+    section = Section.read(f"In {language}")
+    for name, content in section.files.items():
+        (folder / name).write_text(content)
+    *builds, start = section.commands
+    for command in builds:
+        run(command, prefix=installed, folder=folder)
+    done = run(start, prefix=installed, folder=folder)
+    assert done.stdout.splitlines() == answers[: 2 if language == "C++" else 1] and done.stderr == ""
+
+    wrong = run(start.replace("photo.jpg", "package/llava.json"), prefix=installed, folder=folder, returncode=2)
+    assert re.fullmatch(r"error: the image .*\n", wrong.stderr)
+    used = run(start.split(" package ")[0], prefix=installed, folder=folder, returncode=2)
+    assert "usage: " in used.stderr
+
+
+def test_all_that_is_installed_is_used_where_it_lies(installed):
+    """Nothing refers to the folder of the build, so the installed folder can be copied to another place."""
+    for file in installed.rglob("*"):
+        if file.is_file():
+            assert os.fsencode(ROOT / "cmake-out") not in file.read_bytes(), file
