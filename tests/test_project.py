@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from packaging.requirements import Requirement
@@ -105,6 +106,22 @@ def test_links_between_pages_resolve(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_android_sample_fits_the_engine():
+    """It cannot be built here, so this is all that is compared."""
+    sample = ROOT / "runner/android"
+    gradle = (sample / "build.gradle.kts").read_text()
+    script = (ROOT / "runner/deploy/build.sh").read_text()
+    for in_gradle, in_script in ((r"minSdk = (\d+)", r"PLATFORM=android-(\d+)"), (r'"(arm64[^"]*)"', r"ABI=(\S+)")):
+        assert re.findall(in_gradle, gradle)[0] == re.findall(in_script, script)[0]
+    (activity,) = sample.rglob("*.kt")
+    manifest = ElementTree.parse(sample / "src/main/AndroidManifest.xml")
+    (name,) = [each.get("{http://schemas.android.com/apk/res/android}name") for each in manifest.iter("activity")]
+    assert f".{activity.stem}" == name
+    assert all((sample / folder).is_dir() for folder in re.findall(r'srcDir\("(.*)"\)', gradle))
+    classes = re.findall(r"import org\.llava\.(\w+)", activity.read_text())
+    assert classes and all((ROOT / f"runner/java/org/llava/{name}.java").exists() for name in classes)
 
 
 def test_changelog_has_this_version():
