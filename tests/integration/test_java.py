@@ -70,6 +70,25 @@ def java_data(tiny_package, scenes, tmp_path) -> Path:
     return tmp_path
 
 
+def names_of(path: Path, enum: str) -> list[str]:
+    """Return the names of an enum of C or Java, without what C puts around them."""
+    text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+    (block,) = re.findall(rf"enum {enum} \{{(.*?)\}}", text, re.DOTALL)
+    names = re.findall(r"^ +(?:LLAVA_)?(?:STOP_)?([A-Z_]+)\b", block, re.MULTILINE)
+    return [name.removesuffix("_ERROR") for name in names]
+
+
+@pytest.mark.parametrize(
+    ("in_c", "file", "in_java", "first"),
+    [("llava_status", "LlavaException", "Status", 2), ("llava_stop_reason", "Answer", "StopReason", 0)],
+    ids=str,
+)
+def test_numbers_of_the_c_interface_are_places_in_java(in_c, file, in_java, first):
+    in_header = names_of(ROOT / "runner/cpp/engine/llava.h", in_c)
+    in_class = names_of(ROOT / f"runner/java/org/llava/{file}.java", in_java)
+    assert in_class and in_header[first:] == in_class
+
+
 def test_the_java_binding(native_build, tiny_package, java_data):
     if not shutil.which("javac"):
         lacking("the Java binding", "apt-get install default-jdk-headless")
