@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 TOOLCHAIN = """
 include({root}/runner/deploy/aarch64.cmake)
 set(ANDROID TRUE)
+set(CMAKE_CXX_FLAGS_INIT "{jni}")  # an NDK's compiler finds jni.h by itself
 foreach(library JPEG TIFF)  # an NDK has zlib alone
   set(CMAKE_DISABLE_FIND_PACKAGE_${{library}} TRUE)
 endforeach()
@@ -91,7 +92,10 @@ def build_library(path: Path, *, page_size: int) -> None:
 def fake_ndk(folder: Path) -> Path:
     path = folder / "ndk/build/cmake/android.toolchain.cmake"
     path.parent.mkdir(parents=True)
-    path.write_text(TOOLCHAIN.format(root=ROOT, notes=folder / "notes"))
+    javac = shutil.which("javac")
+    headers = Path(javac).resolve().parents[1] / "include" if javac else None
+    jni = f"-isystem {headers} -isystem {headers}/linux" if headers else ""
+    path.write_text(TOOLCHAIN.format(root=ROOT, notes=folder / "notes", jni=jni))
     return folder / "ndk"
 
 
@@ -103,6 +107,7 @@ def test_the_android_target_is_configured_and_built(aarch64_build, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "notes").read_text() == "arm64-v8a android-28"
     assert (ROOT / "cmake-out/android/llava_main-android.tar.gz").exists()
+    assert (ROOT / "cmake-out/android/libllava_jni.so").exists() or not shutil.which("javac")
     aligned = subprocess.run(["readelf", "-lW", ROOT / "cmake-out/android/llava_main"], capture_output=True, text=True)
     assert {line.split()[-1] for line in aligned.stdout.splitlines() if line.startswith("  LOAD")} == {"0x4000"}
     left_out = [line for line in done.stdout.splitlines() if line.startswith("without ")]
