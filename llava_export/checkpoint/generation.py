@@ -10,9 +10,10 @@ from llava_export.checkpoint.checkpoint_tokenizer import CheckpointTokenizer
 from llava_export.checkpoint.documents import object_in
 from llava_export.config import NONE, LlavaConfig, check_token_ids
 from llava_export.errors import CheckpointError
-from llava_runner.contract import MAX_CONTEXT, MAX_TEMPERATURE, GenerationDefaults
+from llava_runner.contract import MAX_CONTEXT, MAX_PENALTY, MAX_TEMPERATURE, MAX_VOCAB, GenerationDefaults
 
 GENERATION_CONFIG = "generation_config.json"
+TOP_K = 50  # transformers' default where it samples
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def generation_defaults(path: Path | None) -> GenerationDefaults:
     """Return how answers are sampled by a ``generation_config.json``, if there is one.
 
     Raises ``CheckpointError`` for odd values.
-    As in transformers, temperature and top-p count where ``do_sample`` is true; otherwise answers are greedy.
+    As in transformers, a repetition penalty counts always, and temperature, top-k, top-p and min-p where ``do_sample``
+    is true; otherwise answers are greedy.
     """
     settings = object_in(path)
     samples = settings.flag("do_sample", False)
@@ -72,11 +74,18 @@ def generation_defaults(path: Path | None) -> GenerationDefaults:
         temperature=settings.number("temperature", 1.0) if samples else 0.0,
         top_p=settings.number("top_p", 1.0) if samples else 1.0,
         max_new_tokens=settings.integer("max_new_tokens", 0, least=0, most=MAX_CONTEXT),
+        top_k=min(settings.integer("top_k", TOP_K, least=0), MAX_VOCAB) if samples else 0,
+        min_p=settings.number("min_p", 0.0) if samples else 0.0,
+        repetition_penalty=settings.number("repetition_penalty", 1.0),
     )
     if not 0 <= found.temperature <= MAX_TEMPERATURE:
         raise settings.wrong("temperature", f"from 0 to {MAX_TEMPERATURE:g}")
     if not 0 < found.top_p <= 1:
         raise settings.wrong("top_p", "above 0, at most 1")
+    if not 0 <= found.min_p <= 1:
+        raise settings.wrong("min_p", "from 0 to 1")
+    if not 0 < found.repetition_penalty <= MAX_PENALTY:
+        raise settings.wrong("repetition_penalty", f"above 0, at most {MAX_PENALTY:g}")
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from llava_export.checkpoint.checkpoint import Checkpoint
 from llava_export.checkpoint.documents import object_in
-from llava_export.checkpoint.generation import GENERATION_CONFIG
+from llava_export.checkpoint.generation import GENERATION_CONFIG, TOP_K
 from llava_export.checkpoint.prompt import Prompt, stop_ids
 from llava_export.doctor.findings import Finding, doubtful
 
@@ -117,8 +117,9 @@ def _image_doubts(checkpoint: Checkpoint) -> Iterator[Finding]:
 def _sampling_doubts(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Yield settings of sampling that contradict each other, or cut answers short."""
     settings = object_in(checkpoint.file(GENERATION_CONFIG))
+    defaults = {"temperature": 1, "top_p": 1, "top_k": TOP_K, "min_p": 0}
     unused = [
-        f"{name} {settings[name]}" for name in ("temperature", "top_p") if settings.get(name) not in (None, 1, 1.0)
+        f"{name} {settings[name]}" for name, default in defaults.items() if settings.get(name) not in (None, default)
     ]
     if unused and not settings.flag("do_sample", False):
         yield doubtful(

@@ -15,8 +15,16 @@ def ends_text(bos_id: int, eos_ids: Iterable[int], *, spelled: Callable[[int], s
 
 def sampling_text(generation: GenerationDefaults) -> str:
     """Return how answers are sampled."""
-    how = "the likeliest token"
     if generation.temperature > 0:
-        how = f"temperature {generation.temperature:g}, top-p {generation.top_p:g}"
-    limit = generation.max_new_tokens
-    return f"{how}, at most {limit} tokens" if limit else how
+        how = [f"temperature {generation.temperature:g}", f"top-p {generation.top_p:g}"]
+    else:
+        how = ["the likeliest token"]
+    if generation.top_k:
+        how.append(f"top-k {generation.top_k}")
+    if generation.min_p:
+        how.append(f"min-p {generation.min_p:g}")
+    if generation.repetition_penalty != 1:
+        how.append(f"repetition penalty {generation.repetition_penalty:g}")
+    if generation.max_new_tokens:
+        how.append(f"at most {generation.max_new_tokens} tokens")
+    return ", ".join(how)

@@ -13,14 +13,13 @@ ExecuTorch's ``MultimodalRunner`` passes them:
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llava_runner.documents import JsonObject, parse_object, shown
+from llava_runner.documents import OPTIONAL, JsonObject, fields_of, parse_object, shown
 from llava_runner.errors import PackageError
 
 VISION_ENCODER = "vision_encoder"
@@ -55,6 +54,7 @@ MAX_CONTEXT = 1 << 24  # positions
 MAX_EOS_IDS = 64
 MAX_ADDED_TOKENS = 1 << 14  # Llama 3 has 256, and some fine-tunes one for each of thousands of places in an image
 MAX_TEMPERATURE = 100.0
+MAX_PENALTY = 100.0
 PREPEND_SCHEMES = ("first", "always", "never", "prepend")
 MAX_STD = 10.0  # fractions of 1, of which the largest real standard deviation is 0.5
 
@@ -131,11 +131,17 @@ class TokenizerRules:
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """How the model's authors sample answers. ``max_new_tokens`` is 0 where only the context limits an answer."""
+    """How the model's authors sample answers; ``Sampler`` explains it.
+
+    ``max_new_tokens`` is 0 where only the context limits an answer. A card need not have the last three fields.
+    """
 
     temperature: float
     top_p: float
     max_new_tokens: int
+    top_k: int = field(default=0, metadata=OPTIONAL)
+    min_p: float = field(default=0.0, metadata=OPTIONAL)
+    repetition_penalty: float = field(default=1.0, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -181,7 +187,7 @@ class ModelCard:
 
     def to_json(self) -> str:
         """Return the card as one line of JSON."""
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps(fields_of(self))
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
@@ -231,7 +237,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the content of the file."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps(fields_of(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
@@ -285,9 +291,13 @@ def _check_card(card: ModelCard) -> None:
         _refuse("added_tokens", f"at most {MAX_ADDED_TOKENS} tokens with different contents")
     for token in rules.added_tokens:
         _whole("id of an added token", token.id, 0, card.tokenizer_vocab_size - 1)
-    if not 0 <= card.generation.temperature <= MAX_TEMPERATURE or not 0 < card.generation.top_p <= 1:
+    generation = card.generation
+    if not 0 <= generation.temperature <= MAX_TEMPERATURE or not 0 < generation.top_p <= 1:
         _refuse("generation", f"a temperature from 0 to {MAX_TEMPERATURE:g} and a top_p above 0, at most 1")
-    _whole("max_new_tokens", card.generation.max_new_tokens, 0, MAX_CONTEXT)
+    _whole("max_new_tokens", generation.max_new_tokens, 0, MAX_CONTEXT)
+    _whole("top_k", generation.top_k, 0, MAX_VOCAB)
+    if not 0 <= generation.min_p <= 1 or not 0 < generation.repetition_penalty <= MAX_PENALTY:
+        _refuse("generation", f"a min_p from 0 to 1 and a repetition_penalty above 0, at most {MAX_PENALTY:g}")
     _whole("hidden_size", card.hidden_size, 1, MAX_WIDTH)
     _whole("bos_id", card.bos_id, 0, card.vocab_size - 1)
     ids = card.eos_ids

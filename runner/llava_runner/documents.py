@@ -25,6 +25,9 @@ LARGEST = 2**63 - 1  # of a whole number
 
 Record = TypeVar("Record")
 
+# The metadata of a dataclass's field that a document need not have, and leaves out where it has its default.
+OPTIONAL = {"optional": True}
+
 _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = _shown.maxlong = 60
 
@@ -69,6 +72,20 @@ def read_lines(path: Path, *, error: type[UserError], size: int | None = None) -
                 raise error(f"{what} has more than the {MAX_LINE:,} bytes that are read of a line")
             if line.strip():
                 yield parse_object(line.strip(), what=what, error=error)
+
+
+def fields_of(value: Any) -> Any:
+    """Return a dataclass as ``JsonObject.record`` takes it, for JSON. Other values come back as they are."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        found = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {
+            field.name: fields_of(each)
+            for field, each in found
+            if not (field.metadata.get("optional") and each == field.default)
+        }
+    if isinstance(value, dict):
+        return {key: fields_of(each) for key, each in value.items()}
+    return list(map(fields_of, value)) if isinstance(value, tuple) else value
 
 
 def _read(path: Path, error: type[UserError], max_bytes: int) -> str:
@@ -214,10 +231,12 @@ class JsonObject(Mapping[str, Any]):
     def record(self, cls: type[Record]) -> Record:
         """Return the object as a dataclass whose fields it has: all of them, no others, and of their types.
 
-        Fields may be str, int, float, bool, such dataclasses, and tuples and dictionaries of those.
+        Those that are ``OPTIONAL`` may be missing. Fields may be str, int, float, bool, such dataclasses, and tuples
+        and dictionaries of those.
         """
         hints = get_type_hints(cls)
-        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]  # it is a dataclass
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # it is a dataclass
+        names = [field.name for field in fields if field.name in self or not field.metadata.get("optional")]
         if missing := sorted(set(names) - self.keys()):
             raise self._error(f"{self.where()} lacks {', '.join(missing)}")
         if unknown := sorted(self.keys() - set(names)):

@@ -10,8 +10,10 @@ CARD = ModelCard(
     prompt=PromptTemplate("s", "u", "a", "\n"), prompt_source="a test", tokenizer=TokenizerRules(
         prepend_scheme="first", image_begins_text=False, adds_bos=True,
         added_tokens=(AddedToken(17, "[SEG]", special=False, lstrip=True, rstrip=False, normalized=True),),
-    ), generation=GenerationDefaults(temperature=0.5, top_p=0.5, max_new_tokens=5), hidden_size=8,
-    vocab_size=20, tokenizer_vocab_size=18, bos_id=1, eos_ids=(2,), max_seq_len=64, max_context_len=64,
+    ), generation=GenerationDefaults(
+        temperature=0.5, top_p=0.5, max_new_tokens=5, top_k=40, min_p=0.1, repetition_penalty=1.1
+    ), hidden_size=8, vocab_size=20, tokenizer_vocab_size=18, bos_id=1, eos_ids=(2,), max_seq_len=64,
+    max_context_len=64,
     recipe={
         "name": "8da4w", "text": "8da4w", "vision": "8da8w", "embedding_bits": 8, "kv_cache": "bf16", "head": "8da8w",
         "group_size": 128, "algorithm": "mse",

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from llava_export.builtin import CHECKPOINTS
 from llava_export.cli import doctor
+from llava_export.doctor.words import sampling_text
+from llava_runner.contract import GenerationDefaults
 from llava_runner.errors import PackageError
 from tests.chat_templates import INST, PHI3, TEMPLATES, VICUNA
 from tests.checkpoints import TINY_LLAVA
@@ -300,6 +302,13 @@ def test_json_has_all_of_it(folder, capsys, tmp_path):
     assert {"name": "prompt", "source": "chat_template.jinja"}.items() <= next(
         fact for fact in report["facts"] if fact["name"] == "prompt"
     ).items()
+
+
+def test_sampling_is_told_in_words():
+    full = GenerationDefaults(0.7, 0.9, 99, top_k=50, min_p=0.1, repetition_penalty=1.1)
+    words = "temperature 0.7, top-p 0.9, top-k 50, min-p 0.1, repetition penalty 1.1, at most 99 tokens"
+    assert sampling_text(full) == words
+    assert sampling_text(GenerationDefaults(0.0, 1.0, 0)) == "the likeliest token"
 
 
 def test_gguf_files_are_left_to_verify(tmp_path):

@@ -7,13 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llava_export.checkpoint.generation import TOP_K
 from llava_export.checkpoint.prompt import find_prompt, stop_ids
 from llava_export.errors import CheckpointError, ConfigError
-from llava_runner.contract import GenerationDefaults
+from llava_runner.contract import MAX_VOCAB, GenerationDefaults
 from tests.checkpoints import TINY_LLAVA
 from tests.conversations import with_template
 
@@ -98,9 +99,12 @@ def test_the_token_with_which_a_prompt_ends_an_answer_ends_it(tmp_path):
     ("settings", "expected"),
     [
         ({}, (0.0, 1.0, 0)),
-        ({"temperature": 0.7, "top_p": 0.9}, (0.0, 1.0, 0)),  # without do_sample they do not count
-        ({"do_sample": True, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": 99}, (0.7, 0.9, 99)),
-        ({"do_sample": True}, (1.0, 1.0, 0)),
+        ({"temperature": 0.7, "top_p": 0.9, "top_k": 9, "min_p": 0.1}, (0.0, 1.0, 0)),  # without do_sample
+        ({"do_sample": True, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": 99}, (0.7, 0.9, 99, 50)),
+        ({"do_sample": True}, (1.0, 1.0, 0, 50)),
+        ({"do_sample": True, "top_k": 0, "min_p": 0.1}, (1.0, 1.0, 0, 0, 0.1)),
+        ({"do_sample": True, "top_k": 10**12}, (1.0, 1.0, 0, MAX_VOCAB)),
+        ({"repetition_penalty": 1.1}, (0.0, 1.0, 0, 0, 0.0, 1.1)),
     ],
 )
 def test_how_the_authors_sample_is_the_librarys_default(settings, expected, folder):
@@ -108,8 +112,23 @@ def test_how_the_authors_sample_is_the_librarys_default(settings, expected, fold
     assert opened(folder).generation == GenerationDefaults(*expected)
 
 
+def test_where_nothing_is_said_transformers_says_the_same():
+    defaults = GenerationConfig._get_default_generation_params()
+    names = ("temperature", "top_p", "top_k", "repetition_penalty")
+    assert [defaults[name] for name in names] == [1.0, 1.0, TOP_K, 1.0] and "min_p" not in defaults
+
+
 @pytest.mark.parametrize(
-    "settings", [{"do_sample": 1}, {"do_sample": True, "top_p": 0}, {"do_sample": True, "temperature": -1}]
+    "settings",
+    [
+        {"do_sample": 1},
+        {"do_sample": True, "top_p": 0},
+        {"do_sample": True, "temperature": -1},
+        {"do_sample": True, "top_k": -1},
+        {"do_sample": True, "min_p": 1.5},
+        {"repetition_penalty": 0},
+        {"repetition_penalty": 1000},
+    ],
 )
 def test_odd_sampling_is_refused(settings, folder):
     changed(folder / "generation_config.json", **settings)

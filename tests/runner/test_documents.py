@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
-from llava_runner.contract import FileRecord, Manifest, ModelCard, signatures
+from llava_runner.contract import FileRecord, GenerationDefaults, Manifest, ModelCard, signatures
 from llava_runner.documents import MAX_BYTES, JsonObject, parse_object, read_object, shown
 from llava_runner.errors import PackageError
 from tests.runner.fake_program import added_token, make_card
@@ -126,6 +126,12 @@ def test_cards_and_manifests_with_a_value_of_another_kind_are_refused(kind, odd)
         {"tokenizer": {**asdict(CARD.tokenizer), "added_tokens": [asdict(added_token(3, ""))]}},
         {"generation": {"temperature": -1.0, "top_p": 1.0, "max_new_tokens": 5}},
         {"generation": {"temperature": 1.0, "top_p": 0.0, "max_new_tokens": 5}},
+        {"generation": {**asdict(CARD.generation), "top_k": -1}},
+        {"generation": {**asdict(CARD.generation), "top_k": 1.0}},
+        {"generation": {**asdict(CARD.generation), "min_p": 1.5}},
+        {"generation": {**asdict(CARD.generation), "repetition_penalty": 0}},
+        {"generation": {**asdict(CARD.generation), "repetition_penalty": 101}},
+        {"generation": {**asdict(CARD.generation), "typical_p": 0.5}},
     ],
 )  # fmt: skip
 def test_cards_of_no_model_are_refused(change):
@@ -155,6 +161,17 @@ def test_a_manifest_has_sizes_and_checksums(record):
 def test_a_manifest_records_its_program():
     with pytest.raises(PackageError, match=r"no record of its program, 'b.pte'"):
         Manifest.from_json(json.dumps({**asdict(MANIFEST), "program": "b.pte"}))
+
+
+def test_optional_fields_are_written_where_they_say_something():
+    plain, full = CARD.generation, GenerationDefaults(0.5, 0.9, 7, top_k=50, min_p=0.1, repetition_penalty=1.1)
+    for generation, names in ((plain, {"temperature", "top_p", "max_new_tokens"}), (full, asdict(full).keys())):
+        card = replace(CARD, generation=generation)
+        manifest = replace(MANIFEST, card=card)
+        assert ModelCard.from_json(card.to_json()) == card and Manifest.from_json(manifest.to_json()) == manifest
+        assert json.loads(card.to_json())["generation"].keys() == names
+        assert json.loads(manifest.to_json())["card"] == json.loads(card.to_json())
+        assert ModelCard.from_json(json.dumps(asdict(card))) == card
 
 
 def test_cards_and_manifests_come_back():
