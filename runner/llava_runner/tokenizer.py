@@ -155,7 +155,7 @@ class TextStream:
     All that it returns, joined, equals SentencePiece's ``decode(ids)``. Like SentencePiece it drops one space at the
     beginning of the text, and shows each byte that is part of no character as U+FFFD. Of a byte-level BPE it equals the
     ``decode(ids)`` of the library ``tokenizers``: no space is dropped, and several bytes that begin a character are
-    shown as one U+FFFD.
+    shown as one U+FFFD. ``dropped`` is the space, where the newest token had it, and otherwise empty.
     """
 
     def __init__(self, tokenizer: Decoder) -> None:
@@ -163,9 +163,11 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace") if tokenizer.is_byte_level else None
         self._bytes = b""  # the first bytes of a character that is not complete yet
         self._at_start = True
+        self.dropped = ""
 
     def push(self, token_id: int) -> str:
         """Return the characters that a token completes, which are often none."""
+        self.dropped = ""
         piece = self._tokenizer.decode_piece(token_id)
         if self._decoder:
             return self._decoder.decode(piece)
@@ -176,8 +178,9 @@ class TextStream:
         text = self.flush()
         if self._at_start and piece:
             self._at_start = False
-            if not self._tokenizer.is_unknown(token_id):  # the text of the unknown token begins with a space of its own
-                piece = piece.removeprefix(b" ")
+            # The text of the unknown token begins with a space of its own.
+            if piece.startswith(b" ") and not self._tokenizer.is_unknown(token_id):
+                self.dropped, piece = " ", piece[1:]
         return text + piece.decode()
 
     def flush(self) -> str:
