@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llava_runner.checks import MAX_SEED, MAX_THREADS
+from llava_runner.checks import MAX_LOGPROBS, MAX_SEED, MAX_THREADS
 from llava_runner.errors import complain, exit_cleanly
 from llava_runner.paths import with_home
 
@@ -25,7 +25,7 @@ class ArgumentParser(argparse.ArgumentParser):
     """A parser that takes flags with hyphens or underscores, but not abbreviated. ``llava_main`` reads flags the same.
 
     What follows a flag that takes one value is its value, even if it begins with a hyphen. Of a flag that is given
-    twice, the last counts. A mistake is printed as one line on stderr, with exit code 2.
+    twice, the last counts, unless it collects its values. A mistake is printed as one line on stderr, with exit code 2.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -121,6 +121,14 @@ def thread_count(text: str) -> int:
     value = whole_number(text)
     if not 1 <= value <= MAX_THREADS:
         raise argparse.ArgumentTypeError(f"{value} must be from 1 to {MAX_THREADS}")
+    return value
+
+
+def logprob_count(text: str) -> int:
+    """Return how many likely tokens to tell. For the ``type`` of an argument: raises ``ArgumentTypeError``."""
+    value = whole_number(text)
+    if not 0 <= value <= MAX_LOGPROBS:
+        raise argparse.ArgumentTypeError(f"{value} must be from 0 to {MAX_LOGPROBS}")
     return value
 
 

@@ -6,9 +6,11 @@ import math
 import operator
 from typing import Any
 
+from llava_runner.contract import ModelCard
 from llava_runner.errors import PromptError
 
-MAX_SEED = 2**64 - 1  # what torch.Generator takes, and the C++ runner
+MAX_SEED = 2**64 - 1  # what the C++ runner takes
+MAX_LOGPROBS = 100  # of the likeliest tokens in each place of an answer
 MAX_THREADS = 1024  # far more only take memory, and end the process when that is used up
 
 
@@ -37,6 +39,22 @@ def real_number(name: str, value: Any) -> float:
     except (TypeError, ValueError, RuntimeError):  # a tensor with several elements raises a RuntimeError
         pass
     raise PromptError(f"{name} {value!r}: it must be a number")
+
+
+def answer_limits(card: ModelCard, *, seq_len: int | None, max_new_tokens: int | None) -> tuple[int, int]:
+    """Return the most positions that prompt and answer take together, and the most tokens of the answer.
+
+    None stands for what the card says. Raises ``PromptError``.
+    """
+    context = card.max_context_len
+    if seq_len is None:
+        seq_len = context
+    if max_new_tokens is None:
+        max_new_tokens = card.generation.max_new_tokens or context
+    return (
+        whole_number("seq_len", seq_len, least=1, most=context, limit=f"the context, {context}"),
+        whole_number("max_new_tokens", max_new_tokens, least=1),
+    )
 
 
 def check_room(*, start: int, end: int, num_image_tokens: int, limit: int) -> None:

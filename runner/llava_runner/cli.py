@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, NoReturn
 from llava_runner.arguments import (
     ArgumentParser,
     add_image_and_threads,
+    logprob_count,
     path,
     positive_int,
     real_number,
     run_command,
     seed,
+    whole_number,
 )
 from llava_runner.contract import IMAGE_ASPECT_RATIOS
 from llava_runner.errors import PromptError
@@ -76,13 +78,52 @@ def build_parser(prog: str = "llava run") -> ArgumentParser:
         help="most positions of prompt and answer together (default: the context)",
     )
     add("--max-new-tokens", type=positive_int, metavar="N", help="most tokens of the answer (default: as many as fit)")
+    add(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help=r"end the answer before this text; may be given several times, and \n in it is a new line",
+    )
+    add(
+        "--json",
+        action="store_true",
+        help="print the answer as one line of JSON: text, ids, stop_reason, timings in milliseconds",
+    )
+    add(
+        "--logprobs",
+        type=logprob_count,
+        metavar="N",
+        help="with --json, also the log probability of each token, and of the N most likely ones in its place",
+    )
     add("--temperature", type=real_number, default=0.0, metavar="T", help="0 takes the most likely token (default: 0)")
+    add(
+        "--top-k",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="sample only from the N most likely tokens; 0 stands for all (default: 0)",
+    )
     add(
         "--top-p",
         type=real_number,
         default=1.0,
         metavar="P",
         help="sample only from the most likely tokens, which have probability P together (default: 1)",
+    )
+    add(
+        "--min-p",
+        type=real_number,
+        default=0.0,
+        metavar="P",
+        help="sample only from tokens that are at least P times as likely as the most likely one (default: 0)",
+    )
+    add(
+        "--repetition-penalty",
+        type=real_number,
+        default=1.0,
+        metavar="R",
+        help="above 1 makes tokens that the conversation already has less likely, below 1 more likely (default: 1)",
     )
     add("--seed", type=seed, metavar="N", help="make sampling repeatable")
     add(
@@ -105,24 +146,32 @@ def run(arguments: argparse.Namespace) -> None:
         raise PromptError("name one package: llava run PACKAGE, or --model-path PATH")
     if not arguments.prompt and not arguments.interactive:
         raise PromptError("--prompt is missing; --interactive takes questions from stdin instead")
+    if arguments.logprobs is not None and not arguments.json:
+        raise PromptError("--logprobs needs --json")
     # Imported as late as possible: no mistake in the flags should wait for torch.
     from llava_runner.contract import MAX_CONTEXT
     from llava_runner.conversation import converse
     from llava_runner.image import load_image
+    from llava_runner.image.kinds import ImageSource
     from llava_runner.prompt import check_prompt
     from llava_runner.sampler import Sampler
-    from llava_runner.session import ImageSource, Session
+    from llava_runner.session import Session
+    from llava_runner.stop_strings import checked_stops
 
     # Mistakes in the options and the image are found before gigabytes are loaded.
-    sampling = {"temperature": arguments.temperature, "top_p": arguments.top_p, "seed": arguments.seed}
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+    sampling = {name: getattr(arguments, name) for name in names}
     Sampler(**sampling)
-    prompt = (arguments.prompt or "").replace("\\n", "\n")
+    stops = checked_stops([with_new_lines(text) for text in arguments.stop])
+    prompt = with_new_lines(arguments.prompt or "")
     if prompt:
         check_prompt(prompt, num_images=int(arguments.image is not None))
     image = load_image(arguments.image) if arguments.image else None
 
     options = {
         **sampling,
+        "stop": stops,
+        "logprobs": arguments.logprobs,
         "max_new_tokens": arguments.max_new_tokens or MAX_CONTEXT,  # in place of the model's own
         "seq_len": arguments.seq_len,
         "image_aspect_ratio": arguments.image_aspect_ratio,
@@ -132,6 +181,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode shows "?"; printing does not fail
+    show = show_json if arguments.json else show_text
     if prompt:
         show(session, session.generate(image, prompt, **options))
         image = None
@@ -141,10 +191,24 @@ def run(arguments: argparse.Namespace) -> None:
             show(session, session.chat(question, image=shown, **options))
 
         lines = io.BytesIO() if sys.stdin is None else sys.stdin.buffer
-        converse(lines, image=image, ask=ask, reset=session.reset)
+        converse(lines, image=image, ask=ask, reset=session.reset, cue="" if arguments.json else "> ")
 
 
-def show(session: Session, pieces: Iterator[str]) -> None:
+def with_new_lines(text: str) -> str:
+    r"""Return a text with new lines in place of ``\n``, as it is typed in a shell."""
+    return text.replace("\\n", "\n")
+
+
+def show_json(session: Session, pieces: Iterator[str]) -> None:
+    """Print an answer as one line of JSON when it has ended."""
+    from llava_runner.answer_json import answer_json
+
+    for _ in pieces:
+        pass
+    print(answer_json(session.last), flush=True)
+
+
+def show_text(session: Session, pieces: Iterator[str]) -> None:
     """Print an answer as it comes, and then its timings."""
     from llava_runner.timings import columns_of
 

@@ -9,9 +9,9 @@ from typing import BinaryIO
 
 from llava_runner.errors import ImageError, PromptError, complain
 from llava_runner.image import load_image
+from llava_runner.image.kinds import ImageSource
 from llava_runner.paths import with_home
 from llava_runner.prompt import SPACES
-from llava_runner.session import ImageSource
 
 MAX_LINE = 1 << 16  # bytes; no context holds a longer question
 WORD_AND_REST = re.compile(r"^([^ \t\n\r\f\v]*)[ \t\n\r\f\v]*(.*?)[ \t\n\r\f\v]*$", re.DOTALL)
@@ -20,18 +20,21 @@ COMMANDS = "/image PATH, /reset and /quit"
 Ask = Callable[[ImageSource | None, str], None]
 
 
-def converse(lines: BinaryIO, *, image: ImageSource | None, ask: Ask, reset: Callable[[], None]) -> None:
+def converse(
+    lines: BinaryIO, *, image: ImageSource | None, ask: Ask, reset: Callable[[], None], cue: str = "> "
+) -> None:
     """Take questions from ``lines`` until they end, or until ``/quit``.
 
     ``ask`` is called with each question, and with the image if one was named since the last question. ``reset`` is
-    called for ``/reset``. A line that cannot be used is told on stderr, and the conversation goes on.
+    called for ``/reset``. A line that cannot be used is told on stderr, and the conversation goes on. ``cue`` is
+    printed before each line is read, and the last is followed by a new line; an empty one leaves stdout to the answers.
     """
     while True:
-        print("> ", end="", flush=True)
+        print(cue, end="", flush=True)
         try:
             line = read_line(lines)
             if line is None:
-                print()
+                print("\n" if cue else "", end="")
                 return
             command, rest = WORD_AND_REST.findall(line)[0]
             if command == "/quit":

@@ -1,41 +1,61 @@
-"""The choice of the next token: the most likely one, or a sample by temperature and top-p."""
+"""The choice of the next token: the most likely one, or a sample. Order and arithmetic are those of transformers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import SupportsFloat, SupportsIndex
 
-import torch
+import numpy as np
 
 from llava_runner.checks import MAX_SEED, real_number, whole_number
 from llava_runner.contract import ModelCard
 from llava_runner.errors import PromptError
 
+LARGEST_SCORE = np.finfo(np.float64).max
+
 
 class Sampler:
     """A way to choose tokens. Temperature 0 takes the most likely token; any other draws one at random.
 
-    If ``top_p`` is below 1, only the most likely tokens are drawn from. A ``seed`` is an integer from 0 to 2^64 - 1;
-    without one every run differs. The same seed gives the same tokens in this runner, and other tokens in the C++ one.
+    A ``repetition_penalty`` above 1 makes tokens less likely that the conversation already has, one below 1 more likely
+    (Keskar et al., 2019). It counts at temperature 0, too. The other options narrow what is drawn from, one after the
+    other: ``top_k`` keeps so many of the most likely tokens, or all if it is 0; ``top_p`` the most likely ones that
+    have this probability together (Holtzman et al., 2020); ``min_p`` those that are at least so many times as likely as
+    the most likely one (Nguyen et al., 2024). A ``seed`` is an integer from 0 to 2^64 - 1; without one every run
+    differs. The same seed gives the same tokens in this runner, and other tokens in the C++ one.
 
-    Raises ``PromptError`` for a temperature that is negative or not finite, for ``top_p`` outside (0, 1], and for any
-    other seed.
+    Raises ``PromptError`` for a temperature that is negative or not finite, for ``top_p`` outside (0, 1], ``min_p``
+    outside [0, 1], a negative ``top_k``, a ``repetition_penalty`` that is not above 0 or not finite, and any other
+    seed.
     """
 
     def __init__(
-        self, *, temperature: SupportsFloat = 0.0, top_p: SupportsFloat = 1.0, seed: SupportsIndex | None = None
+        self,
+        *,
+        temperature: SupportsFloat = 0.0,
+        top_p: SupportsFloat = 1.0,
+        top_k: SupportsIndex = 0,
+        min_p: SupportsFloat = 0.0,
+        repetition_penalty: SupportsFloat = 1.0,
+        seed: SupportsIndex | None = None,
     ) -> None:
         self._temperature = real_number("temperature", temperature)
         self._top_p = real_number("top_p", top_p)
+        self._top_k = whole_number("top_k", top_k, least=0)
+        self._min_p = real_number("min_p", min_p)
+        self._penalty = real_number("repetition_penalty", repetition_penalty)
         if not 0 <= self._temperature < math.inf:
             raise PromptError(f"temperature {self._temperature:g}: it must be 0 (greedy) or more")
         if not 0 < self._top_p <= 1:
             raise PromptError(f"top_p {self._top_p:g}: it must be above 0 and at most 1")
-        self._generator = torch.Generator()
-        if seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(whole_number("seed", seed, least=0, most=MAX_SEED, limit="2^64 - 1"))
+        if not 0 <= self._min_p <= 1:
+            raise PromptError(f"min_p {self._min_p:g}: it must be from 0 to 1")
+        if not 0 < self._penalty < math.inf:
+            raise PromptError(f"repetition_penalty {self._penalty:g}: it must be above 0")
+        if seed is not None:
+            seed = whole_number("seed", seed, least=0, most=MAX_SEED, limit="2^64 - 1")
+        self._random = np.random.Generator(np.random.PCG64(seed))
 
     @classmethod
     def of(
@@ -44,6 +64,9 @@ class Sampler:
         *,
         temperature: SupportsFloat | None,
         top_p: SupportsFloat | None,
+        top_k: SupportsIndex | None,
+        min_p: SupportsFloat | None,
+        repetition_penalty: SupportsFloat | None,
         seed: SupportsIndex | None,
     ) -> Sampler:
         """Return a sampler as a model's authors sample, but for what the caller chooses. Raises ``PromptError``."""
@@ -51,28 +74,44 @@ class Sampler:
         return cls(
             temperature=own.temperature if temperature is None else temperature,
             top_p=own.top_p if top_p is None else top_p,
+            top_k=own.top_k if top_k is None else top_k,
+            min_p=own.min_p if min_p is None else min_p,
+            repetition_penalty=own.repetition_penalty if repetition_penalty is None else repetition_penalty,
             seed=seed,
         )
 
-    def sample(self, logits: torch.Tensor) -> int:
-        """Return the id of a token chosen by the logits ``[vocab_size]``."""
+    def sample(self, logits: np.ndarray, context_ids: Sequence[int] = ()) -> int:
+        """Return the id of a token chosen by the logits ``[vocab_size]`` after the tokens of a conversation."""
         if self._temperature == 0:
-            return int(logits.argmax())
-        return int(torch.multinomial(self.probabilities(logits), 1, generator=self._generator))
+            return int(self._scores(logits, context_ids).argmax())
+        cumulative = self.probabilities(logits, context_ids).cumsum()
+        return int(cumulative.searchsorted(self._random.random() * cumulative[-1], side="right"))
 
-    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities ``float64 [vocab_size]`` that ``sample`` draws from. Temperature must be above 0.
-
-        This is nucleus sampling (Holtzman et al., 2020): the least likely tokens get probability 0, as many as have at
-        most ``1 - top_p`` together.
-        """
+    def probabilities(self, logits: np.ndarray, context_ids: Sequence[int] = ()) -> np.ndarray:
+        """Return the probabilities ``float64 [vocab_size]`` that ``sample`` draws from. Temperature must be above 0."""
+        scores = self._scores(logits, context_ids)
         # Relative to the maximum and in double precision: then even the smallest temperature does not overflow.
-        scores = (logits.double() - logits.max()) / self._temperature
-        probabilities = scores.softmax(-1)
+        with np.errstate(over="ignore"):
+            weights = np.exp((scores - scores.max()) / self._temperature)
+        if 0 < self._top_k < len(scores):
+            weights[scores < np.partition(scores, -self._top_k)[-self._top_k]] = 0
         if self._top_p < 1:
-            ascending, order = probabilities.sort()
-            in_tail = ascending.cumsum(-1) <= 1 - self._top_p
-            in_tail[-1] = False  # keep the most likely token, however small top_p is
-            probabilities[order[in_tail]] = 0
-            probabilities /= probabilities.sum()
-        return probabilities
+            kept = np.flatnonzero(weights)
+            ascending = kept[np.argsort(weights[kept], kind="stable")]
+            in_tail = np.cumsum(weights[ascending] / weights.sum()) <= 1 - self._top_p
+            in_tail[-1:] = False  # keep the most likely token, however small top_p is
+            weights[ascending[in_tail]] = 0
+        weights[weights < self._min_p] = 0  # the most likely token has weight 1
+        return weights / weights.sum()
+
+    def _scores(self, logits: np.ndarray, context_ids: Sequence[int]) -> np.ndarray:
+        """Return the logits as ``float64 [vocab_size]``, with the repetition penalty."""
+        scores = np.array(logits, dtype=np.float64)
+        if self._penalty != 1:
+            ids = np.unique(np.asarray(context_ids, dtype=np.int64))
+            ids = ids[ids < len(scores)]
+            seen = scores[ids]
+            with np.errstate(over="ignore"):
+                seen = np.where(seen < 0, seen * self._penalty, seen / self._penalty)
+            scores[ids] = np.minimum(seen, LARGEST_SCORE)  # infinity would have no probability
+        return scores

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
-import torch
-from PIL import Image
 
 from llava_runner.answer import Answer, AnswerSoFar, StopReason
 from llava_runner.chat_tokenizer import ChatTokenizer
-from llava_runner.checks import check_room, whole_number
+from llava_runner.checks import MAX_LOGPROBS, answer_limits, check_room, whole_number
 from llava_runner.contract import ModelCard
 from llava_runner.exclusive import ExclusiveModel
+from llava_runner.history import History
 from llava_runner.image import prepare_image_for
+from llava_runner.image.kinds import Images, listed_images
 from llava_runner.model import ModelWithCard
 from llava_runner.paths import with_home
 from llava_runner.program import Program
 from llava_runner.program_file import check_whole, find_program, find_tokenizer
-from llava_runner.prompt import prompt_chunks, question_chunks
 from llava_runner.sampler import Sampler
+from llava_runner.stop_strings import StopStrings
 from llava_runner.timings import Stage, Timings
 from llava_runner.tokenizer import TextStream
 from llava_runner.tokenizer_file import AnyTokenizer, load_tokenizer
-
-ImageSource = (
-    str | os.PathLike[Any] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | torch.Tensor
-)
-Images = ImageSource | Sequence[ImageSource]
-
-
-def _images(images: Images | None) -> Sequence[ImageSource]:
-    """Return the images of a turn as a list."""
-    if images is None:
-        return ()
-    return images if isinstance(images, (list, tuple)) else (images,)  # type: ignore[return-value]
 
 
 class Session:
@@ -51,9 +37,6 @@ class Session:
     Each call there raises ``RuntimeError``, and so does any call after ``close``.
     """
 
-    _position: int  # rows in the KV cache
-    _uncached: list[int]  # the newest token of an answer: sampled, but not yet in the KV cache
-    _last_id: int  # the newest token of the conversation that does not end an answer
     _newest: AnswerSoFar | None
 
     def __init__(self, model: ModelWithCard, *, tokenizer: AnyTokenizer, load: Stage | None = None) -> None:
@@ -63,6 +46,7 @@ class Session:
         """
         self.card: ModelCard = model.card
         self._tokenizer = ChatTokenizer.of(self.card, tokenizer)
+        self._history = History(self.card, self._tokenizer)
         self._model = ExclusiveModel(model)
         self._load = load or Stage()
         self._cancels = 0  # how often ``cancel`` was called; an answer sees by it that it is meant
@@ -131,7 +115,7 @@ class Session:
     @property
     def position(self) -> int:
         """The number of positions that the conversation takes."""
-        return self._position + len(self._uncached)
+        return self._history.position + len(self._history.uncached)
 
     @property
     def room(self) -> int:
@@ -153,7 +137,12 @@ class Session:
         max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
         seq_len: int | None = None,
         image_aspect_ratio: str | None = None,
     ) -> str:
@@ -169,7 +158,12 @@ class Session:
                     max_new_tokens=max_new_tokens,
                     temperature=temperature,
                     top_p=top_p,
+                    top_k=top_k,
+                    min_p=min_p,
+                    repetition_penalty=repetition_penalty,
                     seed=seed,
+                    stop=stop,
+                    logprobs=logprobs,
                     seq_len=seq_len,
                     image_aspect_ratio=image_aspect_ratio,
                 )
@@ -183,7 +177,12 @@ class Session:
         max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
         seq_len: int | None = None,
         image_aspect_ratio: str | None = None,
     ) -> Iterator[str]:
@@ -195,7 +194,10 @@ class Session:
         ``image`` is anything that ``prepare_image`` takes, or a list of several. ``prompt`` is one that
         ``prompt_chunks`` takes.
         ``seq_len`` limits the positions of prompt and answer together. ``image_aspect_ratio`` replaces the card's.
-        ``temperature``, ``top_p`` and ``max_new_tokens`` are those of ``card.generation`` if they are None.
+        ``Sampler`` explains ``temperature``, ``top_p``, ``top_k``, ``min_p``, ``repetition_penalty`` and ``seed``. All
+        but the seed, and ``max_new_tokens``, are those of ``card.generation`` if they are None. The text ends before
+        the first of the texts in ``stop``, if it comes. With ``logprobs``, ``last`` has the probability of each token,
+        and of so many that were the most likely in its place.
 
         Raises ``PromptError`` and ``ImageError`` from this call, not from the iterator, and before the model runs.
         """
@@ -204,7 +206,17 @@ class Session:
             prompt,
             is_question=False,
             seq_len=seq_len,
-            sampler=Sampler.of(self.card, temperature=temperature, top_p=top_p, seed=seed),
+            sampler=Sampler.of(
+                self.card,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                min_p=min_p,
+                repetition_penalty=repetition_penalty,
+                seed=seed,
+            ),
+            stops=StopStrings(stop),
+            logprobs=logprobs,
             max_new_tokens=max_new_tokens,
             image_aspect_ratio=image_aspect_ratio,
         )
@@ -217,7 +229,12 @@ class Session:
         max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
         seq_len: int | None = None,
         image_aspect_ratio: str | None = None,
     ) -> Iterator[str]:
@@ -233,7 +250,17 @@ class Session:
             question,
             is_question=True,
             seq_len=seq_len,
-            sampler=Sampler.of(self.card, temperature=temperature, top_p=top_p, seed=seed),
+            sampler=Sampler.of(
+                self.card,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                min_p=min_p,
+                repetition_penalty=repetition_penalty,
+                seed=seed,
+            ),
+            stops=StopStrings(stop),
+            logprobs=logprobs,
             max_new_tokens=max_new_tokens,
             image_aspect_ratio=image_aspect_ratio,
         )
@@ -246,23 +273,22 @@ class Session:
         is_question: bool,
         seq_len: int | None,
         sampler: Sampler,
+        stops: StopStrings,
+        logprobs: int | None,
         max_new_tokens: int | None,
         image_aspect_ratio: str | None,
     ) -> Iterator[str]:
         """Read a question as the next turn, or a prompt from the beginning. Return the answer."""
-        limit = context = self.card.max_context_len
-        if seq_len is not None:
-            limit = whole_number("seq_len", seq_len, least=1, most=context, limit=f"the context, {context}")
-        if max_new_tokens is None:
-            max_new_tokens = self.card.generation.max_new_tokens or context
-        max_new_tokens = whole_number("max_new_tokens", max_new_tokens, least=1)
-        images = _images(image)
-        with self._model.alone():
+        limit, max_new_tokens = answer_limits(self.card, seq_len=seq_len, max_new_tokens=max_new_tokens)
+        if logprobs is not None:
+            logprobs = whole_number("logprobs", logprobs, least=0, most=MAX_LOGPROBS)
+        images = listed_images(image)
+        with self._model.alone() as model:
             cancels = self._cancels
             timings = Timings(load=self._load)
-            start = self._position if is_question else 0
+            start = self._history.position if is_question else 0
             with timings.prompt.measure(0):
-                chunks = self._tokenize(prompt, is_question=is_question, num_images=len(images))
+                chunks = self._history.tokenize(prompt, is_question=is_question, num_images=len(images))
             num_image_tokens = len(images) * self.card.num_image_tokens
             end = start + sum(len(chunk) for chunk in chunks) + num_image_tokens
             check_room(start=start, end=end, num_image_tokens=num_image_tokens, limit=limit)
@@ -271,84 +297,46 @@ class Session:
 
             # From here on, no mistake of the caller can stop this turn.
             budget = limit - end
-            reason: StopReason = "context" if limit == context else "length"
+            reason: StopReason = "context" if limit == self.card.max_context_len else "length"
             if max_new_tokens <= budget:
                 budget, reason = max_new_tokens, "length"
             if start == 0:
                 self._forget()
-            stream = TextStream(self._tokenizer)
-            answer = AnswerSoFar(stream, timings=timings, eos_ids=self.card.eos_ids, budget=budget, reason=reason)
+            answer = AnswerSoFar(
+                TextStream(self._tokenizer),
+                stops,
+                timings=timings,
+                eos_ids=self.card.eos_ids,
+                budget=budget,
+                reason=reason,
+                logprobs=logprobs,
+            )
             self._newest = answer
-            logits = self._prefill(chunks, pixels, start=start, timings=timings)
-            # Only now is the turn part of the conversation: if prefill is interrupted, all stays as it was.
-            self._position, self._uncached, self._last_id = end, [], (chunks[-1] or [-1])[-1]
+            logits = self._history.read(model, chunks, pixels, timings=timings)
         return self._pieces(answer, logits, sampler=sampler, cancels=cancels)
 
-    def _pieces(self, answer: AnswerSoFar, logits: torch.Tensor, *, sampler: Sampler, cancels: int) -> Iterator[str]:
+    def _pieces(self, answer: AnswerSoFar, logits: np.ndarray, *, sampler: Sampler, cancels: int) -> Iterator[str]:
         """Yield the text of an answer. After each token the session is ready for another turn.
 
         Raises ``RuntimeError`` if the answer has been replaced by another.
         """
         while answer.stop_reason is None:
-            with self._model.alone():
+            with self._model.alone() as model:
                 if answer is not self._newest:
                     raise RuntimeError("this answer was given up when the session began another one or was reset")
                 if self._cancels != cancels:
                     text = answer.end("cancelled")
                 else:
                     if answer.ids:
-                        logits = self._decode_newest(answer.timings)
+                        logits = self._history.read_newest(model, timings=answer.timings)
                     with answer.timings.sample.measure():
-                        token_id = sampler.sample(logits)
-                    self._uncached = [token_id]
-                    if token_id not in self.card.eos_ids:
-                        self._last_id = token_id
-                    text = answer.add(token_id)
+                        token_id = sampler.sample(logits, self._history.ids)
+                    self._history.add(token_id)
+                    text = answer.add(token_id, logits)
             if text:
                 yield text
 
-    def _decode_newest(self, timings: Timings) -> torch.Tensor:
-        """Bring the newest token into the KV cache, and return the logits ``[vocab_size]`` of the next one."""
-        with self._model.alone() as model, timings.eval.measure():
-            logits = model.decode(model.embed(self._uncached), position=self._position)
-        self._position, self._uncached = self._position + 1, []
-        return logits
-
-    def _prefill(
-        self, chunks: Sequence[list[int]], images: Sequence[np.ndarray], *, start: int, timings: Timings
-    ) -> torch.Tensor:
-        """Run the model on images and prompt. Return the logits ``[vocab_size]`` of the answer's first token."""
-        with self._model.alone() as model:
-            features = []
-            for pixels in images:
-                with timings.image.measure(self.card.num_image_tokens):
-                    features.append(model.encode_image(pixels))
-            with timings.prompt.measure(0) as prompt:
-                rows = []
-                for i, chunk in enumerate(chunks):
-                    rows += [model.embed(chunk)] if chunk else []
-                    rows += features[i : i + 1]
-                inputs_embeds = torch.cat(rows, dim=1)
-                prompt.count = inputs_embeds.shape[1]
-                return model.decode(inputs_embeds, position=start)
-
-    def _tokenize(self, prompt: str, *, is_question: bool, num_images: int) -> list[list[int]]:
-        """Return the token ids before, between and after the images."""
-        template = self.card.prompt
-        first_turn = not is_question or self._position == 0
-        if is_question:
-            chunks = question_chunks(prompt, template=template, num_images=num_images, first_turn=first_turn)
-        else:
-            chunks = prompt_chunks(prompt, template=template, num_images=num_images)
-        if first_turn:
-            return self._tokenizer.encode_turn(chunks)
-        # The template spells the end of the answer, whether the model has come to it or was cut short.
-        unread = [token_id for token_id in self._uncached if token_id not in self.card.eos_ids]
-        ids = self._tokenizer.encode_turn(chunks, before=self._last_id)
-        return [[*unread, *ids[0]], *ids[1:]]
-
     def _forget(self) -> None:
         """Forget the conversation and the newest answer."""
-        self._position = 0
-        self._uncached = []
+        self._history.forget()
         self._newest = None

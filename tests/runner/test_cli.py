@@ -1,3 +1,5 @@
+import io
+import json
 import subprocess
 import sys
 
@@ -27,7 +29,7 @@ def package(tiny_pte, tokenizer_model, tmp_path):
 def run(package, capsys):
     """Return a function that runs the command here and returns exit code, stdout and stderr.
 
-    The options given to it replace the defaults.
+    The options given to it replace the defaults. A list is for a flag that is given several times.
     """
 
     def run(**options):
@@ -38,8 +40,11 @@ def run(package, capsys):
             "max_new_tokens": 10,
         }
         options = {name: value for name, value in {**defaults, **options}.items() if value is not None}
+        flags = [
+            (name, each) for name, value in options.items() for each in (value if type(value) is list else [value])
+        ]
         with pytest.raises(SystemExit) as stop:
-            main([f"--{name}={value}" for name, value in options.items()])
+            main([f"--{name}={value}" for name, value in flags])
         captured = capsys.readouterr()
         return stop.value.code or 0, captured.out, captured.err
 
@@ -62,6 +67,9 @@ def test_options_reach_the_session(run, package):
         max_new_tokens=20,
         temperature=1.5,
         top_p=0.9,
+        top_k=30,
+        min_p=0.01,
+        repetition_penalty=1.4,
         seed=5,
         image_aspect_ratio="crop",
         seq_len=40,
@@ -72,6 +80,9 @@ def test_options_reach_the_session(run, package):
         max_new_tokens=20,
         temperature=1.5,
         top_p=0.9,
+        top_k=30,
+        min_p=0.01,
+        repetition_penalty=1.4,
         seed=5,
         image_aspect_ratio="crop",
         seq_len=40,
@@ -86,6 +97,46 @@ def test_image_tensor_and_no_image(run, package):
     code, without_image, _ = run(image_path=None)
     assert code == 0
     assert with_tensor != without_image
+
+
+def test_stop_strings_end_the_answer(run):
+    _, whole, _ = run()
+    first, second = whole[3:5], whole[6:8]
+    code, out, _ = run(stop=["never", second, first])
+    assert (code, out) == (0, whole[: min(whole.index(first), whole.index(second))] + "\n")
+    assert run(prompt=r"Two\nlines", stop=[r"\n"])[0] == 0
+
+
+def test_json_has_the_whole_answer(run, package):
+    session = Session.load(package)
+    text = session.ask(package / "image.png", QUESTION, max_new_tokens=10, logprobs=2)
+    answer = session.last
+    assert answer.logprobs is not None
+    code, out, err = run(json="true", logprobs=2)
+    assert (code, err, out.count("\n"), out.isascii()) == (0, "", 1, True)
+    found = json.loads(out)
+    assert list(found) == ["text", "ids", "stop_reason", "timings", "logprobs"]
+    assert (found["text"], found["ids"], found["stop_reason"]) == (text, list(answer.ids), "length")
+    stages = ("image", "prompt", "sample", "eval")
+    names = ["load_ms", *(f"{stage}_{what}" for stage in stages for what in ("ms", "tokens")), "total_ms"]
+    assert list(found["timings"]) == names
+    counts = {stage: getattr(answer.timings, stage).count for stage in stages}
+    assert {stage: found["timings"][f"{stage}_tokens"] for stage in stages} == counts
+    assert found["timings"]["total_ms"] >= found["timings"]["load_ms"] > 0
+    assert found["logprobs"] == [
+        {"id": it.id, "logprob": it.logprob, "top": [{"id": top.id, "logprob": top.logprob} for top in it.top]}
+        for it in answer.logprobs
+    ]
+    assert "logprobs" not in json.loads(run(json="true")[1])
+
+
+def test_a_conversation_in_json_is_one_line_an_answer(run, monkeypatch):
+    lines = b"Is it?\n\n/reset\nWhat is in the image?"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    code, out, err = run(json="true", interactive="true", max_new_tokens=4)
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert (code, len(answers)) == (0, 3) and all(len(answer["ids"]) == 4 for answer in answers)
+    assert err == "error: the question is empty; /quit ends the conversation\nnote: all is forgotten, the image too\n"
 
 
 def test_full_context_is_mentioned(run):
@@ -106,6 +157,14 @@ def test_full_context_is_mentioned(run):
         ({"temperature": -1}, "temperature -1: it must be 0"),
         ({"temperature": "nan"}, "--temperature: 'nan' is not a number"),
         ({"top_p": 0}, "top_p 0: it must be above 0"),
+        ({"top_k": -1}, "top_k -1: it must be at least 0"),
+        ({"min_p": 1.5}, "min_p 1.5: it must be from 0 to 1"),
+        ({"repetition_penalty": 0}, "repetition_penalty 0: it must be above 0"),
+        ({"stop": ""}, "a stop string is empty"),
+        ({"stop": list("abcdefghijklmnopq")}, "there are 17 stop strings; at most 16 are taken"),
+        ({"stop": "a\udcff"}, "a stop string is not valid Unicode at character 1"),
+        ({"logprobs": 3}, "--logprobs needs --json"),
+        ({"logprobs": 101, "json": "true"}, "--logprobs: 101 must be from 0 to 100"),
         ({"seed": -5}, "--seed: -5 must be from 0 to 2^64 - 1"),
         ({"seq_len": 0}, "--seq-len: 0 must be at least 1"),
         ({"seq_len": 129}, "seq_len 129: it must be from 1 to the context, 128"),
