@@ -49,7 +49,6 @@ std::string short_line(const char* label, double value, const char* unit, const 
 }  // namespace
 
 std::string Timings::report(std::optional<int> columns) const {
-  const double total = load.ms + image.ms + sample.ms + prompt.ms + eval.ms;
   const auto line = columns && *columns < kNarrow ? short_line : long_line;
   const std::vector<std::string> lines = {
       line("load time", load.ms, "ms", nullptr, ""),
@@ -57,7 +56,7 @@ std::string Timings::report(std::optional<int> columns) const {
       line("sample time", sample.ms, "ms", &sample, "runs"),
       line("prompt eval time", prompt.ms, "ms", &prompt, "tokens"),
       line("eval time", eval.ms, "ms", &eval, "runs"),
-      line("total time", total, "ms", nullptr, ""),
+      line("total time", total_ms(), "ms", nullptr, ""),
       line("peak memory", double(peak_memory()) / (1 << 20), "MiB", nullptr, ""),
   };
   std::string text;

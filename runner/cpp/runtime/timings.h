@@ -40,6 +40,9 @@ struct Timings {
   Stage prompt;
   Stage eval;
 
+  // The time of all stages, in milliseconds.
+  double total_ms() const { return load.ms + image.ms + sample.ms + prompt.ms + eval.ms; }
+
   // Returns seven lines of text, the last of them the peak memory of this process. On a terminal of fewer than 80
   // columns they are short, otherwise those of llama.cpp.
   std::string report(std::optional<int> columns) const;

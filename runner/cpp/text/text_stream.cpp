@@ -9,6 +9,7 @@ constexpr std::string_view kReplacement = "\uFFFD";
 
 template <typename Decoder>
 std::string TextStream<Decoder>::push(int32_t id) {
+  dropped_.clear();
   std::string piece = tokenizer_.decode_piece(id);
   if (tokenizer_.is_byte(id)) {
     at_start_ = false;
@@ -21,6 +22,7 @@ std::string TextStream<Decoder>::push(int32_t id) {
     // The sign for an unknown token has spaces of its own.
     if (piece.front() == ' ' && !tokenizer_.is_unknown(id)) {
       piece.erase(0, 1);
+      dropped_.push_back(' ');
     }
   }
   return text + piece;

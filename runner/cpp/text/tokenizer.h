@@ -73,11 +73,15 @@ class TextStream {
   // Returns what is left at the end: the bytes of a character that was never completed.
   std::string flush() { return take_characters(/*final=*/true); }
 
+  // The space that begins a text and is not shown, where the newest token had it; otherwise empty.
+  const std::string& dropped() const { return dropped_; }
+
  private:
   std::string take_characters(bool final);
 
   const Decoder& tokenizer_;
   std::string bytes_;  // the beginning of a character whose other bytes have not come yet
+  std::string dropped_;
   bool at_start_ = true;
 };
 
