@@ -16,7 +16,7 @@ from llava_runner.errors import ImageError, PackageError, PromptError, StateErro
 
 LIBRARY = "libllava_engine.so"
 VARIABLE = "LLAVA_ENGINE"  # of the environment: the library's path
-STOP_REASONS = (None, "eos", "length", "context", "cancelled")
+STOP_REASONS = (None, "eos", "length", "context", "cancelled", "stop")
 
 OnText = ctypes.CFUNCTYPE(c_int32, c_void_p, c_void_p, c_size_t)
 

@@ -310,8 +310,8 @@ def test_help_fits_a_terminal_and_names_every_flag(program, native_build):
     flags = {line.split()[0] for line in lines if line.startswith("  --")}
     common = {"--model-path", "--image", "--threads", "--packed-cache-path", "--check", "--workspace-sharing"}
     own = {
-        "llava_main": "--tokenizer-path --prompt --interactive --seq-len --max-new-tokens --temperature --top-p --seed "
-        "--image-aspect-ratio",
+        "llava_main": "--tokenizer-path --prompt --interactive --image-aspect-ratio --seq-len --max-new-tokens --stop "
+        "--json --logprobs --temperature --top-k --top-p --min-p --repetition-penalty --seed",
         "llava_bench": "--prompt-tokens --decode-tokens --depth --etdump-path",
     }
     assert flags == common | {"--version"} | set(own[program].split())

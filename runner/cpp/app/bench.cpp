@@ -166,7 +166,7 @@ void run(Options options) {
   int32_t next = prompt.measure(options.prompt_tokens, [&] {
     Rows rows = program.embed(some_ids(num_text_tokens, card));
     rows.insert(rows.begin() + card.hidden_size, features.begin(), features.end());  // behind the first token
-    return greedy.sample(program.decode(rows, 0));
+    return greedy.sample(program.decode(rows, 0), {});
   });
 
   int depth_in_cache = options.prompt_tokens;
@@ -179,7 +179,7 @@ void run(Options options) {
     Stage stage;
     for (int i = 0; i < options.decode_tokens; ++i) {
       next = stage.measure(
-          1, [&] { return greedy.sample(program.decode(program.embed(std::span(&next, 1)), depth + i)); });
+          1, [&] { return greedy.sample(program.decode(program.embed(std::span(&next, 1)), depth + i), {}); });
     }
     decodings.push_back({depth, stage});
   }

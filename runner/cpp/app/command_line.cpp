@@ -128,6 +128,15 @@ int positive_number(const std::string& flag, const std::string& text) {
   return value;
 }
 
+int number_within(const std::string& flag, const std::string& text, int least, int most) {
+  const int value = whole_number(flag, text);
+  if (value < least || value > most) {
+    fail_option(
+        flag + ": " + std::to_string(value) + " must be from " + std::to_string(least) + " to " + std::to_string(most));
+  }
+  return value;
+}
+
 std::vector<int> whole_numbers(const std::string& flag, const std::string& text) {
   std::vector<int> numbers;
   for (const std::string& part : CLI::detail::split(text + ",", ',')) {  // which ignores what follows the last comma
@@ -190,6 +199,16 @@ void CommandLine::value(const std::string& names, const std::string& placeholder
       ->type_name(placeholder);
 }
 
+void CommandLine::values(const std::string& name, const std::string& placeholder, const std::string& help, Set set) {
+  const CLI::callback_t set_all = [=](const CLI::results_t& given) {
+    for (const std::string& value : given) {
+      set(name, value);
+    }
+    return true;
+  };
+  app_->add_option(name, set_all, help)->take_all()->type_name(placeholder);
+}
+
 void CommandLine::value(
     const std::string& names, const std::string& placeholder, const std::string& help, std::string& text) {
   value(names, placeholder, help, [&text](const std::string& flag, const std::string& value) {
@@ -216,12 +235,7 @@ void CommandLine::computation(ProgramOptions& options) {
   value(
       "--threads,--cpu-threads", "N", "threads to compute with (default: the machine's fast cores)",
       [&options](const std::string& flag, const std::string& value) {
-        options.load.cpu_threads = whole_number(flag, value);
-        if (options.load.cpu_threads < 1 || options.load.cpu_threads > kMaxThreads) {
-          fail_option(
-              flag + ": " + std::to_string(options.load.cpu_threads) + " must be from 1 to " +
-              std::to_string(kMaxThreads));
-        }
+        options.load.cpu_threads = number_within(flag, value, 1, kMaxThreads);
       });
   value(
       "--packed-cache-path", "DIR",

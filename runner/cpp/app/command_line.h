@@ -17,7 +17,7 @@ namespace llava {
 
 // The command line of a program, by CLI11. A flag is spelled with hyphens; underscores are accepted, too, and so are
 // both --name=value and --name value, where the value may begin with a hyphen. No flag can be abbreviated. A flag that
-// is given twice has its last value.
+// is given twice has its last value, unless it collects its values.
 class CommandLine {
  public:
   // Called with the flag, for messages, and its value.
@@ -33,6 +33,9 @@ class CommandLine {
   // Declares a flag with a value. `names` are separated by commas; help shows the first, and `placeholder` for the
   // value.
   void value(const std::string& names, const std::string& placeholder, const std::string& help, Set set);
+
+  // Declares a flag that may be given several times. `set` is called with each value.
+  void values(const std::string& name, const std::string& placeholder, const std::string& help, Set set);
 
   // Declares a flag whose value is a path. An empty one is a mistake.
   void value(const std::string& names, const std::string& placeholder, const std::string& help, std::string& text);
@@ -60,6 +63,7 @@ class CommandLine {
 [[noreturn]] void fail_option(const std::string& message);
 int whole_number(const std::string& flag, const std::string& text);
 int positive_number(const std::string& flag, const std::string& text);
+int number_within(const std::string& flag, const std::string& text, int least, int most);
 std::vector<int> whole_numbers(const std::string& flag, const std::string& text);  // a list like 0,600
 uint64_t seed_number(const std::string& flag, const std::string& text);
 double real_number(const std::string& flag, const std::string& text);

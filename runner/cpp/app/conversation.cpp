@@ -82,7 +82,8 @@ void converse(
     std::FILE* lines,
     std::optional<Image> image,
     const std::function<void(const Image*, const std::string&)>& ask,
-    const std::function<void()>& reset) {
+    const std::function<void()>& reset,
+    const std::string& cue) {
   const auto take = [&](const std::string& line) {
     const size_t space = std::min(line.find_first_of(kSpaces), line.size());
     const std::string command = line.substr(0, space), rest = stripped(line.substr(space));
@@ -109,11 +110,11 @@ void converse(
   };
   const auto complain = [](const UserError& error) { note(std::string("error: ") + error.what() + "\n"); };
   while (true) {
-    show("> ");
+    show(cue);
     try {
       const auto line = read_line(lines);
       if (!line) {
-        return show("\n");
+        return show(cue.empty() ? "" : "\n");
       }
       if (line->substr(0, line->find_first_of(kSpaces)) == "/quit") {
         return;

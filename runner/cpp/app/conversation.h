@@ -15,12 +15,14 @@ namespace llava {
 //
 // `ask` is called with each question, and with the image if one was named since the last question, otherwise with null.
 // `image` is the first. `reset` is called for /reset. A line that cannot be used is told on stderr, and the
-// conversation goes on.
+// conversation goes on. `cue` is shown before each line is read, and the last is followed by a new line; an empty one
+// leaves stdout to the answers.
 void converse(
     std::FILE* lines,
     std::optional<Image> image,
     const std::function<void(const Image*, const std::string&)>& ask,
-    const std::function<void()>& reset);
+    const std::function<void()>& reset,
+    const std::string& cue = "> ");
 
 // These print on stdout and stderr at once, and throw UserError where that fails.
 void show(const std::string& text);

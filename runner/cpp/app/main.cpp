@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "app/answer_json.h"
 #include "app/conversation.h"
 #include "app/options.h"
 #include "base/exit.h"
@@ -15,6 +16,38 @@
 
 namespace llava {
 namespace {
+
+std::string name_of(StopReason reason) {
+  switch (reason) {
+    case StopReason::kEos:
+      return "eos";
+    case StopReason::kStop:
+      return "stop";
+    case StopReason::kLength:
+      return "length";
+    case StopReason::kContext:
+      return "context";
+    case StopReason::kCancelled:
+      break;
+  }
+  return "cancelled";
+}
+
+// Prints the answer as one line of JSON when it has ended.
+void show_json(Session& session, bool with_logprobs) {
+  AnswerRecord record;
+  while (const std::optional<std::string> piece = session.next()) {
+    record.text += *piece;
+  }
+  const Answer& answer = session.last();
+  record.ids = answer.ids;
+  record.stop_reason = name_of(*answer.stop_reason);
+  record.timings = answer.timings;
+  if (with_logprobs) {
+    record.logprobs = answer.logprobs;
+  }
+  show(answer_json(record));
+}
 
 // Prints the answer as it comes, and then its timings.
 void show_answer(Session& session) {
@@ -32,7 +65,8 @@ void show_answer(Session& session) {
 void run(Options options) {
   // What can be wrong is looked at before anything is packed or loaded. Resizing an image needs the model's card, so it
   // comes later.
-  Sampler(options.answer.sampling);
+  Sampler{options.answer.sampling};
+  StopStrings{options.answer.stops};
   if (!options.prompt.empty()) {
     check_prompt(options.prompt, options.image_path.empty() ? 0 : 1);
   }
@@ -47,7 +81,7 @@ void run(Options options) {
       images.push_back(session.prepare(*image, options.image_aspect_ratio));
     }
     session.begin(images, text, options.answer);
-    show_answer(session);
+    options.json ? show_json(session, options.answer.logprobs.has_value()) : show_answer(session);
   };
   if (!options.prompt.empty()) {
     answer(image ? &*image : nullptr, {options.prompt, false});
@@ -55,7 +89,7 @@ void run(Options options) {
   }
   if (options.interactive) {
     const auto ask = [&](const Image* image, const std::string& question) { answer(image, {question, true}); };
-    converse(stdin, std::move(image), ask, [&] { session.reset(); });
+    converse(stdin, std::move(image), ask, [&] { session.reset(); }, options.json ? "" : "> ");
   }
 }
 

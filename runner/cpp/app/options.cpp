@@ -55,21 +55,40 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
         one_of(flag, value, kImageAspectRatios);
         options.image_aspect_ratio = value;
       });
+  AnswerOptions& answer = options.answer;
+  SamplingOptions& sampling = answer.sampling;
   line.heading("Answer");
   line.value(
       "--seq-len", "N", "most positions of prompt and answer together (default: the model's context)",
-      [&](auto& flag, auto& value) { options.answer.seq_len = positive_number(flag, value); });
+      [&](auto& flag, auto& value) { answer.seq_len = positive_number(flag, value); });
   line.value(
       "--max-new-tokens", "N", "most tokens of the answer (default: what --seq-len leaves)",
-      [&](auto& flag, auto& value) { options.answer.max_new_tokens = positive_number(flag, value); });
+      [&](auto& flag, auto& value) { answer.max_new_tokens = positive_number(flag, value); });
+  line.values(
+      "--stop", "TEXT", "end the answer before this text; may be given several times, \\n in it stands for a new line",
+      [&](auto&, auto& value) { answer.stops.push_back(with_new_lines(value)); });
+  line.toggle("--json", "print the answer as one line of JSON, with its ids and timings", options.json);
+  line.value(
+      "--logprobs", "N", "with --json, also the log probability of each token, and of the N most likely in its place",
+      [&](auto& flag, auto& value) { answer.logprobs = number_within(flag, value, 0, kLogprobsAtMost); });
+  line.heading("Sampling");
   line.value(
       "--temperature", "T", "0 always takes the most likely token; more is more random (default: 0)",
-      [&](auto& flag, auto& value) { options.answer.sampling.temperature = real_number(flag, value); });
+      [&](auto& flag, auto& value) { sampling.temperature = real_number(flag, value); });
+  line.value(
+      "--top-k", "N", "sample from the N most likely tokens only; 0 stands for all (default: 0)",
+      [&](auto& flag, auto& value) { sampling.top_k = whole_number(flag, value); });
   line.value(
       "--top-p", "P", "sample from the most likely tokens only, which have this probability together (default: 1)",
-      [&](auto& flag, auto& value) { options.answer.sampling.top_p = real_number(flag, value); });
+      [&](auto& flag, auto& value) { sampling.top_p = real_number(flag, value); });
+  line.value(
+      "--min-p", "P", "sample only from tokens that are at least P times as likely as the most likely one (default: 0)",
+      [&](auto& flag, auto& value) { sampling.min_p = real_number(flag, value); });
+  line.value(
+      "--repetition-penalty", "R", "above 1 makes tokens that the conversation already has less likely (default: 1)",
+      [&](auto& flag, auto& value) { sampling.repetition_penalty = real_number(flag, value); });
   line.value("--seed", "N", "makes sampling repeatable", [&](auto& flag, auto& value) {
-    options.answer.sampling.seed = seed_number(flag, value);
+    sampling.seed = seed_number(flag, value);
   });
   line.heading("Computation");
   line.computation(options.program);
@@ -81,6 +100,9 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   }
   if (options.prompt.empty() && !options.interactive) {
     fail_option("--prompt is missing; --interactive takes questions from stdin instead");
+  }
+  if (answer.logprobs && !options.json) {
+    fail_option("--logprobs needs --json");
   }
   return options;
 }

@@ -17,6 +17,7 @@ struct Options {
   std::string image_aspect_ratio;
   AnswerOptions answer;
   bool interactive = false;
+  bool json = false;
 };
 
 // Returns nullopt where --help or --version was asked for and is printed. Throws UserError for flags that do not exist,

@@ -66,6 +66,8 @@ int32_t stop_reason(const Answer& answer) {
   switch (*answer.stop_reason) {
     case StopReason::kEos:
       return LLAVA_STOP_EOS;
+    case StopReason::kStop:
+      return LLAVA_STOP_STRING;
     case StopReason::kLength:
       return LLAVA_STOP_LENGTH;
     case StopReason::kContext:

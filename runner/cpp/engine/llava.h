@@ -122,6 +122,7 @@ typedef enum llava_stop_reason {
   LLAVA_STOP_LENGTH = 2,    /* max_new_tokens or seq_len is reached */
   LLAVA_STOP_CONTEXT = 3,   /* the KV cache is full */
   LLAVA_STOP_CANCELLED = 4, /* by llava_cancel, or by the callback */
+  LLAVA_STOP_STRING = 5,    /* a stop string has come */
 } llava_stop_reason;
 
 /* Milliseconds, and how much was done in them. */

@@ -38,6 +38,10 @@ int limit_of(const AnswerOptions& options, int context) {
   if (options.max_new_tokens && *options.max_new_tokens < 1) {
     throw PromptError("max_new_tokens " + std::to_string(*options.max_new_tokens) + ": it must be at least 1");
   }
+  if (options.logprobs && (*options.logprobs < 0 || *options.logprobs > kLogprobsAtMost)) {
+    throw PromptError(
+        "logprobs " + std::to_string(*options.logprobs) + ": it must be from 0 to " + std::to_string(kLogprobsAtMost));
+  }
   return limit;
 }
 
@@ -68,7 +72,8 @@ void Session::reset() {
   position_ = 0;
   last_id_ = -1;
   unread_.reset();
-  last_ = {{}, std::nullopt, {load_}};
+  last_ = {};
+  last_.timings.load = load_;
   sampler_.reset();
   logits_ = {};
 }
@@ -105,6 +110,7 @@ void Session::begin(std::span<const PreparedImage> images, const TurnText& text,
   const int context = card().max_context_len;
   const int limit = limit_of(options, context);
   Sampler sampler(options.sampling);
+  StopStrings stops(options.stops);
   Timings timings;
   timings.load = load_;
   const int start = text.is_question ? position_ : 0;
@@ -113,7 +119,8 @@ void Session::begin(std::span<const PreparedImage> images, const TurnText& text,
   check_room(start, wanted.size(), int(images.size()) * card().num_image_tokens, limit);
 
   // Nothing the caller gave can be wrong any more.
-  last_ = {{}, std::nullopt, timings};
+  last_ = {};
+  last_.timings = timings;
   sampler_.reset();  // where reading fails, there is no answer
   logits_ = read(start, chunks, images, wanted, last_.timings);
   position_ = wanted.size();
@@ -128,6 +135,9 @@ void Session::begin(std::span<const PreparedImage> images, const TurnText& text,
   }
   sampler_.emplace(std::move(sampler));
   stream_.emplace(*tokenizer_);
+  stops_.emplace(std::move(stops));
+  context_ids_ = wanted.ids();
+  logprobs_ = options.logprobs;
 }
 
 std::span<float> Session::next_logits() {
@@ -143,6 +153,7 @@ std::span<float> Session::next_logits() {
       return logits;
     });
     ++position_;
+    context_ids_.push_back(*unread_);
     unread_.reset();
   }
   return logits_;
@@ -152,7 +163,10 @@ std::optional<std::string> Session::next() {
   if (next_logits().empty()) {
     return std::nullopt;
   }
-  const int32_t id = last_.timings.sample.measure(1, [&] { return sampler_->sample(logits_); });
+  const int32_t id = last_.timings.sample.measure(1, [&] { return sampler_->sample(logits_, context_ids_); });
+  if (logprobs_) {
+    last_.timings.sample.measure(0, [&] { last_.logprobs.push_back(token_logprobs(logits_, id, *logprobs_)); });
+  }
   logits_ = {};
   unread_ = id;
   last_.ids.push_back(id);
@@ -161,15 +175,21 @@ std::optional<std::string> Session::next() {
   }
   last_id_ = id;
   const std::string text = stream_->push(id);
-  return --budget_ == 0 ? text + end(at_budget_) : text;
+  const std::string shown = stops_->push(text, stream_->dropped());
+  --budget_;
+  if (stops_->found()) {
+    last_.stop_reason = StopReason::kStop;
+  }
+  return budget_ == 0 ? shown + end(at_budget_) : shown;  // which does nothing where the answer has ended
 }
 
 std::string Session::end(StopReason reason) {
   if (!sampler_ || last_.stop_reason) {
     return "";
   }
-  last_.stop_reason = reason;
-  return stream_->flush();
+  const std::string rest = stops_->finish(stream_->flush());
+  last_.stop_reason = stops_->found() ? StopReason::kStop : reason;
+  return rest;
 }
 
 bool Session::is_eos(int32_t id) const {

@@ -12,19 +12,23 @@
 #include "base/digest.h"
 #include "image/prepare_image.h"
 #include "runtime/context.h"
+#include "runtime/logprobs.h"
 #include "runtime/program.h"
 #include "runtime/sampler.h"
 #include "runtime/timings.h"
 #include "text/chat_tokenizer.h"
+#include "text/stop_strings.h"
 
 namespace llava {
 
-enum class StopReason { kEos, kLength, kContext, kCancelled };
+enum class StopReason { kEos, kStop, kLength, kContext, kCancelled };
 
 struct AnswerOptions {
   SamplingOptions sampling;
+  std::vector<std::string> stops;     // texts before which the answer ends
   std::optional<int> seq_len;         // positions of prompt and answer together; nullopt: the whole context
   std::optional<int> max_new_tokens;  // tokens of the answer; nullopt: what seq_len leaves
+  std::optional<int> logprobs;        // how many likely tokens to keep beside each; nullopt: keep no probabilities
 };
 
 // An image as the vision encoder reads it.
@@ -45,6 +49,7 @@ struct Answer {
   std::vector<int32_t> ids;               // with the end-of-sequence token, if it has come
   std::optional<StopReason> stop_reason;  // nullopt: it has not ended
   Timings timings;
+  std::vector<TokenLogprobs> logprobs;  // one for each id, if they were asked for
 };
 
 // One program, one tokenizer, and the conversation in the program's KV cache. One thread at a time may use it.
@@ -71,8 +76,8 @@ class Session {
   // it begins a new conversation. Throws PromptError before anything is run, and leaves the conversation as it was.
   void begin(std::span<const PreparedImage> images, const TurnText& text, const AnswerOptions& options);
 
-  // Computes the next token of the answer. Returns the whole characters that it completes, often none; nullopt where
-  // the answer has ended. An answer that is not taken to its end may be followed by another turn.
+  // Computes the next token of the answer. Returns the text that can be shown by now, often none; nullopt where the
+  // answer has ended. An answer that is not taken to its end may be followed by another turn.
   std::optional<std::string> next();
 
   // Returns the logits [vocab_size] that `next` will choose by. Until then they may be changed: -infinity rules a token
@@ -137,6 +142,9 @@ class Session {
   Answer last_;
   std::optional<Sampler> sampler_;  // of the answer; nullopt before the first
   std::optional<TextStream<ChatTokenizer>> stream_;
+  std::optional<StopStrings> stops_;
+  std::vector<int32_t> context_ids_;            // the tokens of the conversation, as far as they are in the cache
+  std::optional<int> logprobs_;                 // of the answer's options
   int budget_ = 0;                              // tokens that may still come
   StopReason at_budget_ = StopReason::kLength;  // why the answer ends after them
   std::span<float> logits_;                     // of the next token; empty: the newest must be read first

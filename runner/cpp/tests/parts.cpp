@@ -4,21 +4,26 @@
 //   parts image FILE IMAGE_SIZE HOW       the image that the vision encoder would get, as uint8 [3, H, W]
 //   parts images IMAGE_SIZE HOW           the same for each path on stdin (ended by a zero byte): its length in a line,
 //                                         then the bytes; or "refused" and the message in a line
-//   parts pixels                          for each path on stdin (ended by a zero byte) a line with width and height
-//   and
-//                                         the bytes [H, W, 3], or a line with the error
+//   parts pixels                          for each path on stdin (ended by a zero byte) a line with width and height,
+//                                         and the bytes [H, W, 3]; or a line with the error
 //   parts encode TOKENIZER                for each string on stdin (ended by a zero byte) its ids, one line each
 //   parts decode TOKENIZER                for each line of ids on stdin the bytes of the text in hex, one line each
 //   parts speed TOKENIZER                 the milliseconds that opening takes, and encoding the text on stdin: medians
-//   of 9 parts turn TOKENIZER                  the texts and ids of the turns on stdin, as the card there says parts
-//   card                            the largest side of the images that the model card on stdin is for parts throw WHAT
-//   nothing: it ends as a program does that has a bug, or no memory left
+//                                         of 9
+//   parts turn TOKENIZER                  the texts and ids of the turns on stdin, as the card there says
+//   parts card                            the largest side of the images that the model card on stdin is for
+//   parts sample                          for each line of JSON on stdin the probabilities of its logits
+//   parts logprobs                        for each line of JSON on stdin, how likely a token is by its logits
+//   parts stop TOKENIZER                  for each line of JSON on stdin, how its ids are shown up to a stop string
+//   parts json                            the JSON of an answer that has the text on stdin
+//   parts throw WHAT                      nothing: it ends as a program does that has a bug, or no memory left
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
 #include <functional>
 #include <iostream>
 #include <iterator>
+#include <limits>
 #include <new>
 #include <sstream>
 #include <stdexcept>
@@ -26,11 +31,15 @@
 
 #include <nlohmann/json.hpp>
 
+#include "app/answer_json.h"
 #include "base/errors.h"
 #include "base/exit.h"
 #include "image/prepare_image.h"
+#include "runtime/logprobs.h"
+#include "runtime/sampler.h"
 #include "text/chat_tokenizer.h"
 #include "text/prompt.h"
+#include "text/stop_strings.h"
 #include "text/tokenizer.h"
 
 namespace llava {
@@ -65,6 +74,77 @@ double median_ms(const std::function<void()>& call) {
   }
   std::nth_element(times.begin(), times.begin() + 4, times.end());
   return times[4];
+}
+
+// Returns the logits in a line. JSON has no infinity: null stands for a token that cannot come.
+std::vector<float> logits_in(const nlohmann::json& line) {
+  std::vector<float> logits;
+  for (const auto& logit : line.at("logits")) {
+    logits.push_back(logit.is_null() ? -std::numeric_limits<float>::infinity() : logit.get<float>());
+  }
+  return logits;
+}
+
+// Returns the probabilities that a line's options make of its logits after its context, and a token that is chosen.
+nlohmann::json sampled(const nlohmann::json& line) {
+  SamplingOptions options{
+      .temperature = line.value("temperature", 0.0),
+      .top_p = line.value("top_p", 1.0),
+      .top_k = line.value("top_k", 0),
+      .min_p = line.value("min_p", 0.0),
+      .repetition_penalty = line.value("repetition_penalty", 1.0),
+      .seed = line.value("seed", uint64_t{0}),
+  };
+  const std::vector<float> logits = logits_in(line);
+  const std::vector<int32_t> context = line.at("context");
+  Sampler sampler(options);
+  const bool is_greedy = options.temperature == 0;
+  return {
+      {"chosen", sampler.sample(logits, context)},
+      {"probabilities", is_greedy ? std::vector<double>() : sampler.probabilities(logits, context)},
+  };
+}
+
+nlohmann::json likely(const nlohmann::json& line) {
+  const TokenLogprobs found = token_logprobs(logits_in(line), line.at("id"), line.at("count"));
+  auto top = nlohmann::json::array();
+  for (const Logprob& token : found.top) {
+    top.push_back({{"id", token.id}, {"logprob", token.logprob}});
+  }
+  return {{"id", found.chosen.id}, {"logprob", found.chosen.logprob}, {"top", top}};
+}
+
+// Returns the pieces that are shown of a line's ids, as a session shows them, and how many ids are taken.
+nlohmann::json stopped(const Tokenizer& tokenizer, const nlohmann::json& line) {
+  StopStrings stops(line.at("stops").get<std::vector<std::string>>());
+  TextStream stream(tokenizer);
+  auto pieces = nlohmann::json::array();
+  int taken = 0;
+  for (const int32_t id : line.at("ids").get<std::vector<int32_t>>()) {
+    const std::string text = stream.push(id);
+    pieces.push_back(stops.push(text, stream.dropped()));
+    ++taken;
+    if (stops.found()) {
+      break;
+    }
+  }
+  if (!stops.found()) {
+    pieces.push_back(stops.finish(stream.flush()));
+  }
+  return {{"pieces", pieces}, {"taken", taken}, {"found", stops.found()}};
+}
+
+// Writes what `answer` makes of each line of JSON on stdin, or its error.
+void for_each_line(const std::function<nlohmann::json(const nlohmann::json&)>& answer) {
+  for (std::string line; std::getline(std::cin, line);) {
+    nlohmann::json found;
+    try {
+      found = answer(nlohmann::json::parse(line));
+    } catch (const PromptError& error) {
+      found["error"] = error.what();
+    }
+    write(found.dump(-1, ' ', true) + "\n");
+  }
 }
 
 void run(const std::vector<std::string>& arguments) {
@@ -154,6 +234,17 @@ void run(const std::vector<std::string>& arguments) {
     }
   } else if (part == "card") {
     write(std::to_string(ModelCard::from_json(everything_on_stdin()).image_size));
+  } else if (part == "sample") {
+    for_each_line(sampled);
+  } else if (part == "logprobs") {
+    for_each_line(likely);
+  } else if (part == "stop") {
+    const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(arguments.at(1));
+    for_each_line([&](const nlohmann::json& line) { return stopped(*tokenizer, line); });
+  } else if (part == "json") {
+    AnswerRecord answer{
+        .text = everything_on_stdin(), .ids = {1, 2}, .stop_reason = "eos", .timings = {}, .logprobs = {}};
+    write(answer_json(answer));
   } else if (part == "throw") {
     if (arguments.at(1) == "memory") {
       throw std::bad_alloc();
