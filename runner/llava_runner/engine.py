@@ -52,7 +52,16 @@ class AskOptions(_Sized):
         ("seed", c_uint64),
         ("temperature", c_double),
         ("top_p", c_double),
+        ("top_k", c_int32),
+        ("num_stops", c_int32),
+        ("stops", POINTER(c_char_p)),
+        ("min_p", c_double),
+        ("repetition_penalty", c_double),
     )
+
+    def __init__(self, *, stops: Sequence[str] = (), **fields: Any) -> None:
+        texts = (c_char_p * len(stops))(*map(str.encode, stops))
+        super().__init__(num_stops=len(stops), stops=texts, **fields)
 
 
 class StageFields(ctypes.Structure):

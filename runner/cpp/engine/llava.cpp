@@ -30,8 +30,18 @@ AnswerOptions answer_options(const llava_ask_options& options) {
   AnswerOptions answer;
   answer.sampling.temperature = options.temperature;
   answer.sampling.top_p = options.top_p == 0 ? 1 : options.top_p;
+  answer.sampling.top_k = options.top_k;
+  answer.sampling.min_p = options.min_p;
+  answer.sampling.repetition_penalty = options.repetition_penalty == 0 ? 1 : options.repetition_penalty;
   if (options.has_seed) {
     answer.sampling.seed = options.seed;
+  }
+  if (options.num_stops < 0) {
+    throw Misuse("num_stops is " + std::to_string(options.num_stops));
+  }
+  for (int i = 0; i < options.num_stops; ++i) {
+    require(options.stops, "stops");
+    answer.stops.push_back(text_of(options.stops[i], "a stop string"));
   }
   if (options.seq_len != 0) {
     answer.seq_len = options.seq_len;

@@ -86,14 +86,19 @@ typedef struct llava_ask_options {
   uint64_t seed;
   double temperature; /* 0: the most likely token is taken */
   double top_p;       /* 0: 1 */
+  int32_t top_k;      /* keeps so many of the most likely tokens; 0: all */
+  int32_t num_stops;
+  const char* const* stops;  /* texts before which the answer ends, `num_stops` of them */
+  double min_p;              /* keeps tokens that are at least so many times as likely as the most likely one */
+  double repetition_penalty; /* above 1 makes tokens less likely that the conversation has; 0: 1 */
 } llava_ask_options;
 
 /* Takes the next turn: reads the added images and the text. llava_next then computes the answer. After an error the
  * conversation and the added images are as before. */
 LLAVA_API llava_status llava_begin(llava_session session, const char* text, const llava_ask_options* options);
 
-/* Computes the next token of the answer. Writes the whole characters that it completes, often none, and their number of
- * bytes; `length` may be null. The text is valid until this thread's next call. Returns LLAVA_END after the answer. */
+/* Computes the next token of the answer. Writes the text that can be shown by now, often none, and its number of bytes;
+ * `length` may be null. The text is valid until this thread's next call. Returns LLAVA_END after the answer. */
 LLAVA_API llava_status llava_next(llava_session session, const char** text, size_t* length);
 
 /* Called with each piece of an answer's text. Returns 0 to go on, anything else to end the answer. It may call

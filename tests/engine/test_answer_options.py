@@ -1,0 +1,64 @@
+"""The options of an answer in the C interface."""
+
+from __future__ import annotations
+
+from ctypes import byref
+
+import pytest
+
+from llava_runner.engine import MISUSE, STOP_REASONS, AskOptions
+from llava_runner.errors import PromptError
+from tests.engine.test_c_interface import NEW_TOKENS, answer, asked
+
+
+@pytest.mark.parametrize("options", [{"top_k": 1}, {"min_p": 1.0}, {"top_p": 1e-6}])
+def test_where_one_token_is_left_it_is_the_likeliest(options, engine, scenes):
+    for scene in scenes[:10]:
+        engine.reset()
+        text = asked(engine, scene.content, scene.question, max_new_tokens=NEW_TOKENS, temperature=9.0, **options)
+        assert text == scene.text
+
+
+def test_a_penalty_is_for_the_whole_conversation(engine, scenes):
+    scene = scenes[0]
+    options = {"max_new_tokens": 8, "repetition_penalty": 1e6}
+    taken: set[int] = set()
+    engine.add_image(scene.content)
+    for question in (scene.question, "How many?"):
+        answer(engine, question, **options)
+        ids = engine.last_ids()
+        assert len(set(ids)) == len(ids) and not taken & set(ids)
+        taken |= set(ids)
+
+
+def test_an_answer_ends_before_a_stop_string(engine, scenes):
+    for scene in [each for each in scenes if len(each.text) > 6][:10]:
+        stop = scene.text[4:6]
+        engine.reset()
+        text = asked(engine, scene.content, scene.question, stops=["nowhere", stop])
+        assert text == scene.text[: scene.text.index(stop)]
+        assert STOP_REASONS[engine.last().stop_reason] == "stop"
+        ids = engine.last_ids()
+        assert ids == scene.ids[: len(ids)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": -1}, "top_k -1: it must be at least 0"),
+        ({"min_p": 2.0}, "min_p 2: it must be from 0 to 1"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty -1: it must be above 0"),
+        ({"stops": ["a", ""]}, "a stop string is empty"),
+    ],
+)
+def test_mistakes_are_told(options, message, engine):
+    with pytest.raises(PromptError, match=message):
+        engine.ask("What?", **options)
+
+
+def test_stop_strings_that_are_not_there_are_a_misuse(engine):
+    for count in (-1, 1):
+        options = AskOptions()
+        options.num_stops = count
+        options.stops = None
+        assert engine._library.llava_begin(engine._number, b"What?", byref(options)) == MISUSE
