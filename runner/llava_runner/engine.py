@@ -57,6 +57,8 @@ class AskOptions(_Sized):
         ("stops", POINTER(c_char_p)),
         ("min_p", c_double),
         ("repetition_penalty", c_double),
+        ("logprobs", c_int32),
+        ("top_logprobs", c_int32),
     )
 
     def __init__(self, *, stops: Sequence[str] = (), **fields: Any) -> None:
@@ -83,6 +85,12 @@ class AnswerFields(_Sized):
         ("sample", StageFields),
         ("eval", StageFields),
     )
+
+
+class LogprobFields(ctypes.Structure):
+    """``llava_logprob``."""
+
+    _fields_ = (("id", c_int32), ("logprob", c_double))
 
 
 class Info(_Sized):
@@ -114,6 +122,7 @@ FUNCTIONS: dict[str, Sequence[Any]] = {
     "llava_logits": (c_int64, POINTER(POINTER(c_float)), POINTER(c_size_t)),
     "llava_last": (c_int64, POINTER(AnswerFields)),
     "llava_last_ids": (c_int64, c_void_p, c_size_t, POINTER(c_size_t)),
+    "llava_last_logprobs": (c_int64, c_size_t, POINTER(LogprobFields), c_size_t, POINTER(c_size_t)),
     "llava_describe": (c_int64, POINTER(Info)),
     "llava_model_card": (c_int64, POINTER(c_char_p)),
     "llava_count_tokens": (c_int64, c_char_p, POINTER(c_size_t)),
@@ -273,6 +282,14 @@ class Engine:
         ids = np.empty(count.value, np.int32)
         self._call("llava_last_ids", ids.ctypes.data, len(ids), byref(count))
         return ids.tolist()
+
+    def last_logprobs(self, token: int) -> list[tuple[int, float]]:
+        """Return ids and log probabilities for a token of the newest answer: its own, then the likeliest ones."""
+        count = c_size_t()
+        self._call("llava_last_logprobs", token, None, 0, byref(count))
+        found = (LogprobFields * count.value)()
+        self._call("llava_last_logprobs", token, found, len(found), byref(count))
+        return [(each.id, each.logprob) for each in found]
 
     def describe(self) -> Info:
         """Return the position, the context and the sizes of the model."""

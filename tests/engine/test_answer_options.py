@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ctypes import byref
 
+import numpy as np
 import pytest
 
 from llava_runner.engine import MISUSE, STOP_REASONS, AskOptions
@@ -29,6 +30,38 @@ def test_a_penalty_is_for_the_whole_conversation(engine, scenes):
         ids = engine.last_ids()
         assert len(set(ids)) == len(ids) and not taken & set(ids)
         taken |= set(ids)
+
+
+def test_log_probabilities_are_those_of_the_logits(engine, scenes):
+    engine.add_image(scenes[0].content)
+    engine.begin(scenes[0].question, max_new_tokens=5, logprobs=1, top_logprobs=3, temperature=2.0, has_seed=1, seed=7)
+    token = 0
+    while (logits := engine.logits()) is not None:
+        expected = logits.astype(np.float64) - np.logaddexp.reduce(logits.astype(np.float64))
+        engine.next()
+        chosen, *likely = engine.last_logprobs(token)
+        assert chosen[0] == engine.last_ids()[token]
+        assert [id for id, _ in likely] == np.argsort(-expected, kind="stable")[:3].tolist()
+        for id, logprob in (chosen, *likely):
+            assert logprob == pytest.approx(expected[id], abs=1e-6)
+        token += 1
+    with pytest.raises(RuntimeError, match=f"the answer has no token {token}"):
+        engine.last_logprobs(token)
+    with pytest.raises(PromptError, match="logprobs 101"):
+        engine.ask("What?", logprobs=1, top_logprobs=101)
+    engine.ask("What?", max_new_tokens=1)
+    assert engine.last_logprobs(0) == []
+
+
+def test_one_token_must_be_left(engine):
+    engine.begin("What?")
+    engine.logits()[:] = -np.inf
+    with pytest.raises(RuntimeError, match="all tokens are ruled out"):
+        engine.next()
+    engine.begin("What?", new_conversation=1)
+    engine.logits()[1:] = -np.inf
+    engine.next()
+    assert engine.last_ids() == [0]
 
 
 def test_an_answer_ends_before_a_stop_string(engine, scenes):

@@ -207,6 +207,7 @@ def test_misuse_is_an_error(library, engine, scenes):
         if functions.llava_begin(number, b"a", None)
         else MISUSE,
         functions.llava_last_ids(number, None, 0, None),
+        functions.llava_last_logprobs(number, 1 << 40, None, 0, ctypes.byref(last)),
         functions.llava_describe(number, None),
         functions.llava_model_card(number, None),
         functions.llava_count_tokens(number, None, ctypes.byref(last)),

@@ -49,6 +49,9 @@ AnswerOptions answer_options(const llava_ask_options& options) {
   if (options.max_new_tokens != 0) {
     answer.max_new_tokens = options.max_new_tokens;
   }
+  if (options.logprobs != 0) {
+    answer.logprobs = options.top_logprobs;
+  }
   return answer;
 }
 
@@ -66,6 +69,10 @@ std::optional<std::string> next(Use& use) {
   if (use->cancels != use->cancels_before && !use.session().last().stop_reason) {
     return use.session().end(StopReason::kCancelled);
   }
+  if (use->shown_logits && !use.session().can_choose()) {
+    throw Misuse("all tokens are ruled out");
+  }
+  use->shown_logits = false;
   return use.session().next();
 }
 
@@ -229,6 +236,7 @@ llava_status llava_logits(llava_session session, float** logits, size_t* count) 
     require(logits, "logits");
     require(count, "count");
     const std::span<float> found = use.session().next_logits();
+    use->shown_logits = true;
     *logits = found.empty() ? nullptr : found.data();
     *count = found.size();
     return found.empty() ? LLAVA_END : LLAVA_OK;
@@ -257,6 +265,26 @@ llava_status llava_last(llava_session session, llava_answer* answer) {
 llava_status llava_last_ids(llava_session session, int32_t* ids, size_t capacity, size_t* count) {
   return with(session, [&](Use& use) {
     copy_out<int32_t>(use.session().last().ids, ids, capacity, count, "ids");
+    return LLAVA_OK;
+  });
+}
+
+llava_status llava_last_logprobs(
+    llava_session session, size_t token, llava_logprob* found, size_t capacity, size_t* count) {
+  return with(session, [&](Use& use) {
+    const Answer& last = use.session().last();
+    if (token >= last.ids.size()) {
+      throw Misuse("the answer has no token " + std::to_string(token));
+    }
+    std::vector<llava_logprob> entries;
+    if (token < last.logprobs.size()) {
+      const TokenLogprobs& kept = last.logprobs[token];
+      entries.push_back({kept.chosen.id, kept.chosen.logprob});
+      for (const Logprob& likely : kept.top) {
+        entries.push_back({likely.id, likely.logprob});
+      }
+    }
+    copy_out<llava_logprob>(entries, found, capacity, count, "found");
     return LLAVA_OK;
   });
 }

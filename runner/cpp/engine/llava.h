@@ -91,6 +91,8 @@ typedef struct llava_ask_options {
   const char* const* stops;  /* texts before which the answer ends, `num_stops` of them */
   double min_p;              /* keeps tokens that are at least so many times as likely as the most likely one */
   double repetition_penalty; /* above 1 makes tokens less likely that the conversation has; 0: 1 */
+  int32_t logprobs;          /* not 0: keep how likely each token was, for llava_last_logprobs */
+  int32_t top_logprobs;      /* then also so many of the tokens that were the most likely in its place */
 } llava_ask_options;
 
 /* Takes the next turn: reads the added images and the text. llava_next then computes the answer. After an error the
@@ -118,7 +120,7 @@ LLAVA_API llava_status llava_reset(llava_session session);
 
 /* Writes a pointer to the logits that the next token will be chosen by, and their number, the vocabulary's size. They
  * may be changed: -INFINITY rules a token out. The pointer is valid until the next call for this session. Returns
- * LLAVA_END after the answer. */
+ * LLAVA_END after the answer. If all tokens are ruled out, llava_next returns LLAVA_MISUSE. */
 LLAVA_API llava_status llava_logits(llava_session session, float** logits, size_t* count);
 
 typedef enum llava_stop_reason {
@@ -152,6 +154,17 @@ LLAVA_API llava_status llava_last(llava_session session, llava_answer* answer);
 
 /* Writes the token ids of the newest answer, at most `capacity` of them, and how many there are. */
 LLAVA_API llava_status llava_last_ids(llava_session session, int32_t* ids, size_t capacity, size_t* count);
+
+/* A token, and the natural logarithm of its probability by the model's own logits. */
+typedef struct llava_logprob {
+  int32_t id;
+  double logprob;
+} llava_logprob;
+
+/* Writes how likely a token of the newest answer was: first itself, then the most likely ones in its place, at most
+ * `capacity` in all, and how many there are. There are none if the answer was not asked for with `logprobs`. */
+LLAVA_API llava_status
+llava_last_logprobs(llava_session session, size_t token, llava_logprob* found, size_t capacity, size_t* count);
 
 typedef struct llava_info {
   size_t struct_size;

@@ -32,6 +32,7 @@ struct OpenSession {
   std::vector<PreparedImage> images;  // of the next turn
   std::atomic<uint64_t> cancels = 0;  // how often llava_cancel was called
   uint64_t cancels_before = 0;        // when the answer began
+  bool shown_logits = false;          // to the caller, who may have changed them
   std::mutex mutex;                   // of all but `cancels` and `user`
   std::atomic<std::thread::id> user;  // the thread that has the mutex
 };

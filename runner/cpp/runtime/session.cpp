@@ -2,6 +2,7 @@
 #include "runtime/session.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/errors.h"
@@ -157,6 +158,11 @@ std::span<float> Session::next_logits() {
     unread_.reset();
   }
   return logits_;
+}
+
+bool Session::can_choose() {
+  const std::span<float> logits = next_logits();
+  return logits.empty() || std::any_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); });
 }
 
 std::optional<std::string> Session::next() {

@@ -84,6 +84,9 @@ class Session {
   // out. Empty where the answer has ended.
   std::span<float> next_logits();
 
+  // Returns whether the logits that `next` will choose by leave any token.
+  bool can_choose();
+
   // Ends the answer before its time. Returns what was left of its text.
   std::string end(StopReason reason);
 
