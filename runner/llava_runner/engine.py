@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int32, c_int64, c_size_t, c_uint64, c_void_p
 from functools import cache
@@ -17,6 +18,8 @@ from llava_runner.errors import ImageError, PackageError, PromptError, StateErro
 LIBRARY = "libllava_engine.so"
 VARIABLE = "LLAVA_ENGINE"  # of the environment: the library's path
 STOP_REASONS = (None, "eos", "length", "context", "cancelled", "stop")
+
+PYTHON_RUNTIME = "executorch.extension.pybindings._C"
 
 OnText = ctypes.CFUNCTYPE(c_int32, c_void_p, c_void_p, c_size_t)
 
@@ -155,7 +158,12 @@ def find_library() -> Path | None:
 
 @cache
 def load_library(path: Path) -> ctypes.CDLL:
-    """Return the engine with the types of its functions. Raises ``PackageError`` if it cannot be loaded."""
+    """Return the engine with the types of its functions.
+
+    Raises ``PackageError`` if it cannot be loaded, and ``RuntimeError`` in a process with ExecuTorch's Python runtime.
+    """
+    if PYTHON_RUNTIME in sys.modules:  # both register the same operators, which would end the process
+        raise RuntimeError("the engine cannot be loaded: ExecuTorch's Python runtime is in this process already")
     try:
         library = ctypes.CDLL(str(path))
         for name, arguments in FUNCTIONS.items():
@@ -166,6 +174,11 @@ def load_library(path: Path) -> ctypes.CDLL:
     except (OSError, AttributeError) as error:
         raise PackageError(f"the engine {path} cannot be loaded: {error}; build it again: runner/build.sh") from error
     return library
+
+
+def is_loaded() -> bool:
+    """Return whether this process has loaded the engine."""
+    return load_library.cache_info().currsize > 0
 
 
 class Engine:

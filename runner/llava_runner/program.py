@@ -15,6 +15,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import torch
 
+from llava_runner import engine
 from llava_runner.checks import MAX_THREADS, whole_number
 from llava_runner.contract import METHODS, MODEL_CARD, TEXT_DECODER, TOKEN_EMBEDDING, VISION_ENCODER, ModelCard
 from llava_runner.errors import PackageError, PromptError, replace_missing_streams
@@ -163,7 +164,11 @@ def _import_runtime() -> ModuleType:
 
     The documented modules ``portable_lib`` and ``custom_ops.py`` also import exir, inductor and torchao. That takes 5
     seconds and 200 MB, and running a program does not need them. So we load directly what those modules load.
+
+    Raises ``RuntimeError`` in a process that has loaded the C++ engine.
     """
+    if engine.is_loaded():  # both register the same operators, which would end the process
+        raise RuntimeError("ExecuTorch's Python runtime cannot be loaded: the C++ engine is in this process already")
     from executorch.extension.pybindings import _C as runtime
 
     torch.ops.load_library(_shared_library("executorch.extension.llm.custom_ops", "libcustom_ops_aot_lib"))

@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from llava_runner.engine import LIBRARY
 from tests.integration.conftest import ROOT
 
@@ -27,6 +29,20 @@ def test_the_engine(native_build, tiny_package, scenes, tmp_path):
         env={**os.environ, **{key: str(value) for key, value in variables.items()}, "PYTEST_ADDOPTS": ""},
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("first", ["engine", "program"])
+def test_the_other_runner_is_refused_in_the_same_process(first, native_build, tiny_package):
+    engine = f"Engine({str(tiny_package.folder)!r}, library=Path({str(native_build / LIBRARY)!r}))"
+    program = f"Program.open({str(tiny_package.program)!r})"
+    steps = [engine, program] if first == "engine" else [program, engine]
+    code = (
+        "from pathlib import Path; from llava_runner.engine import Engine; from llava_runner.program import Program; "
+        f"one = {steps[0]}; two = {steps[1]}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("is in this process already")
 
 
 def test_sessions_of_several_threads_leave_nothing_behind(native_build, tiny_package, tmp_path):
