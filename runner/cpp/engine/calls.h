@@ -67,6 +67,11 @@ inline void require(const void* pointer, const char* name) {
   }
 }
 
+inline std::string text_of(const char* text, const char* name) {
+  require(text, name);
+  return text;
+}
+
 // Returns the options of a caller, who may have an older and shorter structure; what it lacks is zero.
 template <typename Options>
 Options complete(const Options* given) {

@@ -17,11 +17,6 @@ using namespace llava;
 
 thread_local std::string newest_text;  // that llava_next has returned
 
-std::string text_of(const char* text, const char* name) {
-  require(text, name);
-  return text;
-}
-
 std::string text_or_empty(const char* text) {
   return text ? text : "";
 }
@@ -74,25 +69,6 @@ std::optional<std::string> next(Use& use) {
   }
   use->shown_logits = false;
   return use.session().next();
-}
-
-int32_t stop_reason(const Answer& answer) {
-  if (!answer.stop_reason) {
-    return LLAVA_NOT_STOPPED;
-  }
-  switch (*answer.stop_reason) {
-    case StopReason::kEos:
-      return LLAVA_STOP_EOS;
-    case StopReason::kStop:
-      return LLAVA_STOP_STRING;
-    case StopReason::kLength:
-      return LLAVA_STOP_LENGTH;
-    case StopReason::kContext:
-      return LLAVA_STOP_CONTEXT;
-    case StopReason::kCancelled:
-      return LLAVA_STOP_CANCELLED;
-  }
-  return LLAVA_NOT_STOPPED;
 }
 
 void add_image(Use& use, const Image& image) {
@@ -240,83 +216,6 @@ llava_status llava_logits(llava_session session, float** logits, size_t* count) 
     *logits = found.empty() ? nullptr : found.data();
     *count = found.size();
     return found.empty() ? LLAVA_END : LLAVA_OK;
-  });
-}
-
-llava_status llava_last(llava_session session, llava_answer* answer) {
-  return with(session, [&](Use& use) {
-    const Answer& last = use.session().last();
-    const auto stage = [](const Stage& stage) { return llava_stage{stage.ms, stage.count}; };
-    const Timings& timings = last.timings;
-    const llava_answer found{
-        .struct_size = 0,
-        .stop_reason = stop_reason(last),
-        .num_tokens = int32_t(last.ids.size()),
-        .load = stage(timings.load),
-        .image = stage(timings.image),
-        .prompt = stage(timings.prompt),
-        .sample = stage(timings.sample),
-        .eval = stage(timings.eval)};
-    describe(found, answer, "answer");
-    return LLAVA_OK;
-  });
-}
-
-llava_status llava_last_ids(llava_session session, int32_t* ids, size_t capacity, size_t* count) {
-  return with(session, [&](Use& use) {
-    copy_out<int32_t>(use.session().last().ids, ids, capacity, count, "ids");
-    return LLAVA_OK;
-  });
-}
-
-llava_status llava_last_logprobs(
-    llava_session session, size_t token, llava_logprob* found, size_t capacity, size_t* count) {
-  return with(session, [&](Use& use) {
-    const Answer& last = use.session().last();
-    if (token >= last.ids.size()) {
-      throw Misuse("the answer has no token " + std::to_string(token));
-    }
-    std::vector<llava_logprob> entries;
-    if (token < last.logprobs.size()) {
-      const TokenLogprobs& kept = last.logprobs[token];
-      entries.push_back({kept.chosen.id, kept.chosen.logprob});
-      for (const Logprob& likely : kept.top) {
-        entries.push_back({likely.id, likely.logprob});
-      }
-    }
-    copy_out<llava_logprob>(entries, found, capacity, count, "found");
-    return LLAVA_OK;
-  });
-}
-
-llava_status llava_describe(llava_session session, llava_info* info) {
-  return with(session, [&](Use& use) {
-    const ModelCard& card = use.session().card();
-    const llava_info found{
-        .struct_size = 0,
-        .position = use.session().position(),
-        .context = card.max_context_len,
-        .num_image_tokens = card.num_image_tokens,
-        .image_size = card.image_size,
-        .vocab_size = card.vocab_size};
-    describe(found, info, "info");
-    return LLAVA_OK;
-  });
-}
-
-llava_status llava_model_card(llava_session session, const char** json) {
-  return with(session, [&](Use& use) {
-    require(json, "json");
-    *json = use.session().card_text().c_str();
-    return LLAVA_OK;
-  });
-}
-
-llava_status llava_count_tokens(llava_session session, const char* text, size_t* count) {
-  return with(session, [&](Use& use) {
-    require(count, "count");
-    *count = use.session().tokenizer().encode_turn({{{text_of(text, "text"), false}}}, 0).front().size();
-    return LLAVA_OK;
   });
 }
 
