@@ -15,6 +15,7 @@ namespace {
 constexpr int64_t kBlock = 32;        // cached positions at a time
 constexpr int64_t kQueries = 32;      // new positions that share a block of keys
 constexpr int64_t kDecodeAtMost = 4;  // new positions for which packing keys does not pay
+constexpr int64_t kTogether = 4;      // cached positions that a few new ones are computed with side by side
 constexpr int64_t kAhead = 8192;      // bytes, see fetch_ahead
 constexpr int64_t kCacheLine = 64;    // bytes
 
@@ -34,9 +35,34 @@ struct Partial {
   std::vector<Softmax> softmax;
 };
 
+// Computes the scores of a query with the keys of `count` positions, `stride` elements from one to the next.
+template <int64_t count, typename Element>
+LLAVA_INLINE void score(const float* query, const Element* key, int64_t stride, int64_t head_dim, float* scores) {
+  float dots[count] = {};
+  for (int64_t e = 0; e < head_dim; ++e) {
+    for (int64_t j = 0; j < count; ++j) {
+      dots[j] += query[e] * widen(key[j * stride + e]);
+    }
+  }
+  std::copy(dots, dots + count, scores);
+}
+
+// Adds the values of `count` positions, each with its weight.
+template <int64_t count, typename Element>
+LLAVA_INLINE void add_values(
+    const float* weights, const Element* value, int64_t stride, int64_t head_dim, float* sums) {
+  for (int64_t e = 0; e < head_dim; ++e) {
+    float sum = sums[e];
+    for (int64_t j = 0; j < count; ++j) {
+      sum += weights[j] * widen(value[j * stride + e]);
+    }
+    sums[e] = sum;
+  }
+}
+
 // Reads the positions [first, last) for one query, in every head. Positions are the outer loop, so that memory is read
-// in order.
-template <typename Element>
+// in order. Loops over a head are shorter where its size is known when this is compiled: `known_dim`, or 0.
+template <int64_t known_dim, typename Element>
 LLAVA_INLINE void attend_part_body(
     const Element* query,
     const Element* keys,
@@ -46,7 +72,7 @@ LLAVA_INLINE void attend_part_body(
     float scale,
     int64_t first,
     int64_t last) {
-  const int64_t head_dim = shape.head_dim;
+  const int64_t head_dim = known_dim ? known_dim : shape.head_dim;
   const int64_t stride = shape.key_value_heads * head_dim;
   const int64_t sharing = shape.heads / shape.key_value_heads;
   std::vector<float> queries(shape.heads * head_dim);
@@ -56,23 +82,27 @@ LLAVA_INLINE void attend_part_body(
   for (int64_t i = 0; i < shape.heads * head_dim; ++i) {
     queries[i] = widen(query[i]) * scale;
   }
-  for (int64_t block = first; block < last; block += kBlock) {
-    const int64_t count = std::min(kBlock, last - block);
-    for (int64_t j = 0; j < count; ++j) {
-      const Element* row = keys + (block + j) * stride;
+  // Calls work(head, j, row, together) for every head and the positions j of a block, kTogether at a time.
+  const auto for_rows = [&](const Element* rows, int64_t count, const auto& work) LLAVA_INLINED {
+    for (int64_t j = 0, together; j < count; j += together) {
+      together = count - j < kTogether ? 1 : kTogether;
       for (int64_t head = 0; head < shape.heads; ++head) {
-        const Element* key = row + head / sharing * head_dim;
-        if (head % sharing == 0) {
-          fetch_ahead(key, head_dim);
+        const Element* row = rows + j * stride + head / sharing * head_dim;
+        for (int64_t k = 0; k < together && head % sharing == 0; ++k) {
+          fetch_ahead(row + k * stride, head_dim);
         }
-        const float* q = queries.data() + head * head_dim;
-        float dot = 0.0f;
-        for (int64_t e = 0; e < head_dim; ++e) {
-          dot += q[e] * widen(key[e]);
-        }
-        scores[head * kBlock + j] = dot;
+        work(head, j, row, together);
       }
     }
+  };
+  for (int64_t block = first; block < last; block += kBlock) {
+    const int64_t count = std::min(kBlock, last - block);
+    for_rows(
+        keys + block * stride, count, [&](int64_t head, int64_t j, const Element* key, int64_t together) LLAVA_INLINED {
+          const float* q = queries.data() + head * head_dim;
+          float* found = scores.data() + head * kBlock + j;
+          together == 1 ? score<1>(q, key, stride, head_dim, found) : score<kTogether>(q, key, stride, head_dim, found);
+        });
     for (int64_t head = 0; head < shape.heads; ++head) {
       const float correction = absorb(partial.softmax[head], scores.data() + head * kBlock, count);
       float* sum = partial.sums.data() + head * head_dim;
@@ -80,20 +110,14 @@ LLAVA_INLINE void attend_part_body(
         sum[e] *= correction;
       }
     }
-    for (int64_t j = 0; j < count; ++j) {
-      const Element* row = values + (block + j) * stride;
-      for (int64_t head = 0; head < shape.heads; ++head) {
-        const Element* value = row + head / sharing * head_dim;
-        if (head % sharing == 0) {
-          fetch_ahead(value, head_dim);
-        }
-        const float weight = scores[head * kBlock + j];
-        float* sum = partial.sums.data() + head * head_dim;
-        for (int64_t e = 0; e < head_dim; ++e) {
-          sum[e] += weight * widen(value[e]);
-        }
-      }
-    }
+    for_rows(
+        values + block * stride, count,
+        [&](int64_t head, int64_t j, const Element* value, int64_t together) LLAVA_INLINED {
+          const float* weights = scores.data() + head * kBlock + j;
+          float* sum = partial.sums.data() + head * head_dim;
+          together == 1 ? add_values<1>(weights, value, stride, head_dim, sum)
+                        : add_values<kTogether>(weights, value, stride, head_dim, sum);
+        });
   }
 }
 
@@ -214,7 +238,14 @@ LLAVA_INLINE void attend_tile_body(
         float scale,                                                                                           \
         int64_t first,                                                                                         \
         int64_t last) {                                                                                        \
-      attend_part_body(query, keys, values, partial, shape, scale, first, last);                               \
+      switch (shape.head_dim) {                                                                                \
+        case 64:                                                                                               \
+          return attend_part_body<64>(query, keys, values, partial, shape, scale, first, last);                \
+        case 128:                                                                                              \
+          return attend_part_body<128>(query, keys, values, partial, shape, scale, first, last);               \
+        default:                                                                                               \
+          attend_part_body<0>(query, keys, values, partial, shape, scale, first, last);                        \
+      }                                                                                                        \
     }                                                                                                          \
     attribute static void tile(                                                                                \
         const Element* query,                                                                                  \

@@ -10,7 +10,8 @@
 #include "ops/attention.h"
 
 // Inlined into every caller, so that it is compiled for the processor that the caller is compiled for.
-#define LLAVA_INLINE inline __attribute__((always_inline))
+#define LLAVA_INLINED __attribute__((always_inline))
+#define LLAVA_INLINE inline LLAVA_INLINED
 
 namespace llava {
 
