@@ -213,15 +213,15 @@ NATIVE(void, ask)
  jobject receiver) {
   guarded(env, [&] {
     const Bytes question(env, text);
-    const llava_ask_options options{
-        .struct_size = sizeof(options),
-        .new_conversation = new_conversation,
-        .max_new_tokens = max_new_tokens,
-        .seq_len = seq_len,
-        .has_seed = has_seed,
-        .seed = uint64_t(seed),
-        .temperature = temperature,
-        .top_p = top_p};
+    llava_ask_options options{};
+    options.struct_size = sizeof(options);
+    options.new_conversation = new_conversation;
+    options.max_new_tokens = max_new_tokens;
+    options.seq_len = seq_len;
+    options.has_seed = has_seed;
+    options.seed = uint64_t(seed);
+    options.temperature = temperature;
+    options.top_p = top_p;
     Receiver to{env, receiver, env->GetMethodID(env->GetObjectClass(receiver), "receive", "([B)Z")};
     if (to.receive) {
       check(env, llava_ask(session, question.get(), &options, on_text, &to));

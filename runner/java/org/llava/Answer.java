@@ -13,7 +13,9 @@ public final class Answer {
     /** The context is full. */
     CONTEXT,
     /** By {@link LlavaSession#cancel}, or by the listener. */
-    CANCELLED
+    CANCELLED,
+    /** A stop string has come. */
+    STRING
   }
 
   /** Milliseconds, and how much was done in them. */
