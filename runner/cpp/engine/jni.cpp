@@ -210,9 +210,23 @@ NATIVE(void, ask)
  jlong seed,
  jdouble temperature,
  jdouble top_p,
+ jint top_k,
+ jdouble min_p,
+ jdouble repetition_penalty,
+ jobjectArray stop_texts,
  jobject receiver) {
   guarded(env, [&] {
     const Bytes question(env, text);
+    std::vector<Bytes> kept;
+    std::vector<const char*> stops;
+    for (jsize i = 0; i < env->GetArrayLength(stop_texts); ++i) {
+      const auto stop = static_cast<jbyteArray>(env->GetObjectArrayElement(stop_texts, i));
+      kept.emplace_back(env, stop);
+      env->DeleteLocalRef(stop);
+    }
+    for (const Bytes& stop : kept) {
+      stops.push_back(stop.get());
+    }
     llava_ask_options options{};
     options.struct_size = sizeof(options);
     options.new_conversation = new_conversation;
@@ -222,6 +236,11 @@ NATIVE(void, ask)
     options.seed = uint64_t(seed);
     options.temperature = temperature;
     options.top_p = top_p;
+    options.top_k = top_k;
+    options.min_p = min_p;
+    options.repetition_penalty = repetition_penalty;
+    options.stops = stops.data();
+    options.num_stops = int32_t(stops.size());
     Receiver to{env, receiver, env->GetMethodID(env->GetObjectClass(receiver), "receive", "([B)Z")};
     if (to.receive) {
       check(env, llava_ask(session, question.get(), &options, on_text, &to));

@@ -54,6 +54,8 @@ final class Cases {
             Cases::conversationsAreKept,
             Cases::imagesAreReadAheadAndRemoved,
             Cases::samplingIsRepeated,
+            Cases::choicesAreNarrowed,
+            Cases::anAnswerEndsBeforeAStopString,
             Cases::emojiAreText,
             Cases::threadsTakeTurns,
             Cases::memoryDoesNotGrow);
@@ -199,6 +201,35 @@ final class Cases {
     check(session.ask(QUESTION, options, null).equals(first));
     options.seed = 8L;
     check(!session.ask(QUESTION, options, null).equals(first));
+  }
+
+  private static void choicesAreNarrowed(LlavaSession session) {
+    AskOptions options = options(NEW_TOKENS);
+    options.newConversation = true;
+    options.temperature = 9;
+    options.topK = 1;
+    session.addImage(scenes.get(5).file);
+    check(session.ask(scenes.get(5).question, options, null).equals(scenes.get(5).text));
+    options.topK = 0;
+    options.minP = 1;
+    session.addImage(scenes.get(5).file);
+    check(session.ask(scenes.get(5).question, options, null).equals(scenes.get(5).text));
+    options.temperature = 0;
+    options.repetitionPenalty = 1e6;
+    session.ask(QUESTION, options, null);
+    int[] ids = session.last().tokenIds;
+    check(Arrays.stream(ids).distinct().count() == ids.length, Arrays.toString(ids));
+  }
+
+  private static void anAnswerEndsBeforeAStopString(LlavaSession session) {
+    Scene scene = scenes.get(0);
+    String stop = scene.text.substring(4, 6);
+    AskOptions options = options(NEW_TOKENS);
+    options.stops = List.of("nowhere 🦙", stop);
+    session.addImage(scene.file);
+    String text = session.ask(scene.question, options, null);
+    check(text.equals(scene.text.substring(0, scene.text.indexOf(stop))), text);
+    check(session.last().stopReason == StopReason.STRING);
   }
 
   private static void emojiAreText(LlavaSession session) throws IOException {

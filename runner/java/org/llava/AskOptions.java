@@ -1,5 +1,7 @@
 package org.llava;
 
+import java.util.List;
+
 /** How a turn is taken. Fields that are left as they are have their defaults. */
 public final class AskOptions {
   /**
@@ -22,4 +24,16 @@ public final class AskOptions {
 
   /** Tokens are sampled from the most likely ones, whose probabilities add up to this; 0: 1, which means all. */
   public double topP;
+
+  /** Tokens are sampled from so many of the most likely ones; 0: from all. */
+  public int topK;
+
+  /** Tokens are sampled from those that are at least so many times as likely as the most likely one. */
+  public double minP;
+
+  /** Above 1, tokens that the conversation has are less likely; 0: 1, which changes nothing. */
+  public double repetitionPenalty;
+
+  /** The answer ends before the first of these texts. */
+  public List<String> stops = List.of();
 }

@@ -102,6 +102,10 @@ public final class LlavaSession implements AutoCloseable {
         chosen.seed == null ? 0 : chosen.seed,
         chosen.temperature,
         chosen.topP,
+        chosen.topK,
+        chosen.minP,
+        chosen.repetitionPenalty,
+        chosen.stops.stream().map(LlavaSession::bytes).toArray(byte[][]::new),
         pieces);
     return pieces.answer.toString();
   }

@@ -39,6 +39,10 @@ final class Native {
       long seed,
       double temperature,
       double topP,
+      int topK,
+      double minP,
+      double repetitionPenalty,
+      byte[][] stops,
       Receiver receiver);
 
   static native void cancel(long session);
