@@ -135,7 +135,9 @@ def build(name: str, layers: int) -> list[Contestant]:
     sizes = {**TOWERS[name], "num_hidden_layers": layers}
     model_type = sizes.pop("model_type")
     torch.manual_seed(0)
-    model = AutoModel.from_config(AutoConfig.for_model(model_type, **sizes)).eval().requires_grad_(False)
+    # The head of SigLIP, which pools the rows, is no part of what LLaVA reads. CLIP has none.
+    theirs_config = AutoConfig.for_model(model_type, **sizes, vision_use_head=False)
+    model = AutoModel.from_config(theirs_config).eval().requires_grad_(False)
     section = JsonObject({**sizes, "model_type": model_type}, what=name, error=UserError)
     config = vision_config(section, feature_layers=(layers,), keep_first_row=model_type == "siglip_vision_model")
     ours = build_vision_tower(config).eval().requires_grad_(False)
