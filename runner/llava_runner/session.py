@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llava_runner.answer import Answer, AnswerSoFar, StopReason
+from llava_runner.answer_options import AnswerOptions
 from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.checks import MAX_LOGPROBS, answer_limits, check_room, whole_number
 from llava_runner.contract import ModelCard
@@ -24,6 +26,9 @@ from llava_runner.stop_strings import StopStrings
 from llava_runner.timings import Stage, Timings
 from llava_runner.tokenizer import TextStream
 from llava_runner.tokenizer_file import AnyTokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from typing import Unpack  # since Python 3.11; others only read the code
 
 
 class Session:
@@ -129,71 +134,23 @@ class Session:
             return Answer(ids=(), text="", timings=Timings(load=self._load), stop_reason=None)
         return self._newest.now()
 
-    def ask(
-        self,
-        image: Images | None,
-        prompt: str,
-        *,
-        max_new_tokens: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        min_p: float | None = None,
-        repetition_penalty: float | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        logprobs: int | None = None,
-        seq_len: int | None = None,
-        image_aspect_ratio: str | None = None,
-    ) -> str:
+    def ask(self, image: Images | None, prompt: str, **options: Unpack[AnswerOptions]) -> str:
         """Return the text of the whole answer that ``generate`` gives. No other thread comes between.
 
         Raises ``PromptError`` and ``ImageError``.
         """
         with self._model.alone():
-            return "".join(
-                self.generate(
-                    image,
-                    prompt,
-                    max_new_tokens=max_new_tokens,
-                    temperature=temperature,
-                    top_p=top_p,
-                    top_k=top_k,
-                    min_p=min_p,
-                    repetition_penalty=repetition_penalty,
-                    seed=seed,
-                    stop=stop,
-                    logprobs=logprobs,
-                    seq_len=seq_len,
-                    image_aspect_ratio=image_aspect_ratio,
-                )
-            )
+            return "".join(self.generate(image, prompt, **options))
 
-    def generate(
-        self,
-        image: Images | None,
-        prompt: str,
-        *,
-        max_new_tokens: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        min_p: float | None = None,
-        repetition_penalty: float | None = None,
-        seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        logprobs: int | None = None,
-        seq_len: int | None = None,
-        image_aspect_ratio: str | None = None,
-    ) -> Iterator[str]:
+    def generate(self, image: Images | None, prompt: str, **options: Unpack[AnswerOptions]) -> Iterator[str]:
         """Forget the conversation, read an image and a prompt, and return an iterator over the text of the answer.
 
         The model reads image and prompt before this call returns, which takes most of the time of a short answer. The
         iterator computes one token after the other.
 
         ``image`` is anything that ``prepare_image`` takes, or a list of several. ``prompt`` is one that
-        ``prompt_chunks`` takes.
-        ``seq_len`` limits the positions of prompt and answer together. ``image_aspect_ratio`` replaces the card's.
+        ``prompt_chunks`` takes. The options are those of ``AnswerOptions``. ``seq_len`` limits the positions of prompt
+        and answer together. ``image_aspect_ratio`` replaces the card's.
         ``Sampler`` explains ``temperature``, ``top_p``, ``top_k``, ``min_p``, ``repetition_penalty`` and ``seed``. All
         but the seed, and ``max_new_tokens``, are those of ``card.generation`` if they are None. The text ends before
         the first of the texts in ``stop``, if it comes. With ``logprobs``, ``last`` has the probability of each token,
@@ -201,31 +158,24 @@ class Session:
 
         Raises ``PromptError`` and ``ImageError`` from this call, not from the iterator, and before the model runs.
         """
-        return self._answer(
-            image,
-            prompt,
-            is_question=False,
-            seq_len=seq_len,
-            sampler=Sampler.of(
-                self.card,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
-                min_p=min_p,
-                repetition_penalty=repetition_penalty,
-                seed=seed,
-            ),
-            stops=StopStrings(stop),
-            logprobs=logprobs,
-            max_new_tokens=max_new_tokens,
-            image_aspect_ratio=image_aspect_ratio,
-        )
+        return self._answer(image, prompt, is_question=False, **options)
 
-    def chat(
+    def chat(self, question: str, *, image: Images | None = None, **options: Unpack[AnswerOptions]) -> Iterator[str]:
+        """Read the next turn of the conversation, and return an iterator over the text of the answer.
+
+        The question is text, and the model's template is put around it, even if ``<image>`` or ``ASSISTANT:`` is in it.
+        The turn may have an image of its own. Earlier turns are not read again. If the caller did not take the last
+        answer to its end, the part it took is part of the conversation. ``seq_len`` limits the positions of the whole
+        conversation. Computes and raises as ``generate`` does; a mistake leaves the conversation as it was.
+        """
+        return self._answer(image, question, is_question=True, **options)
+
+    def _answer(
         self,
-        question: str,
+        image: Images | None,
+        prompt: str,
         *,
-        image: Images | None = None,
+        is_question: bool,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
@@ -238,47 +188,17 @@ class Session:
         seq_len: int | None = None,
         image_aspect_ratio: str | None = None,
     ) -> Iterator[str]:
-        """Read the next turn of the conversation, and return an iterator over the text of the answer.
-
-        The question is text, and the model's template is put around it, even if ``<image>`` or ``ASSISTANT:`` is in it.
-        The turn may have an image of its own. Earlier turns are not read again. If the caller did not take the last
-        answer to its end, the part it took is part of the conversation. ``seq_len`` limits the positions of the whole
-        conversation. Computes and raises as ``generate`` does; a mistake leaves the conversation as it was.
-        """
-        return self._answer(
-            image,
-            question,
-            is_question=True,
-            seq_len=seq_len,
-            sampler=Sampler.of(
-                self.card,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
-                min_p=min_p,
-                repetition_penalty=repetition_penalty,
-                seed=seed,
-            ),
-            stops=StopStrings(stop),
-            logprobs=logprobs,
-            max_new_tokens=max_new_tokens,
-            image_aspect_ratio=image_aspect_ratio,
-        )
-
-    def _answer(
-        self,
-        image: Images | None,
-        prompt: str,
-        *,
-        is_question: bool,
-        seq_len: int | None,
-        sampler: Sampler,
-        stops: StopStrings,
-        logprobs: int | None,
-        max_new_tokens: int | None,
-        image_aspect_ratio: str | None,
-    ) -> Iterator[str]:
         """Read a question as the next turn, or a prompt from the beginning. Return the answer."""
+        sampler = Sampler.of(
+            self.card,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        stops = StopStrings(stop)
         limit, max_new_tokens = answer_limits(self.card, seq_len=seq_len, max_new_tokens=max_new_tokens)
         if logprobs is not None:
             logprobs = whole_number("logprobs", logprobs, least=0, most=MAX_LOGPROBS)
