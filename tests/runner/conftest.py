@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceTrainer
 
-from tests.runner.fake_program import make_card
+from llava_runner.session import Session
+from llava_runner.tokenizer_file import load_tokenizer
+from tests.runner.fake_program import FakeProgram, make_card
 
 SENTENCES = [
     "What is in the image? There is a red circle left of a blue square.",
@@ -39,6 +41,21 @@ def train_tokenizer(output: Path, **options) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer_model(tmp_path_factory) -> Path:
     return train_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer.model")
+
+
+@pytest.fixture
+def tokenizer(tokenizer_model):
+    return load_tokenizer(tokenizer_model)
+
+
+@pytest.fixture
+def make_session(tokenizer):
+    """Return a function that makes a session with a program that is not real, and a card with changed values."""
+
+    def make(**card):
+        return Session(FakeProgram(make_card(vocab_size=tokenizer.vocab_size, **card)), tokenizer=tokenizer)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -6,24 +6,10 @@ from PIL import Image
 from llava_runner.errors import ImageError, PackageError, PromptError
 from llava_runner.image import preprocess
 from llava_runner.session import Session
-from llava_runner.tokenizer_file import load_tokenizer
 from tests.runner.fake_program import FakeProgram, make_card
 
 QUESTION = "What is in the image?"
 IMAGE = Image.new("RGB", (30, 20), (200, 30, 60))
-
-
-@pytest.fixture
-def tokenizer(tokenizer_model):
-    return load_tokenizer(tokenizer_model)
-
-
-@pytest.fixture
-def make_session(tokenizer):
-    def make(**card):
-        return Session(FakeProgram(make_card(vocab_size=tokenizer.vocab_size, **card)), tokenizer=tokenizer)
-
-    return make
 
 
 def program_of(session):

@@ -11,23 +11,8 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from llava_runner.contract import GenerationDefaults
 from llava_runner.errors import PromptError
-from llava_runner.session import Session
-from llava_runner.tokenizer_file import load_tokenizer
-from tests.runner.fake_program import FakeProgram, make_card
+from tests.runner.fake_program import FakeProgram
 from tests.runner.test_session import IMAGE, QUESTION, first_turn, program_of, reference_ids, second_turn
-
-
-@pytest.fixture
-def tokenizer(tokenizer_model):
-    return load_tokenizer(tokenizer_model)
-
-
-@pytest.fixture
-def make_session(tokenizer):
-    def make(**card):
-        return Session(FakeProgram(make_card(vocab_size=tokenizer.vocab_size, **card)), tokenizer=tokenizer)
-
-    return make
 
 
 def penalized_ids(session, *chunks, count, penalty):

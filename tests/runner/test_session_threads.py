@@ -16,7 +16,6 @@ import pytest
 from llava_runner.errors import PackageError, PromptError
 from llava_runner.program import Program
 from llava_runner.session import Session
-from llava_runner.tokenizer_file import load_tokenizer
 from tests.runner.fake_program import FakeProgram, make_card
 
 QUESTIONS = ("What is in the image?", "How many shapes are there?", "What color is the circle?", "Is it green?")
@@ -40,11 +39,6 @@ class SlowProgram(FakeProgram):
                 self.stopped.set()
                 time.sleep(0.001)
         return super().decode(inputs_embeds, position=position)
-
-
-@pytest.fixture
-def tokenizer(tokenizer_model):
-    return load_tokenizer(tokenizer_model)
 
 
 @pytest.fixture
