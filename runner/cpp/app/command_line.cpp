@@ -63,9 +63,6 @@ class Formatter : public CLI::Formatter {
   std::string usage_;
 };
 
-// More threads only take memory, and end the process when that is used up.
-constexpr int kMaxThreads = 1024;
-
 // Returns where the sign ends, if there is one at `at`.
 size_t after_sign(const std::string& text, size_t at) {
   return at < text.size() && (text[at] == '+' || text[at] == '-') ? at + 1 : at;
@@ -235,7 +232,7 @@ void CommandLine::computation(ProgramOptions& options) {
   value(
       "--threads,--cpu-threads", "N", "threads to compute with (default: the machine's fast cores)",
       [&options](const std::string& flag, const std::string& value) {
-        options.load.cpu_threads = number_within(flag, value, 1, kMaxThreads);
+        options.load.cpu_threads = number_within(flag, value, 1, kThreadsAtMost);
       });
   value(
       "--packed-cache-path", "DIR",

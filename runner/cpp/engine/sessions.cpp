@@ -16,8 +16,6 @@ std::mutex sessions_mutex;
 std::unordered_map<int64_t, std::shared_ptr<OpenSession>> sessions;
 int64_t newest = 0;
 
-constexpr int kThreadsAtMost = 1024;
-
 std::mutex opening;  // or closing, one program at a time: threads and packed weights are of the whole process
 pid_t process = 0;   // that opened the first session
 int threads = 0;     // that were asked for last

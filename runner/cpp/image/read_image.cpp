@@ -53,10 +53,20 @@ bool has_tensor_name(const std::string& path) {
          (path.back() | 32) == 't';
 }
 
+// Returns what `read` returns. Throws ImageError where there is no memory for it.
+template <typename Read>
+Image within_memory(const std::string& name, Read&& read) {
+  try {
+    return read();
+  } catch (const std::bad_alloc&) {
+    throw ImageError(name + ": there is not enough memory for it");
+  }
+}
+
 }  // namespace
 
 Image read_image(const std::string& path) {
-  try {
+  return within_memory(path, [&]() -> Image {
     if (has_tensor_name(path)) {
       check_image_path(path);
       ImageCHW tensor = read_tensor_file(path);
@@ -64,18 +74,14 @@ Image read_image(const std::string& path) {
       return tensor;
     }
     return decoded(path, read_image_file(path));
-  } catch (const std::bad_alloc&) {
-    throw ImageError(path + ": there is not enough memory for it");
-  }
+  });
 }
 
 Image read_image_bytes(const std::string& name, std::string_view content) {
-  try {
+  return within_memory(name, [&] {
     check_format(name, content.substr(0, kHeadBytes));
     return decoded(name, content);
-  } catch (const std::bad_alloc&) {
-    throw ImageError(name + ": there is not enough memory for it");
-  }
+  });
 }
 
 }  // namespace llava

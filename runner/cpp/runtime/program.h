@@ -21,6 +21,8 @@ enum class WorkspaceSharing { kDisabled, kPerModel, kGlobal };
 
 class Trace;  // in trace.h, which includes ExecuTorch's headers
 
+constexpr int kThreadsAtMost = 1024;  // far more only take memory, and end the process when that is used up
+
 struct LoadOptions {
   WorkspaceSharing workspace_sharing = WorkspaceSharing::kPerModel;
   int cpu_threads = 0;            // to compute with; 0: as many as ExecuTorch chooses
