@@ -235,8 +235,12 @@ llava_status llava_restore(llava_session session, const char* path) {
 
 llava_status llava_save_bytes(llava_session session, void* bytes, size_t capacity, size_t* size) {
   return with(session, [&](Use& use) {
-    const std::vector<uint8_t> saved = use.session().save();
-    copy_out<uint8_t>(saved, bytes, capacity, size, "bytes");
+    if (capacity == 0) {  // the caller asks for the size alone
+      require(size, "size");
+      *size = use.session().saved_size();
+    } else {
+      copy_out<uint8_t>(use.session().save(), bytes, capacity, size, "bytes");
+    }
     return LLAVA_OK;
   });
 }

@@ -181,8 +181,15 @@ void Session::restore_from(const Read& read, uint64_t size, const Digest& conten
   unread_ = saved.unread;
 }
 
+uint64_t Session::saved_size() const {
+  uint64_t all = kDigest;
+  write_saved([&](const void*, uint64_t size) { all += size; });
+  return all;
+}
+
 std::vector<uint8_t> Session::save() const {
   std::vector<uint8_t> saved;
+  saved.reserve(saved_size());
   const auto write = [&](const void* bytes, uint64_t size) {
     const auto* first = static_cast<const uint8_t*>(bytes);
     saved.insert(saved.end(), first, first + size);

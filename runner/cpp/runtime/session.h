@@ -100,6 +100,7 @@ class Session {
   // refused, and leaves the conversation as it was, as long as nobody writes into the file meanwhile.
   void save(const std::string& path) const;
   std::vector<uint8_t> save() const;
+  uint64_t saved_size() const;  // bytes
   void restore(const std::string& path);
   void restore(std::span<const uint8_t> saved);
 
