@@ -19,4 +19,12 @@ struct CacheTensor {
 // While this is not null, the operator adds each tensor that it writes into, in their order. For the calling thread.
 inline thread_local std::vector<CacheTensor>* found_caches = nullptr;
 
+// Has the operator add to a list, unless that is null, as long as this lives.
+class FindCaches {
+ public:
+  explicit FindCaches(std::vector<CacheTensor>* found) { found_caches = found; }
+  ~FindCaches() { found_caches = nullptr; }
+  FindCaches(const FindCaches&) = delete;
+};
+
 }  // namespace llava

@@ -160,15 +160,18 @@ Rows Program::embed(std::span<const int32_t> ids) {
 std::span<float> Program::decode(std::span<const float> rows, int position) {
   const size_t width = size_t(card_.hidden_size);
   std::span<float> logits;
-  found_caches = caches_.empty() ? &caches_ : nullptr;
+  std::vector<CacheTensor> found;
   while (!rows.empty()) {
     const auto part = rows.first(std::min(rows.size(), size_t(card_.max_seq_len) * width));
     rows = rows.subspan(part.size());
     const int count = int(part.size() / width);
     int64_t start = position;
     const auto embedded = from_blob(const_cast<float*>(part.data()), {1, count, card_.hidden_size}, ScalarType::Float);
+    const FindCaches finding(caches_.empty() ? &found : nullptr);
     logits = run(kTextDecoder, size_t(card_.vocab_size), embedded, from_blob(&start, {1}, ScalarType::Long));
-    found_caches = nullptr;
+    if (caches_.empty()) {
+      caches_ = std::move(found);  // of a whole call: one that fails may not have come to all
+    }
     position += count;
   }
   return logits;

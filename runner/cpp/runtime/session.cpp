@@ -120,6 +120,9 @@ void Session::begin(std::span<const PreparedImage> images, const TurnText& text,
   check_room(start, wanted.size(), int(images.size()) * card().num_image_tokens, limit);
 
   // Nothing the caller gave can be wrong any more.
+  if (start == 0) {
+    reset();  // where reading fails, the old conversation is gone: its place in the cache is written to
+  }
   last_ = {};
   last_.timings = timings;
   sampler_.reset();  // where reading fails, there is no answer
