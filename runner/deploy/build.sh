@@ -9,7 +9,8 @@
 # aarch64    for 64-bit ARM Linux (Raspberry Pi 5, Jetson Orin): cross-compiled against the aarch64 wheel, which pip
 #            fetches
 # phone      for Android phones, without Android's NDK: the programs of aarch64, with the libraries of Linux beside them
-# android    for Android phones (arm64-v8a): needs ANDROID_NDK, and in EXECUTORCH_ANDROID an ExecuTorch built for Android
+# android    for Android phones (arm64-v8a): needs ANDROID_NDK, and in EXECUTORCH_ANDROID an ExecuTorch built for
+#            Android
 #
 # Leaves them in cmake-out/TARGET, with the shared libraries that they need, and the same files in a .tar.gz. For phones
 # they are in the folder cmake-out/phone/llava, without the library.

@@ -27,7 +27,8 @@ find_library() { # find_library NAME: its path
             return
         fi
     done
-    fail "$1 is missing: ExecuTorch's libraries and the programs should be in $from, which runner/build.sh aarch64 makes;" \
+    fail "$1 is missing: ExecuTorch's libraries and the programs should be in $from, which" \
+        "runner/build.sh aarch64 makes;" \
         "others come with apt-get install libc6:arm64 libstdc++6:arm64"
 }
 
