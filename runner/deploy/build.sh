@@ -3,7 +3,7 @@
 # against the SDK in an ExecuTorch wheel: neither the sources of ExecuTorch nor torch are needed. Where a JDK is found,
 # libllava_jni and llava.jar are the library for Java.
 #
-#   runner/build.sh [native|aarch64|phone|android] [--clean]
+#   runner/build.sh [native|aarch64|phone|android] [--wheel] [--clean]
 #
 # native     for this machine, against the wheel in its Python environment
 # aarch64    for 64-bit ARM Linux (Raspberry Pi 5, Jetson Orin): cross-compiled against the aarch64 wheel, which pip
@@ -12,6 +12,8 @@
 # android    for Android phones (arm64-v8a): needs ANDROID_NDK, and in EXECUTORCH_ANDROID an ExecuTorch built for
 #            Android
 #
+# --wheel    also packs the Python runner with the library, as a wheel for pip: native and aarch64 alone
+#
 # Leaves them in cmake-out/TARGET, with the shared libraries that they need, and the same files in a .tar.gz. For phones
 # they are in the folder cmake-out/phone/llava, without the library.
 set -euo pipefail
@@ -19,14 +21,16 @@ cd "$(dirname "$0")/../.."
 # shellcheck source=/dev/null
 source runner/deploy/elf.sh
 
-target=native clean=false
+target=native clean=false wheel=false
 for argument in "$@"; do
     case $argument in
         native | aarch64 | phone | android) target=$argument ;;
         --clean) clean=true ;;
-        *) fail "$argument is none of native, aarch64, phone, android, --clean" ;;
+        --wheel) wheel=true ;;
+        *) fail "$argument is none of native, aarch64, phone, android, --wheel, --clean" ;;
     esac
 done
+if $wheel && [[ $target != native && $target != aarch64 ]]; then fail "--wheel is for native and aarch64"; fi
 out=cmake-out/$target
 if [[ $target == phone ]]; then
     options=()
@@ -40,7 +44,7 @@ if $clean; then rm -rf "$out"; fi
 
 python=.venv/bin/python
 [[ -x $python ]] || python=python3
-wheel=$($python -c 'import executorch; print(next(iter(executorch.__path__)))' 2> /dev/null) ||
+package=$($python -c 'import executorch; print(next(iter(executorch.__path__)))' 2> /dev/null) ||
     fail "the executorch package is missing: make .venv/.ready, or pip install executorch"
 version=$($python -c 'import importlib.metadata as m; print(m.version("executorch"))')
 cmake=$($python -c 'import cmake, os; print(os.path.join(cmake.CMAKE_BIN_DIR, "cmake"))' 2> /dev/null) || cmake=cmake
@@ -81,7 +85,7 @@ case $target in
         need g++ "apt-get install g++"
         need_header pcre2.h libpcre2-dev
         need_header utf8proc.h libutf8proc-dev
-        sdk=$wheel
+        sdk=$package
         ;;
     aarch64)
         need aarch64-linux-gnu-g++ "apt-get install g++-aarch64-linux-gnu"
@@ -137,3 +141,10 @@ archive=$out/llava_main-$target.tar.gz
 tar -czf "$archive.new" -C "$out" "${files[@]}"
 mv "$archive.new" "$archive"
 echo "$out/llava_main and, to copy to a device, $archive"
+if $wheel; then
+    machine=$(uname -m)
+    if [[ $target == aarch64 ]]; then machine=aarch64; fi
+    runner/deploy/pack_wheel.sh "$(realpath -s "$(command -v "$python")")" "$PWD/$out" "linux_$machine" \
+        "$PWD/$out"/libllava_engine.so "${shared[@]}"
+    echo "and $out/llava_runner-$own_version-py3-none-linux_$machine.whl, for pip"
+fi
