@@ -15,7 +15,8 @@ import numpy as np
 from benchmarks.runs import add_runs
 from llava_export.cli.terminal import new_console, plain_table
 from llava_runner.arguments import ArgumentParser, run_command
-from llava_runner.engine import Engine, find_library
+from llava_runner.engine import Engine
+from llava_runner.engine_library import find_library
 from llava_runner.errors import UserError
 
 QUESTION = "What is in the image?"

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 collect_ignore = ["engine"]  # these run in a process of their own: tests/integration/test_engine.py starts it
 
+# Tests are of ExecuTorch's Python runtime, which cannot be in one process with the engine, unless they name the engine.
+os.environ["LLAVA_ENGINE"] = "off"
+
 # In the processes in which pytest-xdist runs tests; each has a temporary folder within that of the run.
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 

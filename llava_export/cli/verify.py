@@ -129,7 +129,7 @@ def verify_package(console: Console, package: Path, *, image: Path | None, promp
     question = DEFAULT_PROMPT if prompt is None else prompt
     answer = None
     if loaded is not None:  # asked first: a mistake in image or prompt is found before the comparison, which takes long
-        with Session.load(program) as session:
+        with Session.load(program, engine="python") as session:
             answer = session.ask(loaded, question)
     comparisons = compare(program, manifest)
     print_comparisons(console, comparisons, manifest)

@@ -1,9 +1,19 @@
-"""The options of an answer, as the methods of a session take them."""
+"""The options of an answer: as the methods of a session take them, and as a conversation gets them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypedDict
+
+import numpy as np
+
+from llava_runner.checks import MAX_LOGPROBS, answer_limits, whole_number
+from llava_runner.contract import ModelCard
+from llava_runner.sampler import Sampler
+from llava_runner.stop_strings import checked_stops
+
+LogitsProcessor = Callable[[Sequence[int], np.ndarray], None]
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -21,5 +31,47 @@ class AnswerOptions(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str] | None
     logprobs: int | None
+    logits_processor: LogitsProcessor | None
     seq_len: int | None
     image_aspect_ratio: str | None
+
+
+@dataclass(frozen=True)
+class CheckedOptions:
+    """Options that are possible, with a model's own where the caller left them out. They are for one answer."""
+
+    sampler: Sampler
+    stops: tuple[str, ...]
+    seq_len: int
+    max_new_tokens: int
+    logprobs: int | None
+    logits_processor: LogitsProcessor | None
+    image_aspect_ratio: str | None
+
+    @classmethod
+    def of(
+        cls,
+        card: ModelCard,
+        *,
+        stop: str | Sequence[str] | None = None,
+        logprobs: int | None = None,
+        logits_processor: LogitsProcessor | None = None,
+        max_new_tokens: int | None = None,
+        seq_len: int | None = None,
+        image_aspect_ratio: str | None = None,
+        **sampling: float | None,
+    ) -> CheckedOptions:
+        """Check ``AnswerOptions`` for a model. Raises ``PromptError`` for what is not possible."""
+        sampler = Sampler.of(card, **sampling)  # type: ignore[arg-type]
+        seq_len, max_new_tokens = answer_limits(card, seq_len=seq_len, max_new_tokens=max_new_tokens)
+        if logprobs is not None:
+            logprobs = whole_number("logprobs", logprobs, least=0, most=MAX_LOGPROBS)
+        return cls(
+            sampler=sampler,
+            stops=checked_stops(stop),
+            seq_len=seq_len,
+            max_new_tokens=max_new_tokens,
+            logprobs=logprobs,
+            logits_processor=logits_processor,
+            image_aspect_ratio=image_aspect_ratio,
+        )

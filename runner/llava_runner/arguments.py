@@ -177,9 +177,10 @@ def depths(text: str) -> tuple[int, ...]:
     return tuple(map(whole_number, found))
 
 
-def add_image_and_threads(parser: argparse.ArgumentParser, *, image_help: str) -> None:
-    """Add ``--image`` and ``--threads``, each also by its older name."""
-    parser.add_argument("--image", "--image-path", type=path, metavar="PATH", help=image_help)
+def add_image_and_threads(parser: argparse.ArgumentParser, *, image_help: str, several: bool = False) -> None:
+    """Add ``--image`` and ``--threads``, each also by its older name. With ``several``, the images are a list."""
+    many: dict[str, Any] = {"action": "append", "default": []} if several else {}
+    parser.add_argument("--image", "--image-path", type=path, metavar="PATH", help=image_help, **many)
     parser.add_argument(
         "--threads",
         "--cpu-threads",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from llava_runner.contract import AddedToken, ModelCard, TokenizerRules
 from llava_runner.errors import PackageError
-from llava_runner.prompt import TRIMMED, Chunk, chunk_text
+from llava_runner.prompt import TRIMMED, Chunk, Span, chunk_text
 from llava_runner.tokenizer import SPACE
 from llava_runner.tokenizer_file import AnyTokenizer
 
@@ -60,6 +60,14 @@ class ChatTokenizer:
         if at_start and self._rules.adds_bos and ids[0][:1] != [self._bos_id]:
             ids[0].insert(0, self._bos_id)
         return ids + [self._encode(chunk, begins_text=self._rules.image_begins_text) for chunk in chunks[1:]]
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Return the token ids of an answer that the model did not write itself. Raises ``PromptError``, as above.
+
+        They are those that a model is trained to write after its template's cue.
+        """
+        chunk = (Span(text, is_template=False),) if text else ()
+        return self._encode(chunk, begins_text=True)
 
     def decode_piece(self, token_id: int) -> bytes:
         """Return the UTF-8 bytes of a token; nothing for special tokens, and for ids that stand for no text."""

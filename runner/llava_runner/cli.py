@@ -20,6 +20,7 @@ from llava_runner.arguments import (
     whole_number,
 )
 from llava_runner.contract import IMAGE_ASPECT_RATIOS
+from llava_runner.engine_library import ENGINES
 from llava_runner.errors import PromptError
 
 if TYPE_CHECKING:
@@ -69,7 +70,15 @@ def build_parser(prog: str = "llava run") -> ArgumentParser:
         help="go on with questions from stdin, one a line; see below",
     )
     add_image_and_threads(
-        parser, image_help="an image file, or a .pt file with a tensor uint8 [3, H, W] (default: no image)"
+        parser,
+        image_help="an image file, or a .pt file with a tensor uint8 [3, H, W]; may be given several times "
+        "(default: no image)",
+        several=True,
+    )
+    add(
+        "--engine",
+        choices=ENGINES,
+        help="what computes: the C++ runner, or ExecuTorch's Python runtime (default: the first where it is built)",
     )
     add(
         "--seq-len",
@@ -150,13 +159,13 @@ def run(arguments: argparse.Namespace) -> None:
         raise PromptError("--logprobs needs --json")
     # Imported as late as possible: no mistake in the flags should wait for torch.
     from llava_runner.contract import MAX_CONTEXT
-    from llava_runner.conversation import converse
     from llava_runner.image import load_image
     from llava_runner.image.kinds import ImageSource
     from llava_runner.prompt import check_prompt
     from llava_runner.sampler import Sampler
     from llava_runner.session import Session
     from llava_runner.stop_strings import checked_stops
+    from llava_runner.terminal import converse
 
     # Mistakes in the options and the image are found before gigabytes are loaded.
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
@@ -165,8 +174,8 @@ def run(arguments: argparse.Namespace) -> None:
     stops = checked_stops([with_new_lines(text) for text in arguments.stop])
     prompt = with_new_lines(arguments.prompt or "")
     if prompt:
-        check_prompt(prompt, num_images=int(arguments.image is not None))
-    image = load_image(arguments.image) if arguments.image else None
+        check_prompt(prompt, num_images=len(arguments.image))
+    images = [load_image(path) for path in arguments.image]
 
     options = {
         **sampling,
@@ -177,21 +186,25 @@ def run(arguments: argparse.Namespace) -> None:
         "image_aspect_ratio": arguments.image_aspect_ratio,
     }
     session = Session.load(
-        package, tokenizer=arguments.tokenizer_path, cpu_threads=arguments.threads, check=arguments.check
+        package,
+        tokenizer=arguments.tokenizer_path,
+        cpu_threads=arguments.threads,
+        check=arguments.check,
+        engine=arguments.engine,
     )
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode shows "?"; printing does not fail
     show = show_json if arguments.json else show_text
     if prompt:
-        show(session, session.generate(image, prompt, **options))
-        image = None
+        show(session, session.generate(images, prompt, **options))
+        images = []
     if arguments.interactive:
 
-        def ask(shown: ImageSource | None, question: str) -> None:
+        def ask(shown: Sequence[ImageSource], question: str) -> None:
             show(session, session.chat(question, image=shown, **options))
 
         lines = io.BytesIO() if sys.stdin is None else sys.stdin.buffer
-        converse(lines, image=image, ask=ask, reset=session.reset, cue="" if arguments.json else "> ")
+        converse(lines, images=images, ask=ask, reset=session.reset, cue="" if arguments.json else "> ")
 
 
 def with_new_lines(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A model that one thread at a time may use."""
+"""A conversation that one thread at a time may use."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from llava_runner.model import ModelWithCard
+from llava_runner.conversation import Conversation
 
 
-class ExclusiveModel:
-    """A model, for one thread at a time, in the process that loaded it, until it is closed."""
+class ExclusiveConversation:
+    """A conversation, for one thread at a time, in the process that loaded its model, until it is closed."""
 
-    def __init__(self, model: ModelWithCard) -> None:
-        self._model: ModelWithCard | None = model
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
         self._process = os.getpid()
         self._lock = threading.RLock()
+        self.load = conversation.load
+        self.is_closed = False
 
     @contextmanager
-    def alone(self) -> Iterator[ModelWithCard]:
-        """Yield the model, and keep other threads from it during the ``with`` block. The same thread may do so again.
+    def alone(self) -> Iterator[Conversation]:
+        """Yield the conversation, and keep other threads from it during the ``with`` block.
 
-        Raises ``RuntimeError`` after ``close``, and in a forked child, where ExecuTorch's threads are missing.
+        The same thread may do so again. Raises ``RuntimeError`` after ``close``, and in a forked child, where
+        ExecuTorch's threads are missing.
         """
         if os.getpid() != self._process:  # before the lock, which another thread of the parent may have held
             raise RuntimeError(
@@ -30,17 +33,19 @@ class ExclusiveModel:
                 'load it in the child, and start the child by the method "spawn"'
             )
         with self._lock:
-            if self._model is None:
+            if self.is_closed:
                 raise RuntimeError("the session is closed")
-            yield self._model
-
-    def close(self) -> None:
-        """Let go of the model, once no thread uses it. In a forked child nothing happens."""
-        if os.getpid() == self._process:
-            with self._lock:
-                self._model = None
+            yield self._conversation
 
     @property
-    def is_closed(self) -> bool:
-        """Return whether ``close`` was called."""
-        return self._model is None
+    def position(self) -> int:
+        """Return the number of positions that the conversation takes, without waiting."""
+        return self._conversation.position
+
+    def close(self) -> None:
+        """Free the model, once no thread uses it. In a forked child nothing happens."""
+        if os.getpid() == self._process:
+            with self._lock:
+                if not self.is_closed:
+                    self._conversation.close()
+                self.is_closed = True

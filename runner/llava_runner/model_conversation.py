@@ -1,92 +1,182 @@
-"""What a model has read of a conversation, and how it reads on."""
+"""A conversation that is computed in Python, with a model: an exported program, or the float model."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from llava_runner.answer import AnswerSoFar, StopReason
+from llava_runner.answer_options import CheckedOptions
 from llava_runner.chat_tokenizer import ChatTokenizer
-from llava_runner.contract import ModelCard
-from llava_runner.model import Model
+from llava_runner.checks import check_room
+from llava_runner.errors import PromptError, StateError
+from llava_runner.growing_answer import GrowingAnswer
+from llava_runner.image import prepare_image_for
+from llava_runner.image.kinds import ImageSource
+from llava_runner.model import ModelWithCard
 from llava_runner.prompt import prompt_chunks, question_chunks
-from llava_runner.timings import Timings
+from llava_runner.stop_strings import StopStrings
+from llava_runner.timings import Stage, Timings
+from llava_runner.tokenizer import TextStream
+from llava_runner.tokenizer_file import AnyTokenizer
 
 
-class History:
-    """The conversation in the KV cache of a model, and the newest token, which is not in it yet."""
+class ModelConversation:
+    """A ``Conversation`` in the KV cache of a model, which no other conversation may use."""
 
-    position: int  # rows in the KV cache
-    ids: list[int]  # the tokens of these rows. An image has none
-    uncached: list[int]  # the newest token of an answer: sampled, but not yet in the KV cache
-    _last_id: int  # the newest token of the conversation that does not end an answer
+    _answer: GrowingAnswer
+    _options: CheckedOptions
+    _logits: np.ndarray | None  # of the answer's next token. None: the newest one must be read first
+    _ids: list[int]  # the tokens in the KV cache. An image has none
+    _prompt_end: tuple[int, int, int] | None  # positions, ids and the last id before the newest answer, if there is one
 
-    def __init__(self, card: ModelCard, tokenizer: ChatTokenizer) -> None:
-        self._card = card
-        self._tokenizer = tokenizer
+    def __init__(self, model: ModelWithCard, *, tokenizer: AnyTokenizer, load: Stage | None = None) -> None:
+        """Begin with an empty conversation. ``load`` is the time that loading took, for ``timings``.
+
+        Raises ``PackageError`` if the tokenizer is that of another model.
+        """
+        self.card = model.card
+        self._tokenizer = ChatTokenizer.of(self.card, tokenizer)
+        self._model = model
+        self.load = load or Stage()
         self.forget()
 
     def forget(self) -> None:
         """Begin with an empty conversation."""
-        self.position = 0
-        self.ids = []
-        self.uncached = []
-        self._last_id = -1
+        self._cached = 0  # rows in the KV cache
+        self._ids = []
+        self._unread: list[int] = []  # tokens of the newest answer that are not in the KV cache yet
+        self._last_id = -1  # the newest token of the conversation that does not end an answer
+        self._prompt_end = None
 
-    def add(self, token_id: int) -> None:
-        """Add the newest token of an answer, which the model has not read yet."""
-        self.uncached = [token_id]
-        if token_id not in self._card.eos_ids:
+    @property
+    def position(self) -> int:
+        """Return the number of positions that the conversation takes."""
+        return self._cached + len(self._unread)
+
+    def begin(
+        self, images: Sequence[ImageSource], text: str, *, is_question: bool, options: CheckedOptions
+    ) -> AnswerSoFar:
+        """Read a turn as ``Conversation.begin`` says. If reading is interrupted, the turn has not happened."""
+        card, limit = self.card, options.seq_len
+        timings = Timings(load=self.load)
+        start = self._cached if is_question else 0
+        with timings.prompt.measure(0):
+            chunks = self._tokenize(text, is_question=is_question, num_images=len(images))
+        num_image_tokens = len(images) * card.num_image_tokens
+        end = start + sum(len(chunk) for chunk in chunks) + num_image_tokens
+        check_room(start=start, end=end, num_image_tokens=num_image_tokens, limit=limit)
+        with timings.image.measure(0):
+            aspect_ratio = options.image_aspect_ratio
+            pixels = [prepare_image_for(card, image, image_aspect_ratio=aspect_ratio) for image in images]
+
+        # From here on, no mistake of the caller can stop this turn.
+        if start == 0:
+            self.forget()
+        budget = limit - end
+        reason: StopReason = "context" if limit == card.max_context_len else "length"
+        if options.max_new_tokens <= budget:
+            budget, reason = options.max_new_tokens, "length"
+        self._answer = GrowingAnswer(
+            TextStream(self._tokenizer),
+            StopStrings(options.stops),
+            timings=timings,
+            eos_ids=card.eos_ids,
+            budget=budget,
+            reason=reason,
+            logprobs=options.logprobs,
+        )
+        self._options = options
+        self._logits = self._read(chunks, pixels, timings=timings)
+        self._prompt_end = self._cached, len(self._ids), self._last_id
+        return self._answer
+
+    def next(self) -> str:
+        """Add the next token to the newest answer, and return the text that can be shown by now."""
+        answer, options = self._answer, self._options
+        logits = self._read_newest() if self._logits is None else self._logits
+        if options.logits_processor is not None:
+            options.logits_processor(answer.ids, logits)
+            if not np.isfinite(logits).any():
+                raise RuntimeError("all tokens are ruled out")
+        with answer.timings.sample.measure():
+            token_id = options.sampler.sample(logits, self._ids)
+        self._logits, self._unread = None, [token_id]
+        if token_id not in self.card.eos_ids:
             self._last_id = token_id
+        return answer.add(token_id, logits)
 
-    def tokenize(self, prompt: str, *, is_question: bool, num_images: int) -> list[list[int]]:
-        """Return the token ids before, between and after the images of a turn.
+    def end(self, reason: StopReason) -> str:
+        """End the newest answer. Return what was left of its text."""
+        return self._answer.end(reason)
 
-        A question is the next turn, anything else the first one. Raises ``PromptError``.
-        """
-        template = self._card.prompt
-        first_turn = not is_question or self.position == 0
+    def set_answer(self, text: str) -> AnswerSoFar:
+        """Put a text in place of the newest answer, as ``Conversation.set_answer`` says."""
+        if self._prompt_end is None:
+            raise PromptError("there is no answer that the text could stand for; ask first")
+        ids = self._tokenizer.encode_answer(text)
+        start, num_ids, last_id = self._prompt_end
+        check_room(start=start, end=start + len(ids), num_image_tokens=0, limit=self.card.max_context_len)
+        self._cached, self._unread, self._last_id = start, ids, [last_id, *ids][-1]
+        del self._ids[num_ids:]
+        return AnswerSoFar.whole(ids, text, timings=self._answer.timings)
+
+    def save(self, path: str | os.PathLike[str] | None = None) -> bytes | None:
+        """Raise ``StateError``: ExecuTorch's Python runtime does not show a program's KV cache."""
+        raise StateError('a conversation is kept by the C++ engine alone: load the session with engine="cpp"')
+
+    def restore(self, saved: str | os.PathLike[str] | bytes) -> None:
+        """Raise ``StateError``, as ``save`` does."""
+        self.save()
+
+    def close(self) -> None:
+        """Let go of the model."""
+        del self._model
+
+    def _tokenize(self, text: str, *, is_question: bool, num_images: int) -> list[list[int]]:
+        """Return the token ids before, between and after the images of a turn. Raises ``PromptError``."""
+        template = self.card.prompt
+        first_turn = not is_question or self._cached == 0
         if is_question:
-            chunks = question_chunks(prompt, template=template, num_images=num_images, first_turn=first_turn)
+            chunks = question_chunks(text, template=template, num_images=num_images, first_turn=first_turn)
         else:
-            chunks = prompt_chunks(prompt, template=template, num_images=num_images)
+            chunks = prompt_chunks(text, template=template, num_images=num_images)
         if first_turn:
             return self._tokenizer.encode_turn(chunks)
         # The template spells the end of the answer, whether the model has come to it or was cut short.
-        unread = [token_id for token_id in self.uncached if token_id not in self._card.eos_ids]
+        unread = [token_id for token_id in self._unread if token_id not in self.card.eos_ids]
         ids = self._tokenizer.encode_turn(chunks, before=self._last_id)
         return [[*unread, *ids[0]], *ids[1:]]
 
-    def read(
-        self, model: Model, chunks: Sequence[list[int]], images: Sequence[np.ndarray], *, timings: Timings
-    ) -> np.ndarray:
+    def _read(self, chunks: Sequence[list[int]], images: Sequence[np.ndarray], *, timings: Timings) -> np.ndarray:
         """Let the model read a turn: images, and the tokens around them.
 
-        Returns the logits ``float32 [vocab_size]`` of the answer's first token. If reading is interrupted, the turn has
-        not happened.
+        Returns the logits ``float32 [vocab_size]`` of the answer's first token.
         """
         features = []
         for pixels in images:
-            with timings.image.measure(self._card.num_image_tokens):
-                features.append(model.encode_image(pixels))
+            with timings.image.measure(self.card.num_image_tokens):
+                features.append(self._model.encode_image(pixels))
         with timings.prompt.measure(0) as prompt:
             rows = []
             for i, chunk in enumerate(chunks):
-                rows += [model.embed(chunk)] if chunk else []
+                rows += [self._model.embed(chunk)] if chunk else []
                 rows += features[i : i + 1]
             inputs_embeds = torch.cat(rows, dim=1)
             prompt.count = inputs_embeds.shape[1]
-            logits = model.decode(inputs_embeds, position=self.position)
-        self.position += prompt.count
-        self.ids += [token_id for chunk in chunks for token_id in chunk]
-        self.uncached, self._last_id = [], (chunks[-1] or [-1])[-1]
+            logits = self._model.decode(inputs_embeds, position=self._cached)
+        self._cached += prompt.count
+        self._ids += [token_id for chunk in chunks for token_id in chunk]
+        self._unread, self._last_id = [], (chunks[-1] or [-1])[-1]
         return logits.numpy()
 
-    def read_newest(self, model: Model, *, timings: Timings) -> np.ndarray:
+    def _read_newest(self) -> np.ndarray:
         """Let the model read the newest token. Return the logits ``float32 [vocab_size]`` of the next one."""
-        with timings.eval.measure():
-            logits = model.decode(model.embed(self.uncached), position=self.position)
-        self.ids += self.uncached
-        self.position, self.uncached = self.position + 1, []
+        with self._answer.timings.eval.measure():
+            logits = self._model.decode(self._model.embed(self._unread), position=self._cached)
+        self._ids += self._unread
+        self._cached, self._unread = self._cached + 1, []
         return logits.numpy()

@@ -15,7 +15,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 import torch
 
-from llava_runner import engine
+from llava_runner import engine_library
 from llava_runner.checks import MAX_THREADS, whole_number
 from llava_runner.contract import METHODS, MODEL_CARD, TEXT_DECODER, TOKEN_EMBEDDING, VISION_ENCODER, ModelCard
 from llava_runner.errors import PackageError, PromptError, replace_missing_streams
@@ -167,7 +167,7 @@ def _import_runtime() -> ModuleType:
 
     Raises ``RuntimeError`` in a process that has loaded the C++ engine.
     """
-    if engine.is_loaded():  # both register the same operators, which would end the process
+    if engine_library.is_loaded():  # both register the same operators, which would end the process
         raise RuntimeError("ExecuTorch's Python runtime cannot be loaded: the C++ engine is in this process already")
     from executorch.extension.pybindings import _C as runtime
 

@@ -40,34 +40,33 @@ class Sampler:
         repetition_penalty: SupportsFloat = 1.0,
         seed: SupportsIndex | None = None,
     ) -> None:
-        self._temperature = real_number("temperature", temperature)
-        self._top_p = real_number("top_p", top_p)
-        self._top_k = whole_number("top_k", top_k, least=0)
-        self._min_p = real_number("min_p", min_p)
-        self._penalty = real_number("repetition_penalty", repetition_penalty)
-        if not 0 <= self._temperature < math.inf:
-            raise PromptError(f"temperature {self._temperature:g}: it must be 0 (greedy) or more")
-        if not 0 < self._top_p <= 1:
-            raise PromptError(f"top_p {self._top_p:g}: it must be above 0 and at most 1")
-        if not 0 <= self._min_p <= 1:
-            raise PromptError(f"min_p {self._min_p:g}: it must be from 0 to 1")
-        if not 0 < self._penalty < math.inf:
-            raise PromptError(f"repetition_penalty {self._penalty:g}: it must be above 0")
-        if seed is not None:
-            seed = whole_number("seed", seed, least=0, most=MAX_SEED, limit="2^64 - 1")
-        self._random = np.random.Generator(np.random.PCG64(seed))
+        self.temperature = real_number("temperature", temperature)
+        self.top_p = real_number("top_p", top_p)
+        self.top_k = whole_number("top_k", top_k, least=0)
+        self.min_p = real_number("min_p", min_p)
+        self.repetition_penalty = real_number("repetition_penalty", repetition_penalty)
+        if not 0 <= self.temperature < math.inf:
+            raise PromptError(f"temperature {self.temperature:g}: it must be 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise PromptError(f"top_p {self.top_p:g}: it must be above 0 and at most 1")
+        if not 0 <= self.min_p <= 1:
+            raise PromptError(f"min_p {self.min_p:g}: it must be from 0 to 1")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise PromptError(f"repetition_penalty {self.repetition_penalty:g}: it must be above 0")
+        self.seed = None if seed is None else whole_number("seed", seed, least=0, most=MAX_SEED, limit="2^64 - 1")
+        self._random = np.random.Generator(np.random.PCG64(self.seed))
 
     @classmethod
     def of(
         cls,
         card: ModelCard,
         *,
-        temperature: SupportsFloat | None,
-        top_p: SupportsFloat | None,
-        top_k: SupportsIndex | None,
-        min_p: SupportsFloat | None,
-        repetition_penalty: SupportsFloat | None,
-        seed: SupportsIndex | None,
+        temperature: SupportsFloat | None = None,
+        top_p: SupportsFloat | None = None,
+        top_k: SupportsIndex | None = None,
+        min_p: SupportsFloat | None = None,
+        repetition_penalty: SupportsFloat | None = None,
+        seed: SupportsIndex | None = None,
     ) -> Sampler:
         """Return a sampler as a model's authors sample, but for what the caller chooses. Raises ``PromptError``."""
         own = card.generation
@@ -82,7 +81,7 @@ class Sampler:
 
     def sample(self, logits: np.ndarray, context_ids: Sequence[int] = ()) -> int:
         """Return the id of a token chosen by the logits ``[vocab_size]`` after the tokens of a conversation."""
-        if self._temperature == 0:
+        if self.temperature == 0:
             return int(self._scores(logits, context_ids).argmax())
         cumulative = self.probabilities(logits, context_ids).cumsum()
         return int(cumulative.searchsorted(self._random.random() * cumulative[-1], side="right"))
@@ -92,26 +91,26 @@ class Sampler:
         scores = self._scores(logits, context_ids)
         # Relative to the maximum and in double precision: then even the smallest temperature does not overflow.
         with np.errstate(over="ignore"):
-            weights = np.exp((scores - scores.max()) / self._temperature)
-        if 0 < self._top_k < len(scores):
-            weights[scores < np.partition(scores, -self._top_k)[-self._top_k]] = 0
-        if self._top_p < 1:
+            weights = np.exp((scores - scores.max()) / self.temperature)
+        if 0 < self.top_k < len(scores):
+            weights[scores < np.partition(scores, -self.top_k)[-self.top_k]] = 0
+        if self.top_p < 1:
             kept = np.flatnonzero(weights)
             ascending = kept[np.argsort(weights[kept], kind="stable")]
-            in_tail = np.cumsum(weights[ascending] / weights.sum()) <= 1 - self._top_p
+            in_tail = np.cumsum(weights[ascending] / weights.sum()) <= 1 - self.top_p
             in_tail[-1:] = False  # keep the most likely token, however small top_p is
             weights[ascending[in_tail]] = 0
-        weights[weights < self._min_p] = 0  # the most likely token has weight 1
+        weights[weights < self.min_p] = 0  # the most likely token has weight 1
         return weights / weights.sum()
 
     def _scores(self, logits: np.ndarray, context_ids: Sequence[int]) -> np.ndarray:
         """Return the logits as ``float64 [vocab_size]``, with the repetition penalty."""
         scores = np.array(logits, dtype=np.float64)
-        if self._penalty != 1:
+        if self.repetition_penalty != 1:
             ids = np.unique(np.asarray(context_ids, dtype=np.int64))
             ids = ids[ids < len(scores)]
             seen = scores[ids]
             with np.errstate(over="ignore"):
-                seen = np.where(seen < 0, seen * self._penalty, seen / self._penalty)
+                seen = np.where(seen < 0, seen * self.repetition_penalty, seen / self.repetition_penalty)
             scores[ids] = np.minimum(seen, LARGEST_SCORE)  # infinity would have no probability
         return scores

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 from llava_runner.errors import ImageError, PromptError, complain
@@ -17,15 +17,15 @@ MAX_LINE = 1 << 16  # bytes; no context holds a longer question
 WORD_AND_REST = re.compile(r"^([^ \t\n\r\f\v]*)[ \t\n\r\f\v]*(.*?)[ \t\n\r\f\v]*$", re.DOTALL)
 COMMANDS = "/image PATH, /reset and /quit"
 
-Ask = Callable[[ImageSource | None, str], None]
+Ask = Callable[[Sequence[ImageSource], str], None]
 
 
 def converse(
-    lines: BinaryIO, *, image: ImageSource | None, ask: Ask, reset: Callable[[], None], cue: str = "> "
+    lines: BinaryIO, *, images: Sequence[ImageSource], ask: Ask, reset: Callable[[], None], cue: str = "> "
 ) -> None:
     """Take questions from ``lines`` until they end, or until ``/quit``.
 
-    ``ask`` is called with each question, and with the image if one was named since the last question. ``reset`` is
+    ``ask`` is called with each question, and with the images that were named since the last question. ``reset`` is
     called for ``/reset``. A line that cannot be used is told on stderr, and the conversation goes on. ``cue`` is
     printed before each line is read, and the last is followed by a new line; an empty one leaves stdout to the answers.
     """
@@ -43,18 +43,18 @@ def converse(
                 reset()
                 print("note: all is forgotten, the image too", file=sys.stderr)
             elif command == "/image":
-                image = open_image(rest)
+                images = [open_image(rest)]
                 print(f"note: the next question is about {rest}", file=sys.stderr)
             elif command.startswith("/"):
                 raise PromptError(f"{command} is no command; {COMMANDS} are. A space before it makes it a question.")
             elif not line.strip(SPACES):
                 raise PromptError("the question is empty; /quit ends the conversation")
             else:
-                shown, image = image, None
+                shown, images = images, ()
                 try:
                     ask(shown, line)
                 except PromptError:
-                    image = shown  # for the next question
+                    images = shown  # for the next question
                     raise
         except (PromptError, ImageError) as error:
             complain(str(error))

@@ -7,7 +7,8 @@ from ctypes import byref
 import numpy as np
 import pytest
 
-from llava_runner.engine import MISUSE, STOP_REASONS, AskOptions
+from llava_runner.engine import MISUSE, STOP_REASONS
+from llava_runner.engine_library import AskOptions
 from llava_runner.errors import PromptError
 from tests.engine.test_c_interface import NEW_TOKENS, answer, asked
 

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from llava_runner.contract import ModelCard
-from llava_runner.engine import IMAGE_ERROR, MISUSE, Engine, OnText, load_library
+from llava_runner.engine import IMAGE_ERROR, MISUSE, Engine
+from llava_runner.engine_library import OnText, load_library
 from llava_runner.errors import ImageError, PackageError, PromptError
 from llava_runner.image import prepare_image_for
 
@@ -210,6 +211,7 @@ def test_misuse_is_an_error(library, engine, scenes):
         functions.llava_last_logprobs(number, 1 << 40, None, 0, ctypes.byref(last)),
         functions.llava_describe(number, None),
         functions.llava_model_card(number, None),
+        functions.llava_set_answer(number, None),
         functions.llava_count_tokens(number, None, ctypes.byref(last)),
         functions.llava_count_tokens(number, b"a", None),
         functions.llava_save(number, None),
@@ -266,12 +268,11 @@ print(packed())
     assert "another program is loaded" in done.stderr
 
 
-def test_no_torch_is_needed(library, package):
-    code = (
-        "import sys; from pathlib import Path; from llava_runner.engine import Engine; "
-        f"engine = Engine({str(package)!r}, library=Path({str(library)!r})); "
-        f"engine.add_image(Path({str(package / 'image.png')!r}).read_bytes()); "
-        f"engine.ask({QUESTION!r}, print, max_new_tokens=5); assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0 and done.stdout, done.stderr
+def test_texts_that_c_cannot_hold_are_refused(engine):
+    for call in (engine.ask, engine.begin, engine.set_answer, engine.count_tokens):
+        with pytest.raises(PromptError, match="zero byte, at byte 4"):
+            call("What\0 is it?")
+        with pytest.raises(PromptError, match="not valid Unicode at character 1"):
+            call("a\udc80")
+    with pytest.raises(PromptError, match="zero byte, at byte 0"):
+        engine.ask(QUESTION, stops=["\0"])

@@ -10,6 +10,7 @@ from benchmarks.endurance import ALLOWED_GROWTH, Endurance
 from llava_runner.session import Session
 from llava_runner.tokenizer_file import load_tokenizer
 from tests.runner.fake_program import FakeProgram, make_card
+from tests.runner.sessions import model_session
 
 
 def test_the_built_in_model(tiny_package):
@@ -22,9 +23,7 @@ def test_the_built_in_model(tiny_package):
 def test_a_model_without_a_runtime(tiny_package):
     tokenizer = load_tokenizer(tiny_package.folder / "tokenizer.model")
     card = make_card(vocab_size=tokenizer.vocab_size)
-    endurance = Endurance(
-        lambda: Session(FakeProgram(card), tokenizer=tokenizer), image=tiny_package.folder / "image.png"
-    )
+    endurance = Endurance(lambda: model_session(FakeProgram(card), tokenizer), image=tiny_package.folder / "image.png")
     for wrong, growth in (endurance.by_threads(questions=1000, threads=20), endurance.by_sessions(sessions=100)):
         assert wrong == 0 and growth < ALLOWED_GROWTH / 2
 
@@ -42,7 +41,7 @@ def test_what_is_wrong_is_counted(tiny_package):
             return super().encode_image(pixels) * len(kept)
 
     endurance = Endurance(
-        lambda: Session(Leaking(card), tokenizer=tokenizer), image=tiny_package.folder / "image.png", max_new_tokens=4
+        lambda: model_session(Leaking(card), tokenizer), image=tiny_package.folder / "image.png", max_new_tokens=4
     )
     wrong, growth = endurance.by_threads(questions=40, threads=2)
     assert wrong > 0 and growth == pytest.approx(18 * (4 << 20), rel=0.3)

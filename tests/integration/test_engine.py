@@ -8,27 +8,110 @@ import subprocess
 import sys
 
 import pytest
+from pytorch_tokenizers.llama2c import Llama2cTokenizer
 
-from llava_runner.engine import LIBRARY
+from llava_runner.engine_library import LIBRARY
+from llava_runner.session import Session
+from llava_runner.tokenizer_file import load_tokenizer
+from tests.commands import llava_here
 from tests.integration.conftest import ROOT
+from tests.integration.llava_main import QUESTION
+from tests.runner.conftest import train_tokenizer
+from tests.runner.fake_program import make_card
+from tests.runner.sessions import template_card
+from tests.runner.tiny_program import build_pte
 
 
-def test_the_engine(native_build, tiny_package, scenes, tmp_path):
-    variables = {
-        "LLAVA_ENGINE": native_build / LIBRARY,
-        "LLAVA_TEST_PACKAGE": tiny_package.folder,
-        "LLAVA_TEST_SCENES": scenes,
-    }
-    folder = ROOT / "tests" / "engine"
-    flags = ["-q", "--confcutdir", folder, "-p", "no:cacheprovider", "-p", "no:xdist", "--basetemp", tmp_path / "inner"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *flags, folder],
+def run_pytest(tests, *, confcutdir, basetemp, **variables):
+    """Run tests in a process of their own, with variables of the environment."""
+    flags = ["-q", "--confcutdir", confcutdir, "-p", "no:cacheprovider", "-p", "no:xdist", "--basetemp", basetemp]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *flags, *tests],
         capture_output=True,
         text=True,
         cwd=ROOT,
         env={**os.environ, **{key: str(value) for key, value in variables.items()}, "PYTEST_ADDOPTS": ""},
     )
+
+
+def test_the_engine(native_build, tiny_package, scenes, tmp_path):
+    folder = ROOT / "tests" / "engine"
+    variables = {
+        "LLAVA_ENGINE": native_build / LIBRARY,
+        "LLAVA_TEST_PACKAGE": tiny_package.folder,
+        "LLAVA_TEST_SCENES": scenes,
+    }
+    done = run_pytest([folder], confcutdir=folder, basetemp=tmp_path / "inner", **variables)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-3000:]
+
+
+def test_sessions_answer_the_same_as_in_python(native_build, tmp_path):
+    """The tests of sessions, a second time. See tests/runner/sessions.py."""
+    program, model = tmp_path / "llava.pte", train_tokenizer(tmp_path / "tokenizer.model")
+    vocab_size = load_tokenizer(model).vocab_size
+    program.write_bytes(build_pte(make_card(vocab_size=vocab_size), card_json=template_card(vocab_size)))
+    Llama2cTokenizer(str(model)).export(str(tmp_path / "tokenizer.bin"))
+    folder = ROOT / "tests" / "runner"
+    tests = [folder / f"test_session{part}.py" for part in ("", "_options", "_threads")]
+    variables = {"LLAVA_ENGINE": native_build / LIBRARY, "LLAVA_TEST_PROGRAM": program}
+    done = run_pytest(tests, confcutdir=folder, basetemp=tmp_path / "inner", **variables)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-3000:]
+    assert re.search(r"\b[5-9]\d passed", done.stdout) and "skipped" not in done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(native_build, tmp_path_factory):
+    """Return the folder that the wheel with the engine is installed to."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    libraries = [native_build / LIBRARY, *native_build.glob("libexecutorch*.so")]
+    pack = [ROOT / "runner/deploy/pack_wheel.sh", sys.executable, folder, "linux_x86_64", *libraries]
+    subprocess.run(pack, check=True, capture_output=True)
+    (wheel,) = folder.iterdir()
+    assert wheel.name.startswith("llava_runner-") and wheel.name.endswith("-py3-none-linux_x86_64.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
+    return folder / "site"
+
+
+def test_the_wheel_runs_without_torch(installed, tiny_package, tmp_path):
+    with Session.load(tiny_package.folder) as session:
+        expected = session.ask(tiny_package.folder / "image.png", QUESTION)
+    code = (
+        "import sys; sys.modules.update(torch=None, executorch=None, sentencepiece=None); "
+        "import llava_runner; print(llava_runner.__file__); from llava_runner.command import main; main()"
+    )
+    words = ["run", tiny_package.folder, "--image", tiny_package.folder / "image.png", "--prompt", QUESTION]
+    environment = {key: value for key, value in os.environ.items() if key != "LLAVA_ENGINE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(installed)},
+    )
+    assert done.stdout == f"{installed / 'llava_runner/__init__.py'}\n{expected}\n", done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [[], ["--engine", "cpp"], ["--engine", "python"]])
+def test_the_command_computes_with_the_engine_where_it_is_built(flags, native_build, tiny_package):
+    code = (
+        "import sys; from llava_runner import engine_library; from llava_runner.command import main\n"
+        "try: main()\nfinally: print(engine_library.is_loaded(), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", tiny_package.folder, "--prompt", QUESTION, "--max-new-tokens", "3", *flags],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "LLAVA_ENGINE": str(native_build / LIBRARY)},
+    )
+    assert done.returncode == 0 and done.stderr.endswith(f"{'python' not in flags}\n"), done.stderr
+
+
+def test_what_is_not_built_cannot_compute(tiny_package):
+    done = llava_here("run", tiny_package.folder, "--prompt", QUESTION, "--engine", "cpp")
+    assert done.returncode == 2 and done.stderr.startswith("error: the C++ engine is not here; runner/build.sh native ")
 
 
 @pytest.mark.parametrize("first", ["engine", "program"])

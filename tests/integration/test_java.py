@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.prompt import Span
 from llava_runner.session import Session
 from llava_runner.tokenizer import BIN_HEADER, BIN_PIECE
+from llava_runner.tokenizer_file import load_tokenizer
 from tests.engine.test_c_interface import NEW_TOKENS
 from tests.integration.conftest import ROOT, lacking
 
@@ -62,11 +64,9 @@ def java_data(tiny_package, scenes, tmp_path) -> Path:
         squares = [scene for scene in known if "square" in scene["text"]]
         found = answers(session, squares, tuple(scene["question"] for scene in squares[:5]) + EMOJI_QUESTIONS)
         write_scenes(tmp_path / "emoji.tsv", found)
-    with Session.load(tiny_package.folder) as session:
-        encode = session._tokenizer.encode_turn
-        texts = ("a", *EMOJI_QUESTIONS)
-        counts = {text: len(encode([(Span(text, False),)], before=0)[0]) for text in texts}
-        write_rows(tmp_path / "counts.tsv", counts.items())
+        encode = ChatTokenizer.of(session.card, load_tokenizer(tiny_package.folder / "tokenizer.bin")).encode_turn
+    counts = {text: len(encode([(Span(text, False),)], before=0)[0]) for text in ("a", *EMOJI_QUESTIONS)}
+    write_rows(tmp_path / "counts.tsv", counts.items())
     return tmp_path
 
 

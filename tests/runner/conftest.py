@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceTrainer
 
-from llava_runner.session import Session
 from llava_runner.tokenizer_file import load_tokenizer
-from tests.runner.fake_program import FakeProgram, make_card
+from tests.runner.fake_program import make_card
+from tests.runner.sessions import PROGRAM, tiny_session
 
 SENTENCES = [
     "What is in the image? There is a red circle left of a blue square.",
@@ -40,6 +40,8 @@ def train_tokenizer(output: Path, **options) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer_model(tmp_path_factory) -> Path:
+    if PROGRAM is not None:
+        return Path(PROGRAM).with_name("tokenizer.model")
     return train_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer.model")
 
 
@@ -49,13 +51,19 @@ def tokenizer(tokenizer_model):
 
 
 @pytest.fixture
-def make_session(tokenizer):
-    """Return a function that makes a session with a program that is not real, and a card with changed values."""
+def make_session(tokenizer, tokenizer_model, tmp_path_factory):
+    """Return a function that makes a session with a tiny model, and a card with changed values."""
+    sessions = []
 
     def make(**card):
-        return Session(FakeProgram(make_card(vocab_size=tokenizer.vocab_size, **card)), tokenizer=tokenizer)
+        changed = make_card(vocab_size=tokenizer.vocab_size, **card)
+        folder = tmp_path_factory.mktemp("session")
+        sessions.append(tiny_session(changed, tokenizer_model=tokenizer_model, folder=folder))
+        return sessions[-1]
 
-    return make
+    yield make
+    for session in sessions:
+        session.close()
 
 
 @pytest.fixture(scope="session")

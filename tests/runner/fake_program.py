@@ -1,4 +1,7 @@
-"""A model without a runtime: it has the three calls of a program, and its whole context is one tensor."""
+"""A model without a runtime: it has the three calls of a program, and its whole context is one tensor.
+
+``tests/runner/tiny_program.py`` makes a real program that computes the same.
+"""
 
 from __future__ import annotations
 
@@ -75,14 +78,15 @@ class FakeProgram:
         generator = torch.Generator().manual_seed(0)
         self.embedding = torch.randn(card.vocab_size, card.hidden_size, generator=generator)
         self.head = torch.randn(card.hidden_size, card.vocab_size, generator=generator)
+        self.projector = torch.randn(3, card.num_image_tokens * card.hidden_size, generator=generator)
         self.rows = torch.full((card.max_context_len, card.hidden_size), torch.nan)
         self.calls = 0
         self.interrupt_next = False
 
     def encode_image(self, pixels: np.ndarray) -> torch.Tensor:
         self.calls += 1
-        generator = torch.Generator().manual_seed(int(pixels.astype(np.int64).sum()))
-        return torch.randn(1, self.card.num_image_tokens, self.card.hidden_size, generator=generator)
+        colors = torch.from_numpy(pixels).float().mean((1, 2)) / 255
+        return (colors @ self.projector).view(1, self.card.num_image_tokens, self.card.hidden_size)
 
     def embed(self, input_ids: list[int]) -> torch.Tensor:
         self.calls += 1

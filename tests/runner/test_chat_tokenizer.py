@@ -6,9 +6,9 @@ import pytest
 
 from llava_runner.contract import GenerationDefaults, PromptTemplate, TokenizerRules
 from llava_runner.errors import PackageError
-from llava_runner.session import Session
 from llava_runner.tokenizer_file import load_tokenizer
 from tests.runner.fake_program import PLAIN_RULES, FakeProgram, added_token, make_card
+from tests.runner.sessions import model_session
 
 SEG, END, HIDDEN = 10, 11, 12
 RULES = TokenizerRules(
@@ -48,7 +48,7 @@ class Scripted(FakeProgram):
 def make(tokenizer_model, *answers, **card):
     tokenizer = load_tokenizer(tokenizer_model)
     program = Scripted(make_card(vocab_size=tokenizer.vocab_size, rules=RULES, prompt=PHI, **card), *answers)
-    return program, Session(program, tokenizer=tokenizer)
+    return program, model_session(program, tokenizer)
 
 
 def test_added_tokens_are_shown_and_special_ones_are_not(tokenizer_model):
@@ -95,4 +95,4 @@ def test_a_card_of_another_tokenizer_is_refused(tokenizer_model):
     tokenizer = load_tokenizer(tokenizer_model)
     card = make_card(vocab_size=tokenizer.vocab_size, tokenizer_vocab_size=tokenizer.vocab_size - 1)
     with pytest.raises(PackageError, match="use the tokenizer that was exported with it"):
-        Session(FakeProgram(card), tokenizer=tokenizer)
+        model_session(FakeProgram(card), tokenizer)

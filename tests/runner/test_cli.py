@@ -99,6 +99,17 @@ def test_image_tensor_and_no_image(run, package):
     assert with_tensor != without_image
 
 
+def test_several_images_of_one_turn(run, package):
+    Image.new("RGB", (20, 9), (200, 30, 60)).save(package / "second.png")
+    images = [package / "image.png", package / "second.png"]
+    session = Session.load(package)
+    expected = {order: session.ask(images[::order], QUESTION, max_new_tokens=10) for order in (1, -1)}
+    for order, text in expected.items():
+        assert run(image_path=images[::order])[:2] == (0, text + "\n")
+    code, _, err = run(image_path=images, prompt="<image> Which?")
+    assert (code, err) == (2, "error: the prompt has <image> 1 times, and the number of images is 2\n")
+
+
 def test_stop_strings_end_the_answer(run):
     _, whole, _ = run()
     first, second = whole[3:5], whole[6:8]

@@ -3,34 +3,35 @@ import pytest
 import torch
 from PIL import Image
 
-from llava_runner.errors import ImageError, PackageError, PromptError
+from llava_runner.errors import ImageError, PromptError
 from llava_runner.image import preprocess
-from llava_runner.session import Session
-from tests.runner.fake_program import FakeProgram, make_card
+from tests.runner.fake_program import FakeProgram
+from tests.runner.sessions import has_not_run
 
 QUESTION = "What is in the image?"
 IMAGE = Image.new("RGB", (30, 20), (200, 30, 60))
 
 
-def program_of(session):
-    with session._model.alone() as program:
-        return program
-
-
-def reference_ids(session, *chunks, count):
-    """Return greedy ids after ``chunks``, which are lists of ids or images. Every token decodes the whole context."""
-    program = FakeProgram(session.card)
+def rows_of(program, *chunks):
+    """Return the rows ``[1, T, D]`` of chunks, which are lists of ids or images."""
     rows = []
     for chunk in chunks:
         if isinstance(chunk, Image.Image):
-            card = session.card
+            card = program.card
             pixels = preprocess(chunk, image_size=card.image_size, image_mean=card.image_mean, image_aspect_ratio="pad")
             rows.append(program.encode_image(pixels))
         else:
             rows.append(program.embed(list(chunk)))
+    return torch.cat(rows, dim=1)
+
+
+def reference_ids(session, *chunks, count):
+    """Return greedy ids after ``chunks``. Every token decodes the whole context."""
+    program = FakeProgram(session.card)
+    rows = rows_of(program, *chunks)
     ids: list[int] = []
     for _ in range(count):
-        context = torch.cat([*rows, program.embed(ids)], dim=1) if ids else torch.cat(rows, dim=1)
+        context = torch.cat([rows, program.embed(ids)], dim=1) if ids else rows
         ids.append(int(program.decode(context, position=0).argmax()))
     return tuple(ids)
 
@@ -116,7 +117,7 @@ def test_prompt_that_does_not_fit_gives_the_numbers_before_anything_runs(make_se
         session.generate(IMAGE, QUESTION, seq_len=prompt_len)
     with pytest.raises(PromptError, match=r"takes \d{5,} positions .* limit is 128"):
         session.generate(IMAGE, "circle " * 10_000)
-    assert program_of(session).calls == 0
+    assert has_not_run(session)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_mistakes_are_raised_by_the_call_itself(make_session, options, error, me
     arguments = {"image": IMAGE, "prompt": QUESTION, **options}
     with pytest.raises(error, match=message):
         session.generate(**arguments)
-    assert program_of(session).calls == 0
+    assert has_not_run(session)
 
 
 def test_a_seed_repeats_an_answer(make_session):
@@ -203,31 +204,6 @@ def test_chat_with_an_image_in_a_later_turn(make_session, tokenizer):
     assert session.last.ids == expected
 
 
-def test_a_turn_interrupted_while_it_is_read_has_not_happened(make_session):
-    disturbed, calm = make_session(), make_session()
-    for session in (disturbed, calm):
-        list(session.chat(QUESTION, image=IMAGE, max_new_tokens=4))
-    program_of(disturbed).interrupt_next = True
-    with pytest.raises(KeyboardInterrupt):
-        disturbed.chat("How many shapes are there?")
-    for session in (disturbed, calm):
-        list(session.chat("And what color?", max_new_tokens=5))
-    assert disturbed.last.ids == calm.last.ids
-
-
-def test_a_token_interrupted_while_it_is_decoded_is_decoded_again(make_session):
-    disturbed, calm = make_session(), make_session()
-    pieces = disturbed.chat(QUESTION, image=IMAGE, max_new_tokens=4)
-    program_of(disturbed).interrupt_next = True
-    with pytest.raises(KeyboardInterrupt):
-        list(pieces)
-    list(calm.chat(QUESTION, image=IMAGE, max_new_tokens=1))
-    assert disturbed.last.ids == calm.last.ids
-    for session in (disturbed, calm):
-        list(session.chat("And what color?", max_new_tokens=5))
-    assert disturbed.last.ids == calm.last.ids
-
-
 def test_mistakes_leave_the_conversation_as_it_was(make_session):
     disturbed, calm = make_session(), make_session()
     for session in (disturbed, calm):
@@ -273,20 +249,36 @@ def test_timings_count_positions_and_tokens(make_session, tokenizer):
     assert min(timings.image.ms, timings.prompt.ms, timings.sample.ms, timings.eval.ms) > 0
 
 
-def test_tokenizer_of_another_vocabulary(tokenizer):
-    with pytest.raises(PackageError, match=f"{tokenizer.vocab_size} tokens and the model was trained with 32000"):
-        Session(FakeProgram(make_card(vocab_size=32000)), tokenizer=tokenizer)
+def test_a_text_may_stand_for_an_answer(make_session, tokenizer):
+    for taken in (0, 3):
+        session = make_session()
+        pieces = session.chat(QUESTION, image=IMAGE, max_new_tokens=8)
+        for _ in range(taken):
+            next(pieces)
+        session.set_answer("There are 12 shapes.")
+        answer = session.last
+        assert (answer.text, answer.stop_reason) == ("There are 12 shapes.", "eos")
+        assert answer.ids == tuple(tokenizer.encode("There are 12 shapes."))
+        with pytest.raises(RuntimeError, match="given up"):
+            list(pieces)
+        list(session.chat("And what color?", max_new_tokens=5))
+        turn = second_turn(tokenizer, 2)
+        assert session.last.ids == reference_ids(session, *first_turn(tokenizer), answer.ids, turn, count=5)
 
 
-def test_packages_that_are_not_complete(tmp_path, tokenizer_model):
-    with pytest.raises(PackageError, match="has no program"):
-        Session.load(tmp_path)
-    (tmp_path / "a.pte").write_bytes(b"")
-    with pytest.raises(PackageError, match=r"no tokenizer\.model, no tokenizer\.bin, no tokenizer\.json"):
-        Session.load(tmp_path)
-    (tmp_path / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
-    with pytest.raises(PackageError, match=r"a\.pte is not an ExecuTorch program"):
-        Session.load(tmp_path)
-    (tmp_path / "b.pte").write_bytes(b"")
-    with pytest.raises(PackageError, match=r"has 2 programs: a\.pte, b\.pte"):
-        Session.load(tmp_path)
+def test_a_text_that_cannot_stand_for_an_answer(make_session, tokenizer):
+    session = make_session()
+    with pytest.raises(PromptError, match="there is no answer that the text could stand for"):
+        session.set_answer("A circle.")
+    list(session.chat(QUESTION, image=IMAGE, max_new_tokens=4))
+    answer = session.last
+    with pytest.raises(PromptError, match=r"takes \d+ positions after the \d+ .* limit is 128"):
+        session.set_answer("circle " * 200)
+    assert session.last == answer
+    list(session.chat("And what color?", max_new_tokens=5))
+    turn = second_turn(tokenizer, 2)
+    assert session.last.ids == reference_ids(session, *first_turn(tokenizer), answer.ids, turn, count=5)
+    session.set_answer("")
+    list(session.chat("And what color?", max_new_tokens=5))
+    expected = reference_ids(session, *first_turn(tokenizer), answer.ids, turn, turn, count=5)
+    assert session.last.ids == expected

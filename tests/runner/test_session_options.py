@@ -12,7 +12,8 @@ from transformers import RepetitionPenaltyLogitsProcessor
 from llava_runner.contract import GenerationDefaults
 from llava_runner.errors import PromptError
 from tests.runner.fake_program import FakeProgram
-from tests.runner.test_session import IMAGE, QUESTION, first_turn, program_of, reference_ids, second_turn
+from tests.runner.sessions import has_not_run
+from tests.runner.test_session import IMAGE, QUESTION, first_turn, reference_ids, rows_of, second_turn
 
 
 def penalized_ids(session, *chunks, count, penalty):
@@ -33,7 +34,7 @@ def test_the_penalty_is_for_the_tokens_of_the_whole_conversation(make_session, t
     session = make_session()
     list(session.chat(QUESTION, image=IMAGE, max_new_tokens=12, repetition_penalty=penalty))
     before, _, after = first_turn(tokenizer)
-    features = program_of(session).rows[len(before) : len(before) + 4].clone().unsqueeze(0)
+    features = rows_of(FakeProgram(session.card), IMAGE)
     first = penalized_ids(session, before, features, after, count=12, penalty=penalty)
     assert session.last.ids == first != reference_ids(session, *first_turn(tokenizer), count=12)
     list(session.chat("And what color?", max_new_tokens=8, repetition_penalty=penalty))
@@ -77,7 +78,7 @@ def test_mistakes_are_raised_by_the_call_itself(make_session, options, message):
             call(IMAGE, QUESTION, **options)
     with pytest.raises(PromptError, match=message):
         session.chat(QUESTION, **options)
-    assert program_of(session).calls == 0
+    assert has_not_run(session)
 
 
 @pytest.fixture
@@ -130,25 +131,64 @@ def test_the_last_token_of_the_budget_may_complete_a_stop_string(make_session, f
         assert (len(session.last.ids), session.last.stop_reason) == (count, "stop")
 
 
-def test_logprobs_are_of_the_models_own_logits(make_session):
+def test_logprobs_are_of_the_models_own_logits(make_session, tokenizer):
     session = make_session()
     session.ask(IMAGE, QUESTION, max_new_tokens=6)
-    answer = session.last
-    assert answer.logprobs is None
+    first = session.last
+    assert first.logprobs is None
     options = {"temperature": 2.0, "top_k": 9, "repetition_penalty": 1.5, "seed": 1}
-    pieces = session.chat(QUESTION, max_new_tokens=6, logprobs=3, **options)
+    pieces = session.chat("And what color?", max_new_tokens=6, logprobs=3, **options)
     answer = session.last
     assert answer.logprobs == ()
     list(pieces)
-    answer, program = session.last, program_of(session)
+    answer, program = session.last, FakeProgram(session.card)
     assert [token.id for token in answer.logprobs] == list(answer.ids)
-    read = program.rows[: session.position - 1].clone().unsqueeze(0)  # the newest token has not been read
-    start = session.position - 6
+    context = [*first_turn(tokenizer), first.ids, second_turn(tokenizer, 2)]
     for i, token in enumerate(answer.logprobs):
-        expected = FakeProgram(session.card).decode(read[:, : start + i], position=0).double().log_softmax(-1)
+        rows = rows_of(program, *context, *([answer.ids[:i]] if i else []))
+        expected = program.decode(rows, position=0).double().log_softmax(-1)
         assert token.logprob == pytest.approx(float(expected[token.id]), abs=1e-5)
         likeliest = expected.topk(3)
         assert [each.id for each in token.top] == likeliest.indices.tolist()
         np.testing.assert_allclose([each.logprob for each in token.top], likeliest.values, atol=1e-5)
     list(session.generate(IMAGE, QUESTION, max_new_tokens=2, logprobs=0))
     assert [token.top for token in session.last.logprobs] == [(), ()]
+
+
+def test_a_logits_processor_may_rule_tokens_out(make_session, free):
+    session, seen = make_session(), []
+
+    def process(ids, logits):
+        seen.append(list(ids))
+        assert logits.shape == (session.card.vocab_size,) and logits.dtype == np.float32
+        logits[list(free.ids[len(ids) : len(ids) + 1])] = -np.inf  # what would have been taken
+
+    session.ask(IMAGE, QUESTION, max_new_tokens=6, logits_processor=process)
+    ids = list(session.last.ids)
+    assert seen == [ids[:i] for i in range(6)]
+    assert not any(one == other for one, other in zip(ids, free.ids, strict=False))
+    allowed = iter(free.ids)
+
+    def allow_one(ids, logits):
+        logit = logits[token := next(allowed)]
+        logits[:], logits[token] = -np.inf, logit
+
+    options = {"temperature": 5.0, "logprobs": 0}
+    session.ask(IMAGE, QUESTION, max_new_tokens=6, logits_processor=allow_one, **options)
+    assert session.last.ids == free.ids[:6]
+    assert [token.logprob for token in session.last.logprobs] == [0.0] * 6
+
+
+def test_a_processor_that_rules_all_out_or_raises_is_told(make_session, free):
+    def rule_all_out(ids, logits):
+        logits[:] = -np.inf
+
+    def fail(ids, logits):
+        raise ValueError("of the caller")
+
+    session = make_session()
+    with pytest.raises(RuntimeError, match="all tokens are ruled out"):
+        session.ask(IMAGE, QUESTION, logits_processor=rule_all_out)
+    with pytest.raises(ValueError, match="of the caller"):
+        session.ask(IMAGE, QUESTION, logits_processor=fail)
+    assert session.ask(IMAGE, QUESTION, max_new_tokens=16) == free.text

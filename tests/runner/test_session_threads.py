@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,42 +12,42 @@ from contextlib import suppress
 
 import pytest
 
-from llava_runner.errors import PackageError, PromptError
-from llava_runner.program import Program
-from llava_runner.session import Session
-from tests.runner.fake_program import FakeProgram, make_card
+from llava_runner.errors import PromptError
+from tests.runner.sessions import conversation_of
 
 QUESTIONS = ("What is in the image?", "How many shapes are there?", "What color is the circle?", "Is it green?")
 
 
-class SlowProgram(FakeProgram):
-    """A model during whose calls other threads run, as they do during ExecuTorch's.
+class Pace:
+    """How fast answers are computed.
 
-    Where ``stops`` is set, it sets ``stopped`` in the sixth call of an answer, and goes on when ``stops`` is cleared.
+    Other threads run during each token, as they do in a model of real size. Where ``stops`` is set, ``stopped`` is set
+    in the sixth token of an answer, which goes on when ``stops`` is cleared.
     """
 
-    def __init__(self, card):
-        super().__init__(card)
-        self.stops, self.stopped, self.calls_of_answer = threading.Event(), threading.Event(), 0
+    def __init__(self):
+        self.stops, self.stopped = threading.Event(), threading.Event()
 
-    def decode(self, inputs_embeds, *, position):
+    def wait(self, session):
         time.sleep(0.0005)
-        self.calls_of_answer = self.calls_of_answer + 1 if position else 1
-        if self.calls_of_answer == 6:
+        if len(session.last.ids) == 5:
             while self.stops.is_set():
                 self.stopped.set()
                 time.sleep(0.001)
-        return super().decode(inputs_embeds, position=position)
 
 
 @pytest.fixture
-def program(tokenizer):
-    return SlowProgram(make_card(vocab_size=tokenizer.vocab_size))
+def pace():
+    return Pace()
 
 
 @pytest.fixture
-def session(program, tokenizer):
-    return Session(program, tokenizer=tokenizer)
+def session(make_session, pace, monkeypatch):
+    session = make_session()
+    conversation = conversation_of(session)
+    compute = conversation.next
+    monkeypatch.setattr(conversation, "next", lambda: (pace.wait(session), compute())[1])
+    return session
 
 
 def in_threads(work, count=20):
@@ -130,17 +129,17 @@ def test_position_and_room(session):
 
 
 @pytest.mark.parametrize("how", ["ask", "generate"])
-def test_cancelling_ends_an_answer_without_an_exception(session, program, how):
+def test_cancelling_ends_an_answer_without_an_exception(session, pace, how):
     whole = session.ask(None, QUESTIONS[0], max_new_tokens=100)
-    program.stops.set()
+    pace.stops.set()
     with ThreadPoolExecutor(1) as pool:
         if how == "ask":
             reader = pool.submit(session.ask, None, QUESTIONS[0])
         else:
             reader = pool.submit(lambda: "".join(session.generate(None, QUESTIONS[0])))
-        program.stopped.wait()
+        pace.stopped.wait()
         session.cancel()
-        program.stops.clear()
+        pace.stops.clear()
         text = reader.result()
     assert (session.last.stop_reason, len(session.last.ids)) == ("cancelled", 6)
     assert session.last.text == text and whole.startswith(text)
@@ -179,12 +178,12 @@ def test_a_closed_session_says_so_and_frees_the_model(session):
     session.cancel()
 
 
-def test_closing_does_not_wait_for_the_end_of_an_answer(session, program):
-    program.stops.set()
+def test_closing_does_not_wait_for_the_end_of_an_answer(session, pace):
+    pace.stops.set()
     with ThreadPoolExecutor(1) as pool:
         reader = pool.submit(session.ask, None, QUESTIONS[0])
-        program.stopped.wait()
-        threading.Timer(0.05, program.stops.clear).start()
+        pace.stopped.wait()
+        threading.Timer(0.05, pace.stops.clear).start()
         session.close()
         assert reader.result() == session.last.text
     assert (session.last.stop_reason, len(session.last.ids)) == ("cancelled", 6)
@@ -210,53 +209,9 @@ def in_child(work) -> str:
     return text
 
 
-def test_a_forked_child_gets_an_error(session, tiny_pte, tokenizer_model):
+def test_a_forked_child_gets_an_error(session):
     with ThreadPoolExecutor(1) as pool:  # which holds the lock while the child is made
         pool.submit(session.ask, None, QUESTIONS[0])
         for call in (lambda: session.ask(None, "Hi"), session.reset, lambda: session.chat("Hi")):
             assert in_child(call).startswith("RuntimeError: a session does not work in a forked child")
         assert in_child(session.close) == in_child(lambda: repr(session)) == "nothing"
-    real = Session.load(tiny_pte, tokenizer=tokenizer_model)
-    assert in_child(lambda: real.ask(None, "Hi")).startswith("RuntimeError: a session does not work in a forked child")
-    loading = in_child(lambda: Session.load(tiny_pte, tokenizer=tokenizer_model))
-    assert loading.startswith("RuntimeError: ExecuTorch does not work in a forked child")
-
-
-def test_threads_that_load_leave_stderr_alone(tiny_pte, monkeypatch):
-    """Otherwise the second takes the first one's substitute for stderr, and puts it back at its end."""
-    waits = iter((0.05, 0.15))
-    monkeypatch.setattr("llava_runner.program._set_threads", lambda *_: time.sleep(next(waits)))
-    before = sys.stderr
-    in_threads(lambda _: Program.open(tiny_pte), count=2)
-    assert sys.stderr is before
-
-
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_without_stdout_or_stderr_it_runs(stream, tiny_pte, tokenizer_model, monkeypatch):
-    """As in a service, or under ``pythonw``."""
-    session = Session.load(tiny_pte, tokenizer=tokenizer_model)
-    expected = session.ask(None, QUESTIONS[0], max_new_tokens=4)
-    monkeypatch.setattr(f"sys.{stream}", None)
-    assert session.ask(None, QUESTIONS[0], max_new_tokens=4) == expected
-    monkeypatch.setattr(f"sys.{stream}", None)
-    assert Session.load(tiny_pte, tokenizer=tokenizer_model).ask(None, QUESTIONS[0], max_new_tokens=4) == expected
-
-
-def test_the_number_of_threads_changes_only_while_nothing_is_loaded(tiny_pte, tokenizer_model):
-    """Otherwise a loaded program would compute with threads that are gone."""
-    from executorch.extension.pybindings import _C as runtime
-
-    session = Session.load(tiny_pte, tokenizer=tokenizer_model)
-    running = runtime._threadpool_get_thread_count()
-    Session.load(tiny_pte, tokenizer=tokenizer_model, cpu_threads=running).close()
-    with pytest.raises(PromptError, match=f"computes with {running}, .* close its session first"):
-        Session.load(tiny_pte, tokenizer=tokenizer_model, cpu_threads=running + 1)
-    assert session.ask(None, "Hi", max_new_tokens=2)
-
-
-@pytest.mark.parametrize("threads", [0, -1, 1025, 1.5, "2"])
-def test_numbers_of_threads_that_are_not_possible(threads, tiny_pte):
-    with pytest.raises(PromptError, match="cpu_threads "):
-        Program.open(tiny_pte, cpu_threads=threads)
-    with pytest.raises(PackageError, match="does not exist"):
-        Program.open("nowhere.pte", cpu_threads=1)

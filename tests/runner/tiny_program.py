@@ -1,4 +1,4 @@
-"""A real ``.pte`` of a few kilobytes: the methods of the contract, on portable kernels."""
+"""A real ``.pte`` of a few kilobytes that computes what ``FakeProgram`` does, on portable kernels."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from torch import nn
 from torch.export import Dim, export
 
 from llava_runner.contract import MODEL_CARD, TEXT_DECODER, TOKEN_EMBEDDING, VISION_ENCODER, ModelCard
+from tests.runner.fake_program import FakeProgram
 
 
 class TinyVisionEncoder(nn.Module):
-    """A vision encoder that multiplies the mean of each channel by one matrix."""
-
-    def __init__(self, card: ModelCard) -> None:
+    def __init__(self, fake: FakeProgram) -> None:
         super().__init__()
-        self.shape = (1, card.num_image_tokens, card.hidden_size)
-        self.weight = nn.Parameter(torch.randn(3, card.num_image_tokens * card.hidden_size) / 255)
+        self.shape = (1, fake.card.num_image_tokens, fake.card.hidden_size)
+        self.projector = nn.Parameter(fake.projector)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return (pixels.float().mean((1, 2)) @ self.weight).view(self.shape)
+        return (pixels.float().mean((1, 2)) / 255 @ self.projector).view(self.shape)
 
 
 class TinyTextDecoder(nn.Module):
-    """A decoder whose cache is the sum of the rows so far. Position 0 begins a new sum."""
+    rows: torch.Tensor
+    weights: torch.Tensor
+    positions: torch.Tensor
+    bias: torch.Tensor
 
-    total: torch.Tensor
-
-    def __init__(self, card: ModelCard) -> None:
+    def __init__(self, fake: FakeProgram) -> None:
         super().__init__()
-        self.head = nn.Linear(card.hidden_size, card.vocab_size)
-        self.register_buffer("total", torch.zeros(1, 1, card.hidden_size))
+        context = fake.card.max_context_len
+        self.head = nn.Parameter(fake.head)
+        self.register_buffer("rows", torch.zeros(context, fake.card.hidden_size))
+        self.register_buffer("positions", torch.arange(context))
+        self.register_buffer("weights", torch.arange(1, context + 1).cos())
+        self.register_buffer("bias", torch.zeros(fake.card.vocab_size).index_fill(0, torch.tensor([2]), -torch.inf))
 
     def forward(self, inputs_embeds: torch.Tensor, input_pos: torch.Tensor) -> torch.Tensor:
-        self.total.copy_(self.total * (input_pos > 0).float() + inputs_embeds.sum(1, keepdim=True))
-        return self.head(self.total)
-
-
-def build_modules(card: ModelCard) -> dict[str, nn.Module]:
-    torch.manual_seed(0)
-    return {
-        VISION_ENCODER: TinyVisionEncoder(card),
-        TOKEN_EMBEDDING: nn.Embedding(card.vocab_size, card.hidden_size),
-        TEXT_DECODER: TinyTextDecoder(card),
-    }
+        length = inputs_embeds.shape[1]
+        at = input_pos + torch.arange(length)
+        self.rows.index_copy_(0, at, inputs_embeds[0])
+        # What the others hold may be anything, for ExecuTorch does not keep what a buffer begins with.
+        is_read = (self.positions < input_pos + length).unsqueeze(1)
+        rows = torch.where(is_read, self.rows * self.weights.unsqueeze(1), torch.zeros(()))
+        return (rows.sum(0, keepdim=True).tanh() @ self.head + self.bias).unsqueeze(0)
 
 
 def build_pte(card: ModelCard, *, card_json: str | None = None, leave_out: str | None = None) -> bytes:
@@ -57,7 +57,12 @@ def build_pte(card: ModelCard, *, card_json: str | None = None, leave_out: str |
         TOKEN_EMBEDDING: ((torch.zeros(1, 3, dtype=torch.int64),), (length,)),
         TEXT_DECODER: ((torch.zeros(1, 3, card.hidden_size), torch.zeros(1, dtype=torch.int64)), (length, None)),
     }
-    modules = build_modules(card)
+    fake = FakeProgram(card)
+    modules = {
+        VISION_ENCODER: TinyVisionEncoder(fake),
+        TOKEN_EMBEDDING: nn.Embedding.from_pretrained(fake.embedding),
+        TEXT_DECODER: TinyTextDecoder(fake),
+    }
     exported = {
         name: export(modules[name].eval(), example, dynamic_shapes=shapes)
         for name, (example, shapes) in inputs.items()

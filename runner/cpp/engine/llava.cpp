@@ -192,6 +192,13 @@ llava_status llava_ask(
   });
 }
 
+llava_status llava_set_answer(llava_session session, const char* text) {
+  return with(session, [&](Use& use) {
+    use.session().set_answer(text_of(text, "text"));
+    return LLAVA_OK;
+  });
+}
+
 llava_status llava_cancel(llava_session session) {
   return guarded([&] {
     cancel_session(session);

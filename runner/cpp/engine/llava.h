@@ -112,6 +112,10 @@ typedef int32_t (*llava_on_text)(void* user_data, const char* text, size_t lengt
 LLAVA_API llava_status llava_ask(
     llava_session session, const char* text, const llava_ask_options* options, llava_on_text on_text, void* user_data);
 
+/* Puts a text in place of the newest answer, as if the model had written it; the next turn goes on from there. So a
+ * conversation that was had elsewhere is read: llava_begin with each question, then this with the answer it got. */
+LLAVA_API llava_status llava_set_answer(llava_session session, const char* text);
+
 /* Ends the answer that is being made, from any thread: after the token, or the prompt, that is being computed. */
 LLAVA_API llava_status llava_cancel(llava_session session);
 

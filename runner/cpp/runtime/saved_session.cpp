@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstring>
@@ -24,7 +25,7 @@ namespace {
 using nlohmann::json;
 
 static_assert(std::endian::native == std::endian::little);
-constexpr std::string_view kMagic = "llavakv1";
+constexpr std::string_view kMagic = "llavakv2";
 constexpr uint64_t kBeforeHeader = 16;        // bytes of magic and size
 constexpr uint64_t kDigest = sizeof(Digest);  // bytes at the end
 
@@ -78,17 +79,12 @@ Context context_of(const json& header, const ModelCard& card, const std::string&
   return context;
 }
 
-// Returns the whole number that a header has for a key; nullopt where it is null.
-std::optional<int32_t> optional_id(const json& value) {
-  return value.is_null() ? std::nullopt : std::optional(value.get<int32_t>());
-}
-
 }  // namespace
 
 struct Session::Saved {
   Context context;
   int32_t last_id = -1;
-  std::optional<int32_t> unread;
+  std::vector<int32_t> unread;
   uint64_t caches_at = 0;  // bytes before the first tensor
 };
 
@@ -101,7 +97,7 @@ void Session::write_saved(const Write& write) const {
   json header = spelled(context);
   header["program"] = program_.structure();
   header["last_id"] = last_id_;
-  header["unread"] = unread_ ? json(*unread_) : json(nullptr);
+  header["unread"] = unread_;
   const std::string text = header.dump();
   const uint64_t size = text.size();
   write(kMagic.data(), kMagic.size());
@@ -139,7 +135,7 @@ Session::Saved Session::read_saved(const Read& read, uint64_t size, const Digest
     }
     saved.context = context_of(header, card(), what);
     saved.last_id = header.at("last_id");
-    saved.unread = optional_id(header.at("unread"));
+    saved.unread = header.at("unread").get<std::vector<int32_t>>();
   } catch (const json::exception& error) {
     fail(what, std::string("its header is wrong: ") + error.what());
   } catch (const PackageError& error) {
@@ -150,8 +146,10 @@ Session::Saved Session::read_saved(const Read& read, uint64_t size, const Digest
     position_bytes += tensor.position_bytes;
   }
   const uint64_t position = uint64_t(saved.context.size());
+  const auto is_unknown = [this](int32_t id) { return uint32_t(id) >= uint32_t(card().vocab_size); };
   if (saved.context.size() >= card().max_context_len ||
-      (saved.unread && uint32_t(*saved.unread) >= uint32_t(card().vocab_size)) ||
+      position + saved.unread.size() > uint64_t(card().max_context_len) ||
+      std::any_of(saved.unread.begin(), saved.unread.end(), is_unknown) ||
       size != saved.caches_at + position * position_bytes + kDigest) {
     fail(what, "it has another size than this program's");
   }

@@ -72,7 +72,7 @@ Session::Session(Program program, std::unique_ptr<Tokenizer> tokenizer, Stage lo
 void Session::reset() {
   position_ = 0;
   last_id_ = -1;
-  unread_.reset();
+  unread_.clear();
   last_ = {};
   last_.timings.load = load_;
   sampler_.reset();
@@ -127,9 +127,9 @@ void Session::begin(std::span<const PreparedImage> images, const TurnText& text,
   last_.timings = timings;
   sampler_.reset();  // where reading fails, there is no answer
   logits_ = read(start, chunks, images, wanted, last_.timings);
-  position_ = wanted.size();
-  unread_.reset();
-  last_id_ = chunks.back().empty() ? -1 : chunks.back().back();
+  prompt_end_ = position_ = wanted.size();
+  unread_.clear();
+  prompt_last_id_ = last_id_ = chunks.back().empty() ? -1 : chunks.back().back();
 
   budget_ = limit - position_;
   at_budget_ = limit == context ? StopReason::kContext : StopReason::kLength;
@@ -150,15 +150,14 @@ std::span<float> Session::next_logits() {
   }
   if (logits_.empty()) {
     logits_ = last_.timings.eval.measure(1, [&] {
-      const std::span<const int32_t> id(&*unread_, 1);
       cached_.shorten(position_);
-      const std::span<float> logits = program_.decode(program_.embed(id), position_);
-      cached_.add_tokens(id);
+      const std::span<float> logits = program_.decode(program_.embed(unread_), position_);
+      cached_.add_tokens(unread_);
       return logits;
     });
     ++position_;
-    context_ids_.push_back(*unread_);
-    unread_.reset();
+    context_ids_.push_back(unread_.front());
+    unread_.clear();
   }
   return logits_;
 }
@@ -177,7 +176,7 @@ std::optional<std::string> Session::next() {
     last_.timings.sample.measure(0, [&] { last_.logprobs.push_back(token_logprobs(logits_, id, *logprobs_)); });
   }
   logits_ = {};
-  unread_ = id;
+  unread_ = {id};
   last_.ids.push_back(id);
   if (is_eos(id)) {
     return end(StopReason::kEos);
@@ -190,6 +189,21 @@ std::optional<std::string> Session::next() {
     last_.stop_reason = StopReason::kStop;
   }
   return budget_ == 0 ? shown + end(at_budget_) : shown;  // which does nothing where the answer has ended
+}
+
+void Session::set_answer(const std::string& text) {
+  if (!sampler_) {
+    throw PromptError("there is no answer that the text could stand for; ask first");
+  }
+  std::vector<int32_t> ids = tokenizer_->encode_answer(text);
+  check_room(prompt_end_, prompt_end_ + int(ids.size()), 0, card().max_context_len);
+  end(StopReason::kEos);
+  position_ = prompt_end_;
+  last_id_ = ids.empty() ? prompt_last_id_ : ids.back();
+  last_.ids = unread_ = std::move(ids);
+  last_.logprobs.clear();
+  last_.stop_reason = StopReason::kEos;
+  logits_ = {};
 }
 
 std::string Session::end(StopReason reason) {
@@ -216,9 +230,8 @@ std::vector<std::vector<int32_t>> Session::tokenized(const TurnText& text, int n
   }
   auto ids = tokenizer_->encode_turn(chunks, last_id_);
   // The template spells the end of the answer, whether the model has come to it or was cut short.
-  if (unread_ && !is_eos(*unread_)) {
-    ids.front().insert(ids.front().begin(), *unread_);
-  }
+  const auto end = std::find_if(unread_.begin(), unread_.end(), [this](int32_t id) { return is_eos(id); });
+  ids.front().insert(ids.front().begin(), unread_.begin(), end);
   return ids;
 }
 

@@ -87,6 +87,10 @@ class Session {
   // Returns whether the logits that `next` will choose by leave any token.
   bool can_choose();
 
+  // Puts a text in place of the newest answer, as if the model had written it. It is read with the next turn. Throws
+  // PromptError where there is no answer, or no room.
+  void set_answer(const std::string& text);
+
   // Ends the answer before its time. Returns what was left of its text.
   std::string end(StopReason reason);
 
@@ -105,7 +109,7 @@ class Session {
   void restore(std::span<const uint8_t> saved);
 
   // Returns how many positions the conversation takes.
-  int position() const { return position_ + (unread_ ? 1 : 0); }
+  int position() const { return position_ + int(unread_.size()); }
 
  private:
   struct Saved;  // with these, in saved_session.cpp
@@ -138,10 +142,10 @@ class Session {
   Stage load_;
   std::vector<Features> features_;  // of the images seen last, the newest at the end
 
-  Context cached_;                 // all that the KV cache holds: the conversation, or after reset() the one before
-  int position_ = 0;               // how much of it is the conversation
-  int32_t last_id_ = 0;            // the newest token of the conversation that does not end an answer
-  std::optional<int32_t> unread_;  // the newest token of an answer: sampled, but not in the cache yet
+  Context cached_;               // all that the KV cache holds: the conversation, or after reset() the one before
+  int position_ = 0;             // how much of it is the conversation
+  int32_t last_id_ = 0;          // the newest token of the conversation that does not end an answer
+  std::vector<int32_t> unread_;  // the newest tokens of an answer, which are not in the cache yet
 
   Answer last_;
   std::optional<Sampler> sampler_;  // of the answer; nullopt before the first
@@ -149,6 +153,8 @@ class Session {
   std::optional<StopStrings> stops_;
   std::vector<int32_t> context_ids_;            // the tokens of the conversation, as far as they are in the cache
   std::optional<int> logprobs_;                 // of the answer's options
+  int prompt_end_ = 0;                          // how many positions were before the answer
+  int32_t prompt_last_id_ = 0;                  // the token before the answer; -1: an image
   int budget_ = 0;                              // tokens that may still come
   StopReason at_budget_ = StopReason::kLength;  // why the answer ends after them
   std::span<float> logits_;                     // of the next token; empty: the newest must be read first

@@ -71,6 +71,10 @@ std::vector<std::vector<int32_t>> ChatTokenizer::encode_turn(
   return ids;
 }
 
+std::vector<int32_t> ChatTokenizer::encode_answer(const std::string& text) const {
+  return encode(text.empty() ? Chunk() : Chunk{{text, false}}, true, true);
+}
+
 std::string ChatTokenizer::decode_piece(int32_t id) const {
   const auto found = added_.find(id);
   if (found == added_.end()) {

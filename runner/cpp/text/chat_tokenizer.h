@@ -25,6 +25,10 @@ class ChatTokenizer {
   // comes after; nullopt if it is the first. Throws PromptError as Tokenizer::check does.
   std::vector<std::vector<int32_t>> encode_turn(const std::vector<Chunk>& chunks, std::optional<int32_t> before) const;
 
+  // Returns the ids of an answer that the model did not write itself: those that it is trained to write after its
+  // template's cue. Throws PromptError as Tokenizer::check does.
+  std::vector<int32_t> encode_answer(const std::string& text) const;
+
   // Returns the UTF-8 bytes of a token; nothing for special tokens, and for ids that stand for no text.
   std::string decode_piece(int32_t id) const;
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
-import torch
 from PIL import Image
 
-ImageSource = (
-    str | os.PathLike[Any] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | torch.Tensor
-)
+
+class Tensor(Protocol):
+    """A tensor of torch, which this package does not import for its name alone."""
+
+    def detach(self) -> Any:
+        """Return the tensor without its history."""
+        ...
+
+
+ImageSource = str | os.PathLike[Any] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | Tensor
 Images = ImageSource | Sequence[ImageSource]
 
 
