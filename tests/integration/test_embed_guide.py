@@ -6,12 +6,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import cmake
 import pytest
 
+from llava_runner.engine_library import LIBRARY
 from llava_runner.session import Session
 from tests.integration.conftest import ROOT, lacking
 from tests.integration.llava_main import PACKING
@@ -19,7 +21,7 @@ from tests.integration.llava_main import PACKING
 GUIDE = ROOT / "docs/guides/embed.md"
 PREFIX = "/usr/local"  # where the guide installs to; the tests take another folder
 QUESTIONS = ("What is in the image?", "How many shapes are there?")  # of the guide
-FILES = {"c": "ask.c", "cmake": "CMakeLists.txt", "cpp": "ask.cpp", "java": "Ask.java"}
+FILES = {"c": "ask.c", "cmake": "CMakeLists.txt", "cpp": "ask.cpp", "java": "Ask.java", "python": "ask.py"}
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,17 @@ def test_a_program_answers_as_the_python_runner(language, tool, package, install
     assert re.fullmatch(r"error: the image .*\n", wrong.stderr)
     used = run(start.split(" package ")[0], prefix=installed, folder=folder, returncode=2)
     assert "usage: " in used.stderr
+
+
+def test_the_program_in_python_needs_no_torch(native_build, folder, answers):
+    (folder / "ask.py").write_text(Section.read("In Python, without torch").files["ask.py"])
+    code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_path('ask.py')"
+    variables = {"LLAVA_ENGINE": str(native_build / LIBRARY), "PYTHONPATH": str(ROOT / "runner")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    assert done.stdout == answers[0], done.stderr
+    assert (folder / "conversation").stat().st_size > 1000
 
 
 def test_all_that_is_installed_is_used_where_it_lies(installed):

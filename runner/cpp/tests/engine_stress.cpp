@@ -65,6 +65,7 @@ void live(const Work& work, int thread, int round) {
   std::thread other([&] { llava_cancel(session); });
   expect(llava_ask(session, "And now?", &options, nullptr, nullptr) == LLAVA_OK, "ask again");
   other.join();
+  expect(llava_set_answer(session, "A red circle.") == LLAVA_OK, "set an answer");
   size_t size = 0;
   expect(llava_save_bytes(session, nullptr, 0, &size) == LLAVA_OK, "measure");
   std::vector<uint8_t> saved(size);
@@ -90,6 +91,9 @@ void share(const Work& work, int thread, int round) {
       break;
     case 2:
       llava_reset(work.shared);
+      break;
+    case 3:
+      llava_set_answer(work.shared, "Yes.");  // where there is an answer
       break;
   }
   expect(llava_describe(work.shared, &info) == LLAVA_OK && info.context > 0, "describe");
