@@ -1,0 +1,1 @@
+"""A local server: OpenAI's API and a page on an exported program. It takes the extra ``serve``."""
