@@ -118,6 +118,43 @@ def test_the_answer_is_shown_while_it_comes_and_can_be_stopped_and_retried(brows
     assert server.requests[2]["temperature"] > 0 and len(server.requests[2]["messages"]) == 1
 
 
+def test_an_answer_that_a_reload_ended_can_be_retried(browser, server):
+    server.answer, server.pause = "word " * 500, 0.03
+    browser.open(server.url)
+    browser.ask("Say a lot.")
+    browser.wait("document.querySelector('.answer > .text').textContent.length > 20")
+    browser.reload()
+    assert browser.texts(".note") == ["Stopped."]
+    server.answer, server.pause = None, 0
+    browser.click(".retry")
+    browser.wait("document.querySelector('.answer > .text').textContent === 'Questions: 1, images: 0.'")
+
+
+def test_a_screen_reader_hears_an_answer_once(browser, server):
+    browser.open(server.url)
+    browser.driver.execute_script(
+        "window.heard = []; const status = document.getElementById('status');"
+        "new MutationObserver(() => heard.push(status.textContent)).observe(status, {childList: true});"
+    )
+    browser.ask("What is this?")
+    browser.wait("heard.length >= 2")
+    assert browser.driver.execute_script("return heard") == ["Answering.", "Answer: Questions: 1, images: 0."]
+
+
+def test_answers_are_copied(browser, server):
+    browser.open(server.url)
+    for number, has_clipboard in enumerate((True, False), start=1):
+        if not has_clipboard:  # as on a page by plain http from another machine
+            browser.driver.execute_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+        browser.ask("What is this?")
+        answer = browser.wait_for_answer(number)
+        browser.click(f".turn:nth-child({number}) .copy")
+        browser.wait(f"document.querySelectorAll('.copy')[{number - 1}].textContent.trim() === 'Copied'")
+        browser.find("#question").send_keys(Keys.CONTROL, "v")
+        assert browser.find("#question").get_property("value") == answer == f"Questions: {number}, images: 0."
+        browser.find("#question").clear()
+
+
 def test_conversations_are_found_after_a_reload_until_they_are_deleted(browser, server):
     browser.open(server.url)
     browser.hand_over(IMAGE)
@@ -143,6 +180,29 @@ def test_conversations_are_found_after_a_reload_until_they_are_deleted(browser, 
             browser.wait("document.querySelectorAll('.turn').length === 1")
     browser.reload()
     assert browser.texts("#conversations .label") == [] and browser.is_shown("#welcome")
+
+
+@pytest.mark.parametrize(
+    ("lack", "note"),
+    [
+        (
+            "Object.defineProperty(window, 'indexedDB', {value: undefined})",
+            "This browser keeps nothing: gone on reload.",
+        ),
+        ("IDBObjectStore.prototype.put = () => { throw Error() }", "This browser has no room to keep conversations."),
+    ],
+    ids=["no storage", "full"],
+)
+def test_a_browser_without_storage_can_ask(browser, server, lack, note):
+    added = browser.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": lack})
+    browser.open(server.url)
+    browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    browser.hand_over(IMAGE)
+    browser.ask("What is in the image?")
+    browser.wait_for_answer()
+    browser.ask("And where?")
+    assert browser.wait_for_answer(2) == "Questions: 2, images: 1."
+    assert browser.texts("#storage-note") == [note]
 
 
 def test_an_answer_goes_on_while_another_conversation_is_read(browser, server):

@@ -27,7 +27,7 @@ function refresh() {
   send.hidden = isRunning;
   stop.hidden = !isRunning;
   send.disabled = text.value.trim() === "";
-  if (hadFocus) (isRunning ? stop : text).focus();
+  if (hadFocus) isRunning ? stop.focus() : focusComposer();
   text.style.height = "auto";
   text.style.height = `${text.scrollHeight}px`;
 }
@@ -50,6 +50,11 @@ export function clearComposer() {
   text.value = "";
   tell("");
   refresh();
+}
+
+/** Move the focus to the button that stops the answer. */
+export function focusStop() {
+  stop.focus();
 }
 
 /** Put the cursor where the question is written, but not on a phone, where a keyboard would cover the page. */
@@ -100,7 +105,9 @@ function listenToDrops() {
   let depth = 0; // of elements that the drag has entered and not left
   const isFile = (event) => event.dataTransfer?.types.includes("Files");
   addEventListener("dragenter", (event) => {
-    if (isFile(event)) drop.hidden = ++depth === 0;
+    if (!isFile(event)) return;
+    depth++;
+    drop.hidden = false;
   });
   addEventListener("dragleave", (event) => {
     if (isFile(event)) drop.hidden = --depth <= 0;

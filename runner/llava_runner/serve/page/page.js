@@ -1,6 +1,6 @@
 // The page: it joins the server, the store, and what is shown.
 
-import { clearComposer, focusComposer, listen, setComposer } from "./composer.js";
+import { clearComposer, focusComposer, focusStop, listen, setComposer } from "./composer.js";
 import { askForKey, confirmDeletion, showPackage } from "./dialogs.js";
 import { dataUrl } from "./images.js";
 import { ServerError, ask, hasKey, packageFacts, useKey } from "./server.js";
@@ -19,13 +19,13 @@ let current = newConversation();
 let facts = {}; // what the server says about its package
 
 function newConversation() {
-  return { id: newId(), title: "New conversation", thumbnail: null, updated: 0, turns: [] };
+  return { id: newId(), title: "New conversation", thumbnail: null, asked: 0, turns: [] };
 }
 
-async function save(conversation) {
-  conversation.updated = Date.now();
+/** Wait until something is kept. Say so where the browser has no room for it. */
+async function kept(saving) {
   try {
-    await store.save(conversation);
+    await saving;
   } catch {
     document.getElementById("storage-note").textContent = "This browser has no room to keep conversations.";
   }
@@ -33,7 +33,7 @@ async function save(conversation) {
 
 async function refreshList() {
   const conversations = await store.list();
-  showConversations(conversations, { current: current.id, actions: { open: openConversation, remove } });
+  showConversations(conversations, { current: current.id, actions: { open: openListed, remove } });
 }
 
 function refresh() {
@@ -60,10 +60,8 @@ const actions = {
 };
 
 async function openConversation(conversation) {
-  // One that is being answered is in memory, and newer there.
-  const answered = running.get(conversation.id)?.conversation;
-  current = answered ?? (await store.get(conversation.id)) ?? conversation;
-  for (const { answer } of answered ? [] : current.turns) {
+  current = conversation;
+  for (const { answer } of running.has(current.id) ? [] : current.turns) {
     if (answer.state === "running") answer.state = "stopped"; // the page was closed meanwhile
   }
   clearComposer();
@@ -72,6 +70,11 @@ async function openConversation(conversation) {
   await Promise.all([showTurns(current.turns, actions), refreshList()]);
   scrollToEnd();
   focusComposer();
+}
+
+async function openListed({ id }) {
+  // One that is being answered is in memory, and newer there.
+  await openConversation(running.get(id)?.conversation ?? (await store.get(id)) ?? newConversation());
 }
 
 async function remove(conversation) {
@@ -147,7 +150,7 @@ async function readAnswer(conversation, turn, signal) {
     show(turn);
     if (Date.now() - saved > SAVE_EVERY) {
       saved = Date.now();
-      await save(conversation);
+      await kept(store.save(conversation));
     }
   }
 }
@@ -156,9 +159,10 @@ async function answerTo(conversation, turn, temperature) {
   const controller = new AbortController();
   running.set(conversation.id, { conversation, controller });
   turn.answer = { text: "", state: "running", temperature };
-  await save(conversation);
+  conversation.asked = Date.now();
   show(turn);
   refresh();
+  await kept(store.save(conversation));
   await refreshList();
   status.textContent = "Answering.";
   try {
@@ -173,7 +177,7 @@ async function answerTo(conversation, turn, temperature) {
   show(turn);
   if (!running.has(conversation.id)) return; // deleted meanwhile
   running.delete(conversation.id);
-  await save(conversation);
+  await kept(store.save(conversation));
   refresh();
   if (conversation === current) status.textContent = spoken(turn.answer);
 }
@@ -188,7 +192,7 @@ async function onAsk({ text, image }) {
   const conversation = current;
   if (image) {
     turn.question.image = { id: newId(), name: image.name };
-    await store.saveImage(turn.question.image.id, image.blob);
+    await kept(store.saveImage(turn.question.image.id, image.blob));
   }
   if (conversation.turns.length === 0) conversation.title = text.length > 60 ? `${text.slice(0, 59)}…` : text;
   conversation.thumbnail ??= image?.thumbnail ?? null;
@@ -201,15 +205,16 @@ async function onAsk({ text, image }) {
 
 async function retry(turn) {
   if (running.has(current.id)) return;
-  focusComposer();
-  await answerTo(current, turn, turn.answer.state === "done" ? RETRY_TEMPERATURE : 0);
+  const answered = answerTo(current, turn, turn.answer.state === "done" ? RETRY_TEMPERATURE : 0);
+  focusStop(); // the button that was pressed is gone
+  await answered;
 }
 
 /** Copy a text, also on plain http, where browsers give no clipboard to scripts. */
 async function copy(text, button) {
-  if (navigator.clipboard) {
+  try {
     await navigator.clipboard.writeText(text);
-  } else {
+  } catch {
     const area = document.createElement("textarea");
     area.value = text;
     document.body.append(area);

@@ -1,6 +1,6 @@
 // Keeps conversations and their images in the browser (IndexedDB), or in memory where it gives no storage.
 //
-// A conversation is {id, title, thumbnail, updated, turns: [{question: {text, image}, answer}]}. `image` is null or
+// A conversation is {id, title, thumbnail, asked, turns: [{question: {text, image}, answer}]}. `image` is null or
 // {id, name}; the bytes are apart, a Blob for each id, so that saving a conversation while an answer comes is cheap.
 
 const NAME = "llava";
@@ -26,6 +26,7 @@ function imageIds(conversation) {
 
 class BrowserStore {
   isKept = true;
+  recent = new Map(); // images of this page, which can be asked about even if there is no room to keep them
 
   constructor(database) {
     this.database = database;
@@ -33,7 +34,7 @@ class BrowserStore {
 
   async list() {
     const all = await finished(this.database.transaction("conversations").objectStore("conversations").getAll());
-    return all.sort((a, b) => b.updated - a.updated);
+    return all.sort((a, b) => b.asked - a.asked);
   }
 
   get(id) {
@@ -46,11 +47,12 @@ class BrowserStore {
     await done(transaction);
   }
 
-  image(id) {
-    return finished(this.database.transaction("images").objectStore("images").get(id));
+  async image(id) {
+    return this.recent.get(id) ?? (await finished(this.database.transaction("images").objectStore("images").get(id)));
   }
 
   async saveImage(id, blob) {
+    this.recent.set(id, blob);
     const transaction = this.database.transaction("images", "readwrite");
     transaction.objectStore("images").put(blob, id);
     await done(transaction);
@@ -59,7 +61,10 @@ class BrowserStore {
   async remove(conversation) {
     const transaction = this.database.transaction(["conversations", "images"], "readwrite");
     transaction.objectStore("conversations").delete(conversation.id);
-    for (const id of imageIds(conversation)) transaction.objectStore("images").delete(id);
+    for (const id of imageIds(conversation)) {
+      this.recent.delete(id);
+      transaction.objectStore("images").delete(id);
+    }
     await done(transaction);
   }
 }
@@ -70,7 +75,7 @@ class MemoryStore {
   images = new Map();
 
   async list() {
-    return [...this.conversations.values()].sort((a, b) => b.updated - a.updated);
+    return [...this.conversations.values()].sort((a, b) => b.asked - a.asked);
   }
 
   async get(id) {

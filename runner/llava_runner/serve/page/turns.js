@@ -70,7 +70,7 @@ export function showAnswer(turn) {
   element.classList.toggle("failed", answer.state === "failed");
   const waiting = element.querySelector(".waiting");
   waiting.hidden = !isRunning || (answer.text !== "" && !answer.wait);
-  waiting.querySelector(".what").textContent = answer.wait || "Reading";
+  waiting.querySelector(".what").textContent = answer.wait || `Reading the ${turn.question.image ? "image and the " : ""}question`;
   const said = element.querySelector(".note");
   said.textContent = isRunning ? "" : note(answer);
   said.hidden = said.textContent === "";
