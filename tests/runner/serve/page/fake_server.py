@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import threading
 import time
@@ -10,6 +12,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 import llava_runner
 
@@ -137,6 +141,13 @@ class Handler(BaseHTTPRequestHandler):
 
 def chunk(delta: dict[str, str], finish_reason: str | None = None) -> str:
     return json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]})
+
+
+def sent_images(request: dict) -> list[Image.Image]:
+    """Return the images of a request, in order."""
+    parts = [part for message in request["messages"] if message["role"] == "user" for part in message["content"]]
+    urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    return [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 INSTALL = "apt-get install --no-install-recommends chromium chromium-driver"
 DESKTOP = (1280, 800)
 PHONE = (390, 844)
+IMAGE = Image.linear_gradient("L").convert("RGB")  # 256 pixels wide and high
 
 # Gives the page a file as if it was dropped, pasted, or chosen.
 HAND_OVER = """
@@ -116,8 +117,9 @@ class Browser:
         self.find("#question").send_keys(question, Keys.ENTER)
 
     def wait_for_answer(self, number: int = 1) -> str:
-        """Wait until the answer to a question has ended. Return what is shown of it."""
-        self.wait(f"document.querySelectorAll('.answer[aria-busy=false]').length >= {number}")
+        """Wait until the answer to a question has ended and is kept. Return what is shown of it."""
+        ended = f"document.querySelectorAll('.answer[aria-busy=false]').length >= {number}"
+        self.wait(f"{ended} && document.getElementById('stop').hidden")
         return self.texts(".answer > .text")[number - 1]
 
     def complaints(self) -> list[str]:
