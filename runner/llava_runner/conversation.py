@@ -9,6 +9,7 @@ from typing import Protocol
 from llava_runner.answer import AnswerSoFar, StopReason
 from llava_runner.answer_options import CheckedOptions
 from llava_runner.contract import ModelCard
+from llava_runner.engine_library import EngineName
 from llava_runner.image.kinds import ImageSource
 from llava_runner.timings import Stage
 
@@ -19,6 +20,7 @@ class Conversation(Protocol):
     ``ModelConversation`` computes with a model in Python, ``EngineConversation`` with the C++ runner.
     """
 
+    engine: EngineName
     card: ModelCard
     load: Stage  # the time that loading took
 

@@ -9,6 +9,7 @@ from llava_runner.answer import AnswerSoFar, StopReason
 from llava_runner.answer_options import CheckedOptions
 from llava_runner.contract import ModelCard
 from llava_runner.engine import STOP_REASONS, Engine
+from llava_runner.engine_library import EngineName
 from llava_runner.image import prepare_image_for
 from llava_runner.image.kinds import ImageSource
 from llava_runner.logprobs import Logprob, TokenLogprobs
@@ -21,6 +22,7 @@ class EngineConversation:
     What the cache holds already is not read again: a new conversation goes on from where the one before differs.
     """
 
+    engine: EngineName = "cpp"
     _answer: AnswerSoFar
     _options: CheckedOptions
 

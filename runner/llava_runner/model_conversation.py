@@ -12,6 +12,7 @@ from llava_runner.answer import AnswerSoFar, StopReason
 from llava_runner.answer_options import CheckedOptions
 from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.checks import check_room
+from llava_runner.engine_library import EngineName
 from llava_runner.errors import PromptError, StateError
 from llava_runner.growing_answer import GrowingAnswer
 from llava_runner.image import prepare_image_for
@@ -27,6 +28,7 @@ from llava_runner.tokenizer_file import AnyTokenizer
 class ModelConversation:
     """A ``Conversation`` in the KV cache of a model, which no other conversation may use."""
 
+    engine: EngineName = "python"
     _answer: GrowingAnswer
     _options: CheckedOptions
     _logits: np.ndarray | None  # of the answer's next token. None: the newest one must be read first

@@ -38,6 +38,7 @@ class Session:
     def __init__(self, conversation: Conversation) -> None:
         """Take over a conversation, which nothing else may use from now on."""
         self.card: ModelCard = conversation.card
+        self.engine: EngineName = conversation.engine  # what computes
         self._conversation = ExclusiveConversation(conversation)
         self._cancels = 0  # how often ``cancel`` was called; an answer sees by it that it is meant
         self._newest = None
