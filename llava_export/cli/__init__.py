@@ -5,7 +5,7 @@ The script itself belongs to ``llava_runner``, which is also installed where the
 
 from __future__ import annotations
 
-from llava_runner.command import RUN, Command
+from llava_runner.command import RUN, SERVE, Command
 
 COMMANDS = (
     Command("export", "llava_export.cli.export", "turn a checkpoint into a package for ExecuTorch"),
@@ -14,6 +14,7 @@ COMMANDS = (
     Command("evaluate", "llava_export.cli.evaluate", "score a package on a data set, or measure it on a text"),
     Command("doctor", "llava_export.cli.doctor", "say what a checkpoint or package is, and what is wrong with it"),
     RUN,
+    SERVE,
     Command("inspect", "llava_export.cli.inspect", "show what is inside a program"),
     Command("benchmark", "llava_export.cli.benchmark", "time a package stage by stage, and other runners"),
     Command("split", "llava_export.cli.split", "take a checkpoint apart: projector, vision tower, language model"),

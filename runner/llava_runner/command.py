@@ -1,7 +1,8 @@
 """The console script ``llava``, which finds a subcommand and runs it.
 
-``llava run`` is this package's own. Another distribution adds subcommands by the entry point ``commands`` of the group
-``llava``: a sequence of ``Command``. ``llava_export`` does. So the runner needs to know nothing of the exporter.
+``llava run`` and ``llava serve`` are this package's own. Another distribution adds subcommands by the entry point
+``commands`` of the group ``llava``: a sequence of ``Command``. ``llava_export`` does. So the runner needs to know
+nothing of the exporter.
 """
 
 from __future__ import annotations
@@ -44,13 +45,14 @@ class Command:
 
 
 RUN = Command("run", "llava_runner.cli", "ask a package about an image")
+SERVE = Command("serve", "llava_runner.serve.cli", "open a page and OpenAI's API on a package")
 
 
 def installed_commands() -> tuple[Command, ...]:
     """Return the subcommands of what is installed, in the order of the help page."""
-    found = [RUN]
+    found = [RUN, SERVE]
     for point in entry_points(group="llava", name="commands"):
-        found = list(point.load())  # with `run` where it belongs among them
+        found = list(point.load())  # with these where they belong among them
     return tuple(found)
 
 
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
         exit_cleanly(lambda: print(version_line()))
     if name not in commands:
-        alone = "; the others come with llava-export" if len(commands) == 1 else ""
+        alone = "" if _has_exporter(tuple(commands.values())) else "; the others come with llava-export"
         complain(f"{name!r} is not a command; choose from {', '.join(commands)}{alone}")
         sys.exit(2)
     import_module(commands[name].module).main(arguments, prog=f"llava {name}")
@@ -78,7 +80,12 @@ def usage(commands: Sequence[Command]) -> str:
     """Return the help page of ``llava``."""
     lines = ["usage: llava COMMAND [option ...]", "", "LLaVA vision-language models on a device.", "", "commands:"]
     lines += [f"  {command.name:<10} {command.summary}" for command in commands]
-    return "\n".join(lines) + "\n" + (EPILOG if len(commands) > 1 else ALONE).rstrip()
+    return "\n".join(lines) + "\n" + (EPILOG if _has_exporter(commands) else ALONE).rstrip()
+
+
+def _has_exporter(commands: Sequence[Command]) -> bool:
+    """Return whether there are commands of other distributions, too."""
+    return any(command not in (RUN, SERVE) for command in commands)
 
 
 if __name__ == "__main__":

@@ -47,16 +47,32 @@ def test_the_engine(native_build, tiny_package, scenes, tmp_path):
 
 def test_sessions_answer_the_same_as_in_python(native_build, tmp_path):
     """The tests of sessions, a second time. See tests/runner/sessions.py."""
-    program, model = tmp_path / "llava.pte", train_tokenizer(tmp_path / "tokenizer.model")
-    vocab_size = load_tokenizer(model).vocab_size
-    program.write_bytes(build_pte(make_card(vocab_size=vocab_size), card_json=template_card(vocab_size)))
-    Llama2cTokenizer(str(model)).export(str(tmp_path / "tokenizer.bin"))
     folder = ROOT / "tests" / "runner"
     tests = [folder / f"test_session{part}.py" for part in ("", "_options", "_threads")]
-    variables = {"LLAVA_ENGINE": native_build / LIBRARY, "LLAVA_TEST_PROGRAM": program}
-    done = run_pytest(tests, confcutdir=folder, basetemp=tmp_path / "inner", **variables)
+    done = run_tests_of_runner(tests, native_build=native_build, folder=tmp_path)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-3000:]
     assert re.search(r"\b[5-9]\d passed", done.stdout) and "skipped" not in done.stdout
+
+
+def test_the_server_answers_the_same_as_in_python(native_build, tmp_path):
+    """The tests of the server's answers, a second time. Their conversations and answers are longer."""
+    folder = ROOT / "tests" / "runner" / "serve"
+    tests = [folder / f"test_{part}.py" for part in ("chat", "clients")]
+    done = run_tests_of_runner(
+        tests, native_build=native_build, folder=tmp_path, max_context_len=20_000, max_seq_len=512
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-3000:]
+    assert re.search(r"\b[2-9]\d passed", done.stdout) and "skipped" not in done.stdout
+
+
+def run_tests_of_runner(tests, *, native_build, folder, **card):
+    """Run tests of the runner with the engine, and a program that has room for the cards that they make."""
+    program, model = folder / "llava.pte", train_tokenizer(folder / "tokenizer.model")
+    vocab_size = load_tokenizer(model).vocab_size
+    program.write_bytes(build_pte(make_card(vocab_size=vocab_size, **card), card_json=template_card(vocab_size)))
+    Llama2cTokenizer(str(model)).export(str(folder / "tokenizer.bin"))
+    variables = {"LLAVA_ENGINE": native_build / LIBRARY, "LLAVA_TEST_PROGRAM": program}
+    return run_pytest(tests, confcutdir=ROOT / "tests" / "runner", basetemp=folder / "inner", **variables)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 EXPORTER = ROOT / "llava_export"
 RUNNER = ROOT / "runner" / "llava_runner"
 RUNTIME_PACKAGES = {"executorch", "torch", "numpy", "PIL", "google", "sentencepiece", "tokenizers", "llava_runner"}
-SERVER_PACKAGES = {"llguidance"}
+SERVER_PACKAGES = {"fastapi", "starlette", "pydantic", "uvicorn", "h11", "prometheus_client", "llguidance"}
 
 # The rooms of the exporter from top to bottom. A room may import those below it; rooms on one floor do not know each
 # other. A name with a slash is a room within pte/.
@@ -137,6 +137,7 @@ def test_benchmarks_and_training_are_imported_by_no_package():
         ("llava_runner.command", "doctor", "--help"),
         ("llava_runner.command", "evaluate", "--help"),
         ("llava_runner.command", "run", "--help"),
+        ("llava_runner.command", "serve", "--help"),
         ("llava_runner.command", "inspect", "--help"),
         ("llava_runner.command", "benchmark", "--help"),
         ("llava_runner.command", "split", "--help"),
@@ -150,8 +151,9 @@ def test_help_is_instant(arguments):
     module, *flags = arguments
     script = (
         f"import sys, runpy; sys.argv = ['x', *{flags!r}]\n"
+        f"heavy = ('torch', 'executorch', 'torchao', 'rich', 'fastapi')\n"
         f"try: runpy.run_module({module!r}, run_name='__main__')\n"
-        f"except SystemExit: print([m for m in ('torch', 'executorch', 'torchao', 'rich') if m in sys.modules])"
+        f"except SystemExit: print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip().endswith("[]"), done.stdout[-300:]

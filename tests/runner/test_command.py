@@ -5,7 +5,7 @@ import pytest
 
 from llava_runner import command
 
-NAMES = ["export", "gguf", "verify", "evaluate", "doctor", "run", "inspect", "benchmark", "split"]
+NAMES = ["export", "gguf", "verify", "evaluate", "doctor", "run", "serve", "inspect", "benchmark", "split"]
 
 
 @pytest.fixture
@@ -92,10 +92,10 @@ main(sys.argv[1:])
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
 
 
-def test_the_runner_alone_has_one_command():
+def test_the_runner_alone_has_two_commands():
     done = without_exporter()
     assert done.returncode == 0
-    assert listed(done.stdout) == ["run"]
+    assert listed(done.stdout) == ["run", "serve"]
     assert "come with llava-export" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
 
@@ -105,5 +105,5 @@ def test_the_runner_alone_runs_and_refuses():
     done = without_exporter("export")
     assert (done.returncode, done.stderr) == (
         2,
-        "error: 'export' is not a command; choose from run; the others come with llava-export\n",
+        "error: 'export' is not a command; choose from run, serve; the others come with llava-export\n",
     )
