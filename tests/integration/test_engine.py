@@ -57,7 +57,7 @@ def test_sessions_answer_the_same_as_in_python(native_build, tmp_path):
 def test_the_server_answers_the_same_as_in_python(native_build, tmp_path):
     """The tests of the server's answers, a second time. Their conversations and answers are longer."""
     folder = ROOT / "tests" / "runner" / "serve"
-    tests = [folder / f"test_{part}.py" for part in ("chat", "clients")]
+    tests = [folder / f"test_{part}.py" for part in ("chat", "clients", "many_clients")]
     done = run_tests_of_runner(
         tests, native_build=native_build, folder=tmp_path, max_context_len=20_000, max_seq_len=512
     )
