@@ -58,11 +58,11 @@ class Conversation(Protocol):
         """Begin with an empty conversation."""
         ...
 
-    def save(self, path: str | os.PathLike[str] | None = None) -> bytes | None:
+    def save(self, path: str | os.PathLike[str] | None = None) -> bytearray | None:
         """Keep the conversation in a file, or return it if no path is given. Raises ``StateError``."""
         ...
 
-    def restore(self, saved: str | os.PathLike[str] | bytes) -> None:
+    def restore(self, saved: str | os.PathLike[str] | bytes | bytearray) -> None:
         """Go on with a conversation that ``save`` kept. Raises ``StateError``, and stays as it was."""
         ...
 

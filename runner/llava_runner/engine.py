@@ -180,20 +180,20 @@ class Engine:
         self._call("llava_count_tokens", text_bytes(text), byref(count))
         return count.value
 
-    def save(self, path: str | os.PathLike[str] | None = None) -> bytes | None:
+    def save(self, path: str | os.PathLike[str] | None = None) -> bytearray | None:
         """Keep the conversation in a file, or return it if no path is given."""
         if path is not None:
             self._call("llava_save", os.fsencode(path))
             return None
         size = c_size_t()
         self._call("llava_save_bytes", None, 0, byref(size))
-        saved = ctypes.create_string_buffer(size.value)
-        self._call("llava_save_bytes", saved, size.value, byref(size))
-        return saved.raw
+        saved = bytearray(size.value)
+        self._call("llava_save_bytes", np.frombuffer(saved, np.uint8).ctypes.data, size.value, byref(size))
+        return saved
 
-    def restore(self, saved: str | os.PathLike[str] | bytes) -> None:
+    def restore(self, saved: str | os.PathLike[str] | bytes | bytearray) -> None:
         """Go on with a conversation that ``save`` kept."""
-        if isinstance(saved, bytes):
-            self._call("llava_restore_bytes", saved, len(saved))
+        if isinstance(saved, (bytes, bytearray)):
+            self._call("llava_restore_bytes", np.frombuffer(saved, np.uint8).ctypes.data, len(saved))
         else:
             self._call("llava_restore", os.fsencode(saved))

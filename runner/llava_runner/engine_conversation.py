@@ -90,11 +90,11 @@ class EngineConversation:
         self._engine.reset()
         self.position = 0
 
-    def save(self, path: str | os.PathLike[str] | None = None) -> bytes | None:
+    def save(self, path: str | os.PathLike[str] | None = None) -> bytearray | None:
         """Keep the conversation in a file, or return it."""
         return self._engine.save(path)
 
-    def restore(self, saved: str | os.PathLike[str] | bytes) -> None:
+    def restore(self, saved: str | os.PathLike[str] | bytes | bytearray) -> None:
         """Go on with a conversation that ``save`` kept."""
         self._engine.restore(saved)
         self.position = self._engine.describe().position

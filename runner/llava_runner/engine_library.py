@@ -132,7 +132,7 @@ FUNCTIONS: dict[str, Sequence[Any]] = {
     "llava_save": (c_int64, c_char_p),
     "llava_restore": (c_int64, c_char_p),
     "llava_save_bytes": (c_int64, c_void_p, c_size_t, POINTER(c_size_t)),
-    "llava_restore_bytes": (c_int64, c_char_p, c_size_t),
+    "llava_restore_bytes": (c_int64, c_void_p, c_size_t),
 }
 
 

@@ -126,11 +126,11 @@ class ModelConversation:
         del self._ids[num_ids:]
         return AnswerSoFar.whole(ids, text, timings=self._answer.timings)
 
-    def save(self, path: str | os.PathLike[str] | None = None) -> bytes | None:
+    def save(self, path: str | os.PathLike[str] | None = None) -> bytearray | None:
         """Raise ``StateError``: ExecuTorch's Python runtime does not show a program's KV cache."""
         raise StateError('a conversation is kept by the C++ engine alone: load the session with engine="cpp"')
 
-    def restore(self, saved: str | os.PathLike[str] | bytes) -> None:
+    def restore(self, saved: str | os.PathLike[str] | bytes | bytearray) -> None:
         """Raise ``StateError``, as ``save`` does."""
         self.save()
 

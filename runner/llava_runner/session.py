@@ -163,7 +163,7 @@ class Session:
         with self._conversation.alone() as conversation:
             self._newest = conversation.set_answer(text)
 
-    def save(self, path: str | os.PathLike[str] | None = None) -> bytes | None:
+    def save(self, path: str | os.PathLike[str] | None = None) -> bytearray | None:
         """Keep the conversation: what the model has read of it need not be read again.
 
         It goes into a file, which is replaced once the new one is whole, or is returned if no path is given. An answer
@@ -172,7 +172,7 @@ class Session:
         with self._conversation.alone() as conversation:
             return conversation.save(path)
 
-    def restore(self, saved: str | os.PathLike[str] | bytes) -> None:
+    def restore(self, saved: str | os.PathLike[str] | bytes | bytearray) -> None:
         """Go on with a conversation that a session of the same program has saved, in any process.
 
         Raises ``StateError`` for what is damaged or of another program; then the conversation stays as it was.

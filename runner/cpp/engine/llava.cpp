@@ -242,11 +242,11 @@ llava_status llava_restore(llava_session session, const char* path) {
 
 llava_status llava_save_bytes(llava_session session, void* bytes, size_t capacity, size_t* size) {
   return with(session, [&](Use& use) {
-    if (capacity == 0) {  // the caller asks for the size alone
-      require(size, "size");
-      *size = use.session().saved_size();
-    } else {
-      copy_out<uint8_t>(use.session().save(), bytes, capacity, size, "bytes");
+    require(size, "size");
+    *size = use.session().saved_size();
+    if (capacity >= *size) {
+      require(bytes, "bytes");
+      use.session().save({static_cast<uint8_t*>(bytes), *size});
     }
     return LLAVA_OK;
   });

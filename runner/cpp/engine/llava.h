@@ -196,8 +196,8 @@ LLAVA_API llava_status llava_save(llava_session session, const char* path);
  * another program is refused, and the conversation stays as it was. */
 LLAVA_API llava_status llava_restore(llava_session session, const char* path);
 
-/* The same in memory. llava_save_bytes writes at most `capacity` bytes, and how many there are: call it first with null
- * and 0 to learn the number. */
+/* The same in memory. llava_save_bytes writes how many bytes there are, and these if they fit into `capacity`: call it
+ * first with null and 0 to learn the number. */
 LLAVA_API llava_status llava_save_bytes(llava_session session, void* bytes, size_t capacity, size_t* size);
 LLAVA_API llava_status llava_restore_bytes(llava_session session, const void* bytes, size_t size);
 

@@ -185,17 +185,15 @@ uint64_t Session::saved_size() const {
   return all;
 }
 
-std::vector<uint8_t> Session::save() const {
-  std::vector<uint8_t> saved;
-  saved.reserve(saved_size());
+void Session::save(std::span<uint8_t> to) const {
+  size_t done = 0;
   const auto write = [&](const void* bytes, uint64_t size) {
-    const auto* first = static_cast<const uint8_t*>(bytes);
-    saved.insert(saved.end(), first, first + size);
+    std::memcpy(to.subspan(done, size).data(), bytes, size);
+    done += size;
   };
   write_saved(write);
-  const Digest content = digest_as_file(saved);
+  const Digest content = digest_as_file(to.first(done));
   write(&content, kDigest);
-  return saved;
 }
 
 void Session::restore(std::span<const uint8_t> saved) {

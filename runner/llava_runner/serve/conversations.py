@@ -53,7 +53,7 @@ class Conversations:
         self._most_bytes = most_bytes
         self._live: Turns = ()
         self._asked: tuple[Turns, Question] | None = None  # what is being answered
-        self._saved: OrderedDict[Turns, bytes] = OrderedDict()
+        self._saved: OrderedDict[Turns, bytearray] = OrderedDict()
         self._bytes_a_position = 0.0  # of a saved conversation, once there was one
         self.bytes = 0  # that saved conversations take
 
@@ -146,7 +146,7 @@ class Conversations:
         if not self._live or self._live in self._saved or positions * self._bytes_a_position >= self._most_bytes:
             return  # what would not fit is not made, either: it may be large
         try:
-            content = self._session.save() or b""
+            content = self._session.save() or bytearray()
         except (StateError, MemoryError):
             return
         self._bytes_a_position = len(content) / positions
@@ -167,7 +167,7 @@ class Conversations:
         self._live = turns
         return True
 
-    def _drop(self, turns: Turns) -> bytes:
+    def _drop(self, turns: Turns) -> bytearray:
         """Return a saved conversation, which is kept no longer."""
         content = self._saved.pop(turns)
         self.bytes -= len(content)
