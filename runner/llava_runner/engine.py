@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from ctypes import POINTER, byref, c_char_p, c_float, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Engine:
     ) -> None:
         self._library = load_library(library)
         self._number = c_int64()
+        self._ids = (c_int32 * 1024)()  # for what `last_ids` returns
         options = OpenOptions(
             tokenizer_path=None if tokenizer is None else os.fsencode(tokenizer),
             packed_cache_path=None if packed_cache is None else os.fsencode(packed_cache),
@@ -149,10 +150,12 @@ class Engine:
     def last_ids(self) -> list[int]:
         """Return the token ids of the newest answer."""
         count = c_size_t()
-        self._call("llava_last_ids", None, 0, byref(count))
-        ids = np.empty(count.value, np.int32)
-        self._call("llava_last_ids", ids.ctypes.data, len(ids), byref(count))
-        return ids.tolist()
+        ids = self._ids
+        self._call("llava_last_ids", ids, len(ids), byref(count))
+        if count.value > len(ids):
+            ids = self._ids = (c_int32 * (2 * count.value))()
+            self._call("llava_last_ids", ids, len(ids), byref(count))
+        return ids[: count.value]
 
     def last_logprobs(self, token: int) -> list[tuple[int, float]]:
         """Return ids and log probabilities for a token of the newest answer: its own, then the likeliest ones."""

@@ -63,6 +63,7 @@ class EngineConversation:
         )
         self._options = options
         self._image_ms = timings.image.ms
+        self._prompt_end = self._engine.describe().position
         self._answer = AnswerSoFar(timings=timings, has_logprobs=options.logprobs is not None)
         self._add("")
         return self._answer
@@ -111,11 +112,11 @@ class EngineConversation:
                 (token_id, logprob), *likely = self._engine.last_logprobs(i)
                 answer.logprobs.append(TokenLogprobs(token_id, logprob, tuple(Logprob(*each) for each in likely)))
             answer.ids.append(self._engine.last_ids()[i])
+        self.position = self._prompt_end + len(answer.ids)
         answer.texts.append(text)
         for name in ("prompt", "sample", "eval"):
             found = getattr(last, name)
             setattr(answer.timings, name, Stage(found.ms, found.count))
         answer.timings.image = Stage(self._image_ms + last.image.ms, last.image.count)
-        self.position = self._engine.describe().position
         answer.stop_reason = STOP_REASONS[last.stop_reason]  # at the end: where there is one, the rest is complete
         return text
