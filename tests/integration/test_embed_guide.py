@@ -117,6 +117,36 @@ def test_the_program_in_python_needs_no_torch(native_build, folder, answers):
     assert (folder / "conversation").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("language", ["C", "C++"])
+def test_a_program_with_the_engine_linked_in_answers_the_same(language, installed, folder, answers):
+    if not shutil.which("pkg-config") or not shutil.which("make"):
+        lacking("the guide's programs", "apt-get install pkg-config make")
+    section = Section.read(f"In {language}")
+    for name, content in section.files.items():
+        (folder / name).write_text(content.replace("::llava_engine)", "::llava_engine_static)"))
+    *builds, start = section.commands
+    if language == "C":
+        builds = Section.read("Linked into the program").commands
+        builds = [command.replace("cc ", "cc -Wl,--as-needed ") for command in builds]  # as some systems' compilers do
+    for command in builds:
+        run(command, prefix=installed, folder=folder)
+    needed = run(f"readelf -d {start.split()[0]}", prefix=installed, folder=folder).stdout
+    assert "libexecutorch" in needed and "libllava_engine" not in needed
+    done = run(start, prefix=installed, folder=folder)
+    assert done.stdout.splitlines() == answers[: 2 if language == "C++" else 1]
+    wrong = run(start.replace("photo.jpg", "package/llava.json"), prefix=installed, folder=folder, returncode=2)
+    assert re.fullmatch(r"error: the image .*\n", wrong.stderr)
+
+
+def test_only_the_functions_of_the_header_are_visible(installed):
+    header = (installed / "include/llava.h").read_text()
+    functions = set(re.findall(r"^LLAVA_API .*?\b(llava_\w+)\(", header.replace("status\n", "status "), re.MULTILINE))
+    assert "llava_ask" in functions
+    for command in ("nm -D libllava_engine.so", "nm libllava_engine.a"):
+        names = run(f"{command} --extern-only --defined-only", prefix=installed, folder=installed / "lib").stdout
+        assert set(re.findall(r"^\w+ \w (\w+)$", names, re.MULTILINE)) == functions
+
+
 def test_all_that_is_installed_is_used_where_it_lies(installed):
     """Nothing refers to the folder of the build, so the installed folder can be copied to another place."""
     for file in installed.rglob("*"):
