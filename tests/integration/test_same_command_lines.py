@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from llava_runner import bench, cli
+from llava_runner.session import Session
 
 QUESTION = "--prompt=What is it?"
 
@@ -87,6 +88,10 @@ def both(native_build, capfd, monkeypatch) -> Both:
         ["--prompt=\u00a0<image>", "--image=nowhere.png"],
         ["--image=nowhere.png"],
         ["--image", "-nowhere.png"],
+        ["--image={image}", "--image=nowhere.png"],
+        ["--image={image}", "--image="],
+        ["--image={image}", "--image_path", "{image}", "--prompt=<image>"],
+        [flag for _ in range(12) for flag in ("--image", "{image}")],  # more than the context holds
         ["--model-path=nowhere.pte"],
         ["--tokenizer-path=nowhere.bin"],
         ["--seq-len=0"],
@@ -96,6 +101,7 @@ def both(native_build, capfd, monkeypatch) -> Both:
     ids=str,
 )  # fmt: skip
 def test_the_same_mistakes_are_told_in_the_same_words(arguments, both, tiny_package):
+    arguments = [argument.replace("{image}", f"{tiny_package.folder}/image.png") for argument in arguments]
     prompt = [] if any("--prompt" in argument or "--interactive" in argument for argument in arguments) else [QUESTION]
     python, cpp = both([f"--model-path={tiny_package.folder}", *prompt, *arguments])
     assert (python.code, cpp.code) == (2, 2)
@@ -226,6 +232,25 @@ def test_a_conversation_survives_every_slip(both, tiny_package):
     assert python.notes == cpp.notes and len(python.notes) == len(turns) * len(SLIPS) + 1
     assert sum(line.startswith("error: ") for line in python.notes) == len(turns) * len(SLIPS)
     assert python.err.count("total time") == cpp.err.count("total time") == len(turns)  # the last names an image
+
+
+@pytest.mark.parametrize("how", ["prompt", "markers", "interactive"])
+def test_several_images_are_shown_in_their_order(how, both, tiny_package, scenes):
+    images = sorted(scenes.parent.glob("*.png"))[:2]
+    marked = "USER: <image> and <image>\nWhat is in the image? ASSISTANT:"
+    question = marked if how == "markers" else "What is in the image?"
+    given = {"stdin": question.encode()} if how == "interactive" else {}
+    found = []
+    for shown in (images, images[::-1]):
+        flags = [f"--image={shown[0]}", f"--image_path={shown[1]}", "--max-new-tokens=20"]
+        flags += ["--interactive"] if given else [f"--prompt={question}"]
+        with Session.load(tiny_package.folder) as session:
+            expected = session.ask(shown, question, max_new_tokens=20)
+        for ended in both([f"--model-path={tiny_package.folder}", *flags], **given):
+            assert (ended.code, ended.notes) == (0, [])
+            assert ended.out == (f"> {expected}\n> \n" if given else f"{expected}\n")
+        found.append(expected)
+    assert found[0] != found[1]
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\n/quit", b"\n/quit\nWhat?"])

@@ -55,7 +55,8 @@ std::optional<Options> parse(int argc, const char* const* argv) {
       "The result is one line of JSON, times in milliseconds.",
       kFooter);
   line.heading("Work");
-  line.model_and_image(options.program.model_path, options.image_path);
+  line.model(options.program.model_path);
+  line.image(options.image_path);
   line.value(
       "--prompt-tokens", "N",
       "positions of the prompt, the image's among them (default: 600, and at least 24 beside the image)",

@@ -18,6 +18,10 @@ namespace {
 constexpr size_t kColumns = 80;
 constexpr size_t kFlagColumns = 28;  // the longest flag with its placeholder, and what sets it off
 
+constexpr const char* kImageFlags = "--image,--image-path";
+constexpr const char* kImageHelp =
+    "a JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file, or a .pt file with a uint8 [3, H, W] tensor";
+
 // Breaks text into lines of at most kColumns, all but the first indented.
 std::string wrapped(const std::string& text, size_t indent) {
   std::string out;
@@ -105,6 +109,13 @@ void check_whole(const std::string& flag, const std::string& text) {
 
 void fail_option(const std::string& message) {
   throw UserError(message + "; --help lists the options");
+}
+
+std::string path_given(const std::string& flag, const std::string& text) {
+  if (text.empty()) {  // most often a variable of the shell that is not set
+    fail_option(flag + ": the path is empty");
+  }
+  return with_home(text);
 }
 
 int whole_number(const std::string& flag, const std::string& text) {
@@ -196,36 +207,38 @@ void CommandLine::value(const std::string& names, const std::string& placeholder
       ->type_name(placeholder);
 }
 
-void CommandLine::values(const std::string& name, const std::string& placeholder, const std::string& help, Set set) {
+void CommandLine::values(const std::string& names, const std::string& placeholder, const std::string& help, Set set) {
+  const std::string flag = names.substr(0, names.find(','));
   const CLI::callback_t set_all = [=](const CLI::results_t& given) {
     for (const std::string& value : given) {
-      set(name, value);
+      set(flag, value);
     }
     return true;
   };
-  app_->add_option(name, set_all, help)->take_all()->type_name(placeholder);
+  app_->add_option(names, set_all, help)->take_all()->type_name(placeholder);
 }
 
 void CommandLine::value(
     const std::string& names, const std::string& placeholder, const std::string& help, std::string& text) {
-  value(names, placeholder, help, [&text](const std::string& flag, const std::string& value) {
-    if (value.empty()) {  // most often a variable of the shell that is not set
-      fail_option(flag + ": the path is empty");
-    }
-    text = with_home(value);
-  });
+  value(names, placeholder, help, [&text](auto& flag, auto& value) { text = path_given(flag, value); });
 }
 
 void CommandLine::toggle(const std::string& name, const std::string& help, bool& on) {
   app_->add_flag(name, on, help);
 }
 
-void CommandLine::model_and_image(std::string& model_path, std::string& image_path) {
-  value("--model-path", "PATH", "a .pte, or the folder of a package", model_path);
-  value(
-      "--image,--image-path", "PATH",
-      "a JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file, or a .pt file with a uint8 [3, H, W] tensor (default: no image)",
-      image_path);
+void CommandLine::model(std::string& path) {
+  value("--model-path", "PATH", "a .pte, or the folder of a package", path);
+}
+
+void CommandLine::image(std::string& path) {
+  value(kImageFlags, "PATH", std::string(kImageHelp) + " (default: no image)", path);
+}
+
+void CommandLine::images(std::vector<std::string>& paths) {
+  values(
+      kImageFlags, "PATH", std::string(kImageHelp) + "; may be given several times (default: no image)",
+      [&paths](auto& flag, auto& value) { paths.push_back(path_given(flag, value)); });
 }
 
 void CommandLine::computation(ProgramOptions& options) {

@@ -35,7 +35,7 @@ class CommandLine {
   void value(const std::string& names, const std::string& placeholder, const std::string& help, Set set);
 
   // Declares a flag that may be given several times. `set` is called with each value.
-  void values(const std::string& name, const std::string& placeholder, const std::string& help, Set set);
+  void values(const std::string& names, const std::string& placeholder, const std::string& help, Set set);
 
   // Declares a flag whose value is a path. An empty one is a mistake.
   void value(const std::string& names, const std::string& placeholder, const std::string& help, std::string& text);
@@ -43,8 +43,10 @@ class CommandLine {
   // Declares a flag without a value. --name=false switches it off again, --name=true on.
   void toggle(const std::string& name, const std::string& help, bool& on);
 
-  // Declares --model-path and --image, which all programs here have.
-  void model_and_image(std::string& model_path, std::string& image_path);
+  // Declare --model-path and --image, which all programs here have. The image is one, or may be several.
+  void model(std::string& path);
+  void image(std::string& path);
+  void images(std::vector<std::string>& paths);
 
   // Declares how the model is computed: threads, packed weights, memory.
   void computation(ProgramOptions& options);
@@ -61,6 +63,7 @@ class CommandLine {
 
 // These throw UserError, which names the flag and mentions --help. llava_runner/arguments.py reads the same numbers.
 [[noreturn]] void fail_option(const std::string& message);
+std::string path_given(const std::string& flag, const std::string& text);  // ~ is the home folder
 int whole_number(const std::string& flag, const std::string& text);
 int positive_number(const std::string& flag, const std::string& text);
 int number_within(const std::string& flag, const std::string& text, int least, int most);

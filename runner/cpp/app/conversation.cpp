@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "base/errors.h"
@@ -80,8 +81,8 @@ void note(const std::string& text) {
 
 void converse(
     std::FILE* lines,
-    std::optional<Image> image,
-    const std::function<void(const Image*, const std::string&)>& ask,
+    std::vector<Image> images,
+    const std::function<void(const std::vector<Image>&, const std::string&)>& ask,
     const std::function<void()>& reset,
     const std::string& cue) {
   const auto take = [&](const std::string& line) {
@@ -91,7 +92,9 @@ void converse(
       reset();
       note("note: all is forgotten, the image too\n");
     } else if (command == "/image") {
-      image = open_image(rest);
+      Image opened = open_image(rest);  // may throw
+      images.clear();
+      images.push_back(std::move(opened));
       note("note: the next question is about " + rest + "\n");
     } else if (command.starts_with("/")) {
       throw PromptError(
@@ -99,11 +102,11 @@ void converse(
     } else if (stripped(line).empty()) {
       throw PromptError("the question is empty; /quit ends the conversation");
     } else {
-      auto shown = std::exchange(image, std::nullopt);
+      auto shown = std::exchange(images, {});
       try {
-        ask(shown ? &*shown : nullptr, line);
+        ask(shown, line);
       } catch (const PromptError&) {
-        image = std::move(shown);  // for the next question
+        images = std::move(shown);  // for the next question
         throw;
       }
     }

@@ -1,11 +1,11 @@
-// A conversation on a terminal: questions on stdin, one a line, and three commands. llava_runner/conversation.py is the
+// A conversation on a terminal: questions on stdin, one a line, and three commands. llava_runner/terminal.py is the
 // same in Python.
 #pragma once
 
 #include <cstdio>
 #include <functional>
-#include <optional>
 #include <string>
+#include <vector>
 
 #include "image/read_image.h"
 
@@ -13,14 +13,14 @@ namespace llava {
 
 // Takes questions from `lines` until they end, or until /quit.
 //
-// `ask` is called with each question, and with the image if one was named since the last question, otherwise with null.
-// `image` is the first. `reset` is called for /reset. A line that cannot be used is told on stderr, and the
-// conversation goes on. `cue` is shown before each line is read, and the last is followed by a new line; an empty one
-// leaves stdout to the answers.
+// `ask` is called with each question, and with the images that it is about: the first with `images`, a later one with
+// the image that was named since the last question, or with none. `reset` is called for /reset. A line that cannot be
+// used is told on stderr, and the conversation goes on. `cue` is shown before each line is read, and the last is
+// followed by a new line; an empty one leaves stdout to the answers.
 void converse(
     std::FILE* lines,
-    std::optional<Image> image,
-    const std::function<void(const Image*, const std::string&)>& ask,
+    std::vector<Image> images,
+    const std::function<void(const std::vector<Image>&, const std::string&)>& ask,
     const std::function<void()>& reset,
     const std::string& cue = "> ");
 

@@ -68,28 +68,30 @@ void run(Options options) {
   Sampler{options.answer.sampling};
   StopStrings{options.answer.stops};
   if (!options.prompt.empty()) {
-    check_prompt(options.prompt, options.image_path.empty() ? 0 : 1);
+    check_prompt(options.prompt, int(options.image_paths.size()));
   }
-  std::optional<Image> image;
-  if (!options.image_path.empty()) {
-    image = read_image(options.image_path);
+  std::vector<Image> images;
+  for (const std::string& path : options.image_paths) {
+    images.push_back(read_image(path));
   }
   Session session = open_session(options.program, options.tokenizer_path);
-  const auto answer = [&](const Image* image, const TurnText& text) {
-    std::vector<PreparedImage> images;
-    if (image) {
-      images.push_back(session.prepare(*image, options.image_aspect_ratio));
+  const auto answer = [&](const std::vector<Image>& shown, const TurnText& text) {
+    std::vector<PreparedImage> prepared;
+    for (const Image& image : shown) {
+      prepared.push_back(session.prepare(image, options.image_aspect_ratio));
     }
-    session.begin(images, text, options.answer);
+    session.begin(prepared, text, options.answer);
     options.json ? show_json(session, options.answer.logprobs.has_value()) : show_answer(session);
   };
   if (!options.prompt.empty()) {
-    answer(image ? &*image : nullptr, {options.prompt, false});
-    image.reset();
+    answer(images, {options.prompt, false});
+    images.clear();
   }
   if (options.interactive) {
-    const auto ask = [&](const Image* image, const std::string& question) { answer(image, {question, true}); };
-    converse(stdin, std::move(image), ask, [&] { session.reset(); }, options.json ? "" : "> ");
+    const auto ask = [&](const std::vector<Image>& shown, const std::string& question) {
+      answer(shown, {question, true});
+    };
+    converse(stdin, std::move(images), ask, [&] { session.reset(); }, options.json ? "" : "> ");
   }
 }
 

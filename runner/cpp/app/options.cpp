@@ -41,7 +41,8 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       "llava_main", "--model-path PATH --prompt TEXT [--image PATH] [option ...]",
       "Ask an exported LLaVA model about an image. The answer goes to stdout, timings go to stderr.", kFooter);
   line.heading("Question");
-  line.model_and_image(options.program.model_path, options.image_path);
+  line.model(options.program.model_path);
+  line.images(options.image_paths);
   line.value(
       "--prompt", "TEXT", "question or prompt, see below; \\n in it stands for a new line",
       [&](auto&, auto& value) { options.prompt = with_new_lines(value); });

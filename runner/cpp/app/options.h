@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "runtime/open_program.h"
 #include "runtime/session.h"
@@ -12,7 +13,7 @@ namespace llava {
 struct Options {
   ProgramOptions program;
   std::string tokenizer_path;
-  std::string image_path;
+  std::vector<std::string> image_paths;
   std::string prompt;
   std::string image_aspect_ratio;
   AnswerOptions answer;
