@@ -41,6 +41,13 @@ def answers(session: Session, scenes: list[dict], questions: tuple[str, ...]) ->
     return found
 
 
+def log_probabilities(session: Session, scene: dict) -> tuple[str, ...]:
+    """Return the three largest log probabilities in the place of each token of the Python runner's answer."""
+    session.ask(scene["path"], scene["question"], max_new_tokens=NEW_TOKENS, logprobs=3)
+    assert session.last.logprobs
+    return tuple(",".join(str(likely.logprob) for likely in token.top) for token in session.last.logprobs)
+
+
 def write_rows(path: Path, rows: Iterable[tuple[object, ...]]) -> None:
     """Write a file that Java reads: a row in a line, fields between tabs."""
     path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows), encoding="utf-8")
@@ -67,6 +74,8 @@ def java_data(tiny_package, scenes, tmp_path) -> Path:
         encode = ChatTokenizer.of(session.card, load_tokenizer(tiny_package.folder / "tokenizer.bin")).encode_turn
     counts = {text: len(encode([(Span(text, False),)], before=0)[0]) for text in ("a", *EMOJI_QUESTIONS)}
     write_rows(tmp_path / "counts.tsv", counts.items())
+    with Session.load(tiny_package.folder) as session:
+        write_rows(tmp_path / "logprobs.tsv", [log_probabilities(session, scene) for scene in known[:5]])
     return tmp_path
 
 

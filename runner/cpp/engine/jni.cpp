@@ -1,64 +1,19 @@
-// The native methods of runner/java/org/llava/Native.java, by the C interface alone. What goes wrong is thrown in Java
-// as a LlavaException; no C++ exception leaves a function here.
+// The native methods of runner/java/org/llava/Native.java, by the C interface alone, but for those in jni_info.cpp.
 #include <jni.h>
 
-#include <algorithm>
-#include <array>
 #include <cstdint>
 #include <cstring>
-#include <exception>
-#include <new>
 #include <optional>
 #include <string>
-#include <type_traits>
 #include <vector>
 
+#include "engine/jni_calls.h"
 #include "engine/llava.h"
 #include "image/formats/pixels.h"
 
 namespace {
 
-// Returns text as a Java array, or null with an OutOfMemoryError of Java.
-jbyteArray java_bytes(JNIEnv* env, const char* text, size_t length) {
-  const jbyteArray array = env->NewByteArray(jsize(length));
-  if (array) {
-    env->SetByteArrayRegion(array, 0, jsize(length), reinterpret_cast<const jbyte*>(text));
-  }
-  return array;
-}
-
-// Throws a LlavaException in Java, unless something was thrown there already.
-void raise(JNIEnv* env, llava_status status, const char* message) {
-  if (env->ExceptionCheck()) {
-    return;
-  }
-  const jclass type = env->FindClass("org/llava/LlavaException");
-  const jmethodID constructor = type ? env->GetMethodID(type, "<init>", "(I[B)V") : nullptr;
-  const jbyteArray text = constructor ? java_bytes(env, message, std::strlen(message)) : nullptr;
-  const jobject error = text ? env->NewObject(type, constructor, jint(status), text) : nullptr;
-  if (!env->ExceptionCheck()) {
-    env->Throw(static_cast<jthrowable>(error));
-  }
-}
-
-void check(JNIEnv* env, llava_status status) {
-  if (status != LLAVA_OK) {
-    raise(env, status, llava_error());
-  }
-}
-
-// Returns what `work` returns, or null or 0 after it has thrown.
-template <typename Work>
-auto guarded(JNIEnv* env, Work&& work) noexcept -> std::invoke_result_t<Work> {
-  try {
-    return work();
-  } catch (const std::bad_alloc&) {
-    raise(env, LLAVA_NO_MEMORY, "memory has run out");
-  } catch (const std::exception& error) {
-    raise(env, LLAVA_BUG, error.what());
-  }
-  return std::invoke_result_t<Work>();
-}
+using namespace llava;
 
 // A copy of a Java array, with a zero byte behind it. The engine keeps no garbage collector waiting for it.
 class Bytes {
@@ -113,16 +68,7 @@ int32_t on_text(void* user_data, const char* text, size_t length) {
   return thrown || !goes_on;
 }
 
-llava_info describe(JNIEnv* env, jlong session) {
-  llava_info info{};
-  info.struct_size = sizeof(info);
-  check(env, llava_describe(session, &info));
-  return info;
-}
-
 }  // namespace
-
-#define NATIVE(type, name) JNIEXPORT type JNICALL Java_org_llava_Native_##name
 
 extern "C" {
 
@@ -171,7 +117,7 @@ NATIVE(void, addArgb)(JNIEnv* env, jclass, jlong session, jintArray argb, jint w
         env->GetIntArrayRegion(argb, y * width, width, row.data());
         for (const uint32_t pixel : row) {
           for (const int shift : {16, 8, 0}) {
-            *out++ = llava::over_white(pixel >> shift & 255, pixel >> 24);
+            *out++ = over_white(pixel >> shift & 255, pixel >> 24);
           }
         }
       }
@@ -214,6 +160,8 @@ NATIVE(void, ask)
  jdouble min_p,
  jdouble repetition_penalty,
  jobjectArray stop_texts,
+ jboolean has_logprobs,
+ jint logprobs,
  jobject receiver) {
   guarded(env, [&] {
     const Bytes question(env, text);
@@ -241,6 +189,8 @@ NATIVE(void, ask)
     options.repetition_penalty = repetition_penalty;
     options.stops = stops.data();
     options.num_stops = int32_t(stops.size());
+    options.logprobs = has_logprobs;
+    options.top_logprobs = logprobs;
     Receiver to{env, receiver, env->GetMethodID(env->GetObjectClass(receiver), "receive", "([B)Z")};
     if (to.receive) {
       check(env, llava_ask(session, question.get(), &options, on_text, &to));
@@ -269,49 +219,6 @@ NATIVE(jint, countTokens)(JNIEnv* env, jclass, jlong session, jbyteArray text) {
     size_t count = 0;
     check(env, llava_count_tokens(session, Bytes(env, text).get(), &count));
     return jint(count);
-  });
-}
-
-NATIVE(jint, position)(JNIEnv* env, jclass, jlong session) {
-  return describe(env, session).position;
-}
-
-NATIVE(jint, context)(JNIEnv* env, jclass, jlong session) {
-  return describe(env, session).context;
-}
-
-NATIVE(jdoubleArray, last)(JNIEnv* env, jclass, jlong session) {
-  llava_answer answer{};
-  answer.struct_size = sizeof(answer);
-  check(env, llava_last(session, &answer));
-  if (env->ExceptionCheck()) {
-    return nullptr;
-  }
-  const std::array<jdouble, 11> numbers{
-      jdouble(answer.stop_reason),  answer.load.ms,   jdouble(answer.load.count),   answer.image.ms,
-      jdouble(answer.image.count),  answer.prompt.ms, jdouble(answer.prompt.count), answer.sample.ms,
-      jdouble(answer.sample.count), answer.eval.ms,   jdouble(answer.eval.count)};
-  const jdoubleArray array = env->NewDoubleArray(jsize(numbers.size()));
-  if (array) {
-    env->SetDoubleArrayRegion(array, 0, jsize(numbers.size()), numbers.data());
-  }
-  return array;
-}
-
-NATIVE(jintArray, lastIds)(JNIEnv* env, jclass, jlong session) {
-  return guarded(env, [&]() -> jintArray {
-    size_t count = 0;
-    check(env, llava_last_ids(session, nullptr, 0, &count));
-    std::vector<jint> ids(count);
-    if (!env->ExceptionCheck()) {
-      check(env, llava_last_ids(session, ids.data(), ids.size(), &count));
-      count = std::min(count, ids.size());  // another thread's answer may be longer
-    }
-    const jintArray array = env->ExceptionCheck() ? nullptr : env->NewIntArray(jsize(count));
-    if (array) {
-      env->SetIntArrayRegion(array, 0, jsize(count), ids.data());
-    }
-    return array;
   });
 }
 

@@ -12,6 +12,7 @@ import java.util.concurrent.atomic.AtomicReference;
 import javax.imageio.ImageIO;
 import org.llava.Answer;
 import org.llava.Answer.StopReason;
+import org.llava.Answer.TokenLogprobs;
 import org.llava.AskOptions;
 import org.llava.LlavaSession;
 import org.llava.OpenOptions;
@@ -55,6 +56,7 @@ final class Cases {
             Cases::imagesAreReadAheadAndRemoved,
             Cases::samplingIsRepeated,
             Cases::choicesAreNarrowed,
+            Cases::logProbabilitiesAreThoseOfThePythonRunner,
             Cases::anAnswerEndsBeforeAStopString,
             Cases::emojiAreText,
             Cases::threadsTakeTurns,
@@ -221,6 +223,41 @@ final class Cases {
     check(Arrays.stream(ids).distinct().count() == ids.length, Arrays.toString(ids));
   }
 
+  private static void logProbabilitiesAreThoseOfThePythonRunner(LlavaSession session) throws IOException {
+    AskOptions options = options(NEW_TOKENS);
+    options.newConversation = true;
+    options.logprobs = 3;
+    List<String> expected = Files.readAllLines(folder.resolve("logprobs.tsv"));
+    check(expected.size() == 5);
+    for (int i = 0; i < expected.size(); ++i) {
+      session.addImage(scenes.get(i).file);
+      session.ask(scenes.get(i).question, options, null);
+      Answer last = session.last();
+      String[] tokens = expected.get(i).split("\t");
+      check(last.logprobs.size() == tokens.length && tokens.length == last.tokenIds.length, (Object) tokens);
+      for (int token = 0; token < tokens.length; ++token) {
+        TokenLogprobs found = last.logprobs.get(token);
+        check(found.chosen.id == last.tokenIds[token] && found.top.size() == 3);
+        check(found.top.get(0).id == found.chosen.id && found.top.get(0).logprob == found.chosen.logprob);
+        String[] values = tokens[token].split(",");
+        for (int at = 0; at < 3; ++at) { // sums differ in their last bits, which the unlikeliest tokens show most
+          double logprob = found.top.get(at).logprob;
+          double other = Double.parseDouble(values[at]);
+          check(Math.abs(logprob - other) < 0.01 - 0.05 * other, logprob, other);
+        }
+      }
+    }
+    options.logprobs = 0;
+    options.temperature = 4;
+    options.seed = 5L;
+    session.ask(QUESTION, options, null);
+    List<TokenLogprobs> found = session.last().logprobs;
+    check(found.stream().allMatch(token -> token.top.isEmpty() && token.chosen.logprob < 0));
+    check(found.size() == session.last().tokenIds.length && found.get(0).chosen.id == session.last().tokenIds[0]);
+    session.ask(QUESTION, options(3), null);
+    check(session.last().logprobs.isEmpty() && session.last().tokenIds.length > 0);
+  }
+
   private static void anAnswerEndsBeforeAStopString(LlavaSession session) {
     Scene scene = scenes.get(0);
     String stop = scene.text.substring(4, 6);
@@ -292,6 +329,7 @@ final class Cases {
       }
       options.seed = (long) i;
       options.maxNewTokens = i % 50 == 0 ? 100 : 5;
+      options.logprobs = i % 3 == 0 ? Integer.valueOf(i % 100) : null;
       if (i % 2 == 0) {
         session.addImage(scenes.get(i % 50).file);
       } else {

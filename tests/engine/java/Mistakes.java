@@ -4,6 +4,7 @@ import java.io.IOException;
 import java.util.Arrays;
 import java.util.List;
 import org.llava.Answer.StopReason;
+import org.llava.AskOptions;
 import org.llava.LlavaException;
 import org.llava.LlavaSession;
 import org.llava.OpenOptions;
@@ -94,6 +95,9 @@ final class Mistakes {
     refused(MISUSE, "has 24 pixels", () -> session.addPixels(new byte[74], Integer.MAX_VALUE, Integer.MAX_VALUE));
     refused(PROMPT, "the prompt is empty", () -> session.ask(" "));
     refused(PROMPT, "max_new_tokens -1", () -> session.ask(QUESTION, Cases.options(-1), null));
+    AskOptions many = new AskOptions();
+    many.logprobs = 101;
+    refused(PROMPT, "logprobs 101: it must be from 0 to 100", () -> session.ask(QUESTION, many, null));
     refused(PROMPT, "zero character", () -> session.ask("a\0b"));
     refused(STATE, "No such file", () -> session.restore(nowhere));
     refused(STATE, "cannot be written", () -> session.save(nowhere + "/conversation"));

@@ -1,5 +1,8 @@
 package org.llava;
 
+import java.util.ArrayList;
+import java.util.List;
+
 /** An answer as far as it has come: what was computed, and in which time. */
 public final class Answer {
   /** Why an answer has ended, in the order of llava_stop_reason in llava.h. */
@@ -29,10 +32,37 @@ public final class Answer {
     }
   }
 
+  /** A token, and the natural logarithm of its probability by the model's own logits. */
+  public static final class Logprob {
+    public final int id;
+    public final double logprob;
+
+    private Logprob(double[] numbers, int at) {
+      id = (int) numbers[at];
+      logprob = numbers[at + 1];
+    }
+  }
+
+  /** How likely a token of the answer was, and the tokens that were the most likely in its place. */
+  public static final class TokenLogprobs {
+    public final Logprob chosen;
+
+    /** The most likely first. */
+    public final List<Logprob> top;
+
+    private TokenLogprobs(List<Logprob> found) {
+      chosen = found.get(0);
+      top = List.copyOf(found.subList(1, found.size()));
+    }
+  }
+
   public final StopReason stopReason;
 
   /** Ids of its tokens, with the one that ends it. */
   public final int[] tokenIds;
+
+  /** For each token, if {@link AskOptions#logprobs} asked for it; otherwise none. */
+  public final List<TokenLogprobs> logprobs;
 
   /** Loading the package. */
   public final Stage load;
@@ -49,13 +79,28 @@ public final class Answer {
   /** Computing tokens. */
   public final Stage eval;
 
-  Answer(double[] numbers, int[] tokenIds) {
+  Answer(double[] numbers, int[] tokenIds, double[] logprobs) {
     this.tokenIds = tokenIds;
+    this.logprobs = tokens(logprobs);
     stopReason = StopReason.values()[(int) numbers[0]];
     load = new Stage(numbers, 0);
     image = new Stage(numbers, 1);
     prompt = new Stage(numbers, 2);
     sample = new Stage(numbers, 3);
     eval = new Stage(numbers, 4);
+  }
+
+  /** Returns what {@link Native#lastLogprobs} has found. */
+  private static List<TokenLogprobs> tokens(double[] numbers) {
+    List<TokenLogprobs> tokens = new ArrayList<>();
+    for (int at = 0; at < numbers.length; ) {
+      List<Logprob> found = new ArrayList<>();
+      int end = at + 1 + 2 * (int) numbers[at];
+      for (++at; at < end; at += 2) {
+        found.add(new Logprob(numbers, at));
+      }
+      tokens.add(new TokenLogprobs(found));
+    }
+    return List.copyOf(tokens);
   }
 }

@@ -36,4 +36,7 @@ public final class AskOptions {
 
   /** The answer ends before the first of these texts. */
   public List<String> stops = List.of();
+
+  /** Keeps how likely each token was, and so many of the most likely ones in its place, at most 100; null: neither. */
+  public Integer logprobs;
 }

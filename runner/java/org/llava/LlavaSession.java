@@ -106,6 +106,8 @@ public final class LlavaSession implements AutoCloseable {
         chosen.minP,
         chosen.repetitionPenalty,
         chosen.stops.stream().map(LlavaSession::bytes).toArray(byte[][]::new),
+        chosen.logprobs != null,
+        chosen.logprobs == null ? 0 : chosen.logprobs,
         pieces);
     return pieces.answer.toString();
   }
@@ -145,9 +147,9 @@ public final class LlavaSession implements AutoCloseable {
     return Native.context(number);
   }
 
-  /** Returns token ids, stop reason and timings of the newest answer. */
+  /** Returns token ids, stop reason, timings and perhaps log probabilities of the newest answer. */
   public Answer last() {
-    return new Answer(Native.last(number), Native.lastIds(number));
+    return new Answer(Native.last(number), Native.lastIds(number), Native.lastLogprobs(number));
   }
 
   /** Returns UTF-8, or null for null: the engine names the argument. */

@@ -1,6 +1,9 @@
 package org.llava;
 
-/** The native methods, in runner/cpp/engine/jni.cpp. Texts are UTF-8: JNI's own strings hold emoji in another way. */
+/**
+ * The native methods, in runner/cpp/engine/jni.cpp and jni_info.cpp. Texts are UTF-8: JNI's own strings hold emoji in
+ * another way.
+ */
 final class Native {
   static {
     System.loadLibrary("llava_jni");
@@ -43,6 +46,8 @@ final class Native {
       double minP,
       double repetitionPenalty,
       byte[][] stops,
+      boolean hasLogprobs,
+      int logprobs,
       Receiver receiver);
 
   static native void cancel(long session);
@@ -63,4 +68,7 @@ final class Native {
   static native double[] last(long session);
 
   static native int[] lastIds(long session);
+
+  /** Returns, for each token, how many entries follow, then id and log probability of each: first of itself. */
+  static native double[] lastLogprobs(long session);
 }
