@@ -103,7 +103,7 @@ class Session {
   // exists is replaced once the new one is whole. Throw StateError. What is of another program, damaged or truncated is
   // refused, and leaves the conversation as it was, as long as nobody writes into the file meanwhile.
   void save(const std::string& path) const;
-  uint64_t saved_size() const;  // bytes
+  uint64_t saved_size() const;             // bytes
   void save(std::span<uint8_t> to) const;  // so many
   void restore(const std::string& path);
   void restore(std::span<const uint8_t> saved);
