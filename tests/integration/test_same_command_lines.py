@@ -175,7 +175,7 @@ def test_odd_command_lines_that_work(arguments, both, tiny_package):
     assert python.notes == cpp.notes == []
 
 
-@pytest.mark.parametrize("options", [["--stop=triangle"], ["--repetition-penalty=3"], ["--repetition-penalty=0.2"]])
+@pytest.mark.parametrize("options", [["--stop=triangle"], ["--repetition-penalty=3"], ["--repetition-penalty=0.5"]])
 def test_answers_in_json_are_the_same(options, both, tiny_package):
     flags = [f"--model-path={tiny_package.folder}", f"--image={tiny_package.folder}/image.png", "--json"]
     questions = b"What is in the image?\n\nHow many shapes are there?\nWhere is the circle?\n/reset\nWhy?\n"
