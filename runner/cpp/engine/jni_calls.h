@@ -1,5 +1,5 @@
-// What the native methods share. What goes wrong is thrown in Java as a LlavaException; no C++ exception leaves a native
-// method.
+// What the native methods share. What goes wrong is thrown in Java as a LlavaException; no C++ exception leaves a
+// native method.
 #pragma once
 
 #include <jni.h>
