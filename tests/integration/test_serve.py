@@ -43,6 +43,14 @@ class Serving:
         assert response.status == 200
         return json.loads(response.read())
 
+    def verify(self) -> dict[str, str]:
+        """Return the verdict on the package."""
+        connection = HTTPConnection(urlsplit(self.url).netloc, timeout=120)
+        connection.request("POST", "/package/verification", "{}", {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        assert response.status == 200
+        return json.loads(response.read())
+
     def get(self, path: str) -> bytes:
         """Return what the server tells at a path."""
         connection = HTTPConnection(urlsplit(self.url).netloc, timeout=60)
@@ -128,6 +136,26 @@ def test_conversations_in_turn_find_their_states(serve, package):
         again = forgetful.ask(question, answer, following)
         assert again["timings"]["prompt_n"] > 20
         assert again["choices"] == reply["choices"]
+
+
+def test_the_verdict_is_that_of_llava_verify(serve, package):
+    """Also on a file that was changed since the start."""
+    server = serve(package)
+    assert json.loads(server.get("/package"))["proof"]["can_verify"] is True
+    image = package / IMAGE_FILE
+    content = image.read_bytes()
+    image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    text = f"{IMAGE_FILE} is not the file that was exported: its SHA-256 differs\n\nFAIL: not what was exported"
+    assert server.verify() == {"verdict": "FAIL", "text": text}
+    image.write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-m", "llava_runner.command", "verify", str(package)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    assert serve(package).verify() == {"verdict": "PASS", "text": done.stdout.rstrip()}
 
 
 def test_a_signal_ends_the_server_after_the_running_answer(serve, package):

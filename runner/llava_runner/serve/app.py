@@ -18,10 +18,10 @@ from starlette.responses import Response, StreamingResponse
 from llava_runner.errors import UserError
 from llava_runner.serve.access import Access, Guard
 from llava_runner.serve.chat import Chat
-from llava_runner.serve.documented import CHAT_RESPONSES, Error
+from llava_runner.serve.documented import CHAT_RESPONSES, Error, Verdict
 from llava_runner.serve.page_files import PageFile
 from llava_runner.serve.refusal import Refusal, mistake, unusable
-from llava_runner.serve.schema import ChatRequest
+from llava_runner.serve.schema import ChatRequest, NoFields
 
 logger = logging.getLogger("llava_runner.serve")
 
@@ -113,6 +113,11 @@ def _add_api(app: FastAPI, chat: Chat, package: dict[str, Any]) -> None:
     async def tell_package() -> dict[str, Any]:
         """Return what the page shows of the package."""
         return package
+
+    @app.post("/package/verification")
+    async def verify_package(body: NoFields) -> Verdict:
+        """Compare the package with the original model, as ``llava verify`` does, once while the server runs."""
+        return await chat.verification.verdict()
 
 
 def _add_page(app: FastAPI, page: dict[str, PageFile]) -> None:

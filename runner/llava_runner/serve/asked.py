@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from llava_runner.serve.answering import Begun, Finished, Piece
 from llava_runner.serve.metrics import Metrics
-from llava_runner.serve.refusal import Refusal
+from llava_runner.serve.refusal import Refusal, stopping
 from llava_runner.serve.worker import Job, Stopping, Worker
 
 CLIENT_GONE = 499  # nginx's status for it
@@ -33,7 +33,7 @@ class Asked:
         try:
             worker.submit(job)
         except Stopping:
-            raise _stopping() from None
+            raise stopping() from None
         left = max(0.0, arrival + seconds - time.monotonic())
         self._timer = asyncio.get_running_loop().call_later(left, worker.end, job, "time")
         self._watch = asyncio.create_task(self._wait_for_disconnect(request))
@@ -76,7 +76,7 @@ class Asked:
         if isinstance(found, Exception) and self._job.ending == "gone":
             raise Refusal(CLIENT_GONE, "the client has gone")  # which nobody reads but the counts
         if isinstance(found, Stopping):
-            raise _stopping()
+            raise stopping()
         if isinstance(found, TimeoutError):
             raise Refusal(503, "the model was busy for too long", headers={"Retry-After": "5"})
         if isinstance(found, Exception):
@@ -87,7 +87,3 @@ class Asked:
         while (await request.receive())["type"] != "http.disconnect":
             pass
         self._worker.end(self._job, "gone")
-
-
-def _stopping() -> Refusal:
-    return Refusal(503, "the server stops", headers={"Retry-After": "5"})

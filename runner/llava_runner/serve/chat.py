@@ -23,6 +23,7 @@ from llava_runner.serve.refusal import Refusal, mistake, unusable
 from llava_runner.serve.replies import Reply, event, finish_reason, timings
 from llava_runner.serve.schema import ChatRequest, check_fields
 from llava_runner.serve.turns import Dialogue, Picture, dialogue, image_urls
+from llava_runner.serve.verification import Verification
 from llava_runner.serve.worker import Job, Worker
 
 logger = logging.getLogger("llava_runner.serve")
@@ -31,11 +32,12 @@ logger = logging.getLogger("llava_runner.serve")
 class Chat:
     """Answers requests, one after the other."""
 
-    def __init__(self, answerer: Answerer, *, images: ImageReader, seconds: float) -> None:
+    def __init__(self, answerer: Answerer, *, images: ImageReader, verification: Verification, seconds: float) -> None:
         """Take over what answers. ``seconds`` limit the time of a request, from its arrival to its last token."""
         self.card = answerer.card
         self.created = int(time.time())
         self.seconds = seconds
+        self.verification = verification
         self._answerer = answerer
         self._images = images
         self._schemas = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llava-schemas")

@@ -88,6 +88,13 @@ class Completion(BaseModel):
     timings: dict[str, float]
 
 
+class Verdict(BaseModel):
+    """What ``llava verify`` found, and what it printed."""
+
+    verdict: Literal["PASS", "FAIL"]
+    text: str
+
+
 CHAT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": Completion,

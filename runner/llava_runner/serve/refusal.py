@@ -40,6 +40,11 @@ class Refusal(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
+def stopping() -> Refusal:
+    """Return the refusal of a request that comes too late."""
+    return Refusal(503, "the server stops", headers={"Retry-After": "5"})
+
+
 def unusable(message: str, *, param: str | None = None, code: str | None = None) -> Refusal:
     """Return the refusal of a request that cannot be used as it is, with status 400."""
     return Refusal(400, message, param=param, code=code)

@@ -116,6 +116,12 @@ class ChatRequest(BaseModel):
     response_format: ResponseFormat | None = None
 
 
+class NoFields(BaseModel):
+    """The body of a request that says nothing: an empty object."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 def check_fields(request: ChatRequest) -> None:
     """Raise ``Refusal`` for fields that would change the answer and are not supported, or that need another one."""
     for name, value in (request.model_extra or {}).items():

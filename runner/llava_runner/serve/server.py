@@ -17,8 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llava_runner.arguments import version_line
 from llava_runner.chat_tokenizer import ChatTokenizer
-from llava_runner.contract import Manifest, golden_path, manifest_path
-from llava_runner.errors import PackageError, PromptError
+from llava_runner.errors import PromptError
 from llava_runner.program_file import find_program, find_tokenizer
 from llava_runner.serve.access import Guard, own_names
 from llava_runner.serve.answering import Answerer
@@ -27,6 +26,7 @@ from llava_runner.serve.chat import Chat
 from llava_runner.serve.conversations import Conversations
 from llava_runner.serve.images import ImageReader
 from llava_runner.serve.page_files import page_files
+from llava_runner.serve.verification import Verification, proof_of
 from llava_runner.session import Session
 from llava_runner.tokenizer_file import load_tokenizer
 
@@ -112,6 +112,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, and let what runs come to its end."""
         self._chat.worker.stop_taking()
+        self._chat.verification.end()
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -196,8 +197,10 @@ def open_chat(package: Path, settings: Settings) -> tuple[Chat, dict[str, Any]]:
     tokenizer = ChatTokenizer.of(session.card, load_tokenizer(tokenizer_path))
     answerer = Answerer(session, Conversations(session, most_bytes=settings.saved_bytes), tokenizer)
     images = ImageReader(session.card, allows_remote=settings.allows_remote)
+    verification = Verification(program, seconds=settings.seconds)
     told = describe(program, session, is_checked=settings.check)
-    return Chat(answerer, images=images, seconds=settings.seconds), told
+    told["proof"]["can_verify"] = verification.is_possible
+    return Chat(answerer, images=images, verification=verification, seconds=settings.seconds), told
 
 
 def describe(program: Path, session: Session, *, is_checked: bool) -> dict[str, Any]:
@@ -215,18 +218,3 @@ def describe(program: Path, session: Session, *, is_checked: bool) -> dict[str, 
         "program": program.name,
         "proof": proof_of(program, is_checked=is_checked),
     }
-
-
-def proof_of(program: Path, *, is_checked: bool) -> dict[str, str]:
-    """Return what the files of a package say of it, and the command that compares it with the original model."""
-    command = f"llava verify {program.parent.resolve() if len(list(program.parent.glob('*.pte'))) == 1 else program}"
-    try:
-        manifest = Manifest.from_json(manifest_path(program).read_bytes())
-        digest = manifest.files[program.name].sha256 if is_checked else manifest.structure_sha256
-    except (OSError, PackageError, KeyError):
-        return {"text": "The package has no manifest: nothing says what its program should be.", "command": command}
-    what = "All of the program" if is_checked else "The program's structure, without its weights,"
-    text = f"{what} was compared with the manifest at the start (SHA-256 {digest})."
-    if golden_path(program).is_file():
-        text += " The package has a record of what the original model saw and answered; the command compares with it."
-    return {"text": text, "command": command}

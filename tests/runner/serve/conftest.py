@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from llava_runner.serve.conversations import Conversations
 from llava_runner.serve.images import ImageReader
 from llava_runner.serve.page_files import PageFile
 from llava_runner.serve.server import Server, listen, server_of, url_of
+from llava_runner.serve.verification import Verification
 from llava_runner.session import Session
 
 CONTEXT = 512
@@ -77,12 +79,23 @@ def make_app(make_session, tokenizer) -> Iterator[Callable[..., Served]]:
     """Return a function that makes an app, with a card with changed values, and the app's options."""
     chats = []
 
-    def make(*, seconds=60.0, allows_remote=False, page=PAGE, api_key=None, most_requests=32, **card) -> Served:
+    def make(
+        *,
+        program=Path("llava.pte"),
+        seconds=60.0,
+        allows_remote=False,
+        page=PAGE,
+        api_key=None,
+        most_requests=32,
+        **card,
+    ) -> Served:
         session = make_session(**card)
         answerer = Answerer(
             session, Conversations(session, most_bytes=64 << 20), ChatTokenizer.of(session.card, tokenizer)
         )
-        chat = Chat(answerer, images=ImageReader(session.card, allows_remote=allows_remote), seconds=seconds)
+        images = ImageReader(session.card, allows_remote=allows_remote)
+        verification = Verification(program, seconds=seconds)
+        chat = Chat(answerer, images=images, verification=verification, seconds=seconds)
         chats.append(chat)
         app = create_app(
             chat,

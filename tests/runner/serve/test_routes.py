@@ -8,7 +8,7 @@ import pytest
 
 from llava_runner.contract import manifest_path
 from llava_runner.serve.page_files import page_files
-from llava_runner.serve.server import proof_of
+from llava_runner.serve.verification import proof_of
 from tests.runner.serve.conftest import PACKAGE, data_url, user
 from tests.runner.serve.test_refusals import error_of
 

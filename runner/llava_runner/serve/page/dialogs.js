@@ -1,5 +1,7 @@
 // The three dialogs: what the package is, the API key, and whether to delete.
 
+import { offerVerification } from "./verification.js";
+
 const FACTS = {
   model: "Model",
   recipe: "Recipe",
@@ -42,8 +44,8 @@ function termAndValue(name, value) {
   return [term, description];
 }
 
-/** Show which package is served, and how it was verified. `facts` are those of the server. */
-export function showPackage(facts) {
+/** Show which package is served, and how it was verified. `facts` are those of the server, `verify` asks for more. */
+export function showPackage(facts, { verify }) {
   const known = Object.keys(FACTS).filter((name) => (facts[name] ?? null) !== null);
   document.getElementById("package-facts").replaceChildren(...known.flatMap((name) => termAndValue(name, facts[name])));
   document.getElementById("proof").textContent = facts.proof?.text ?? "The server does not say.";
@@ -51,6 +53,7 @@ export function showPackage(facts) {
   const code = document.getElementById("proof-command");
   code.textContent = command;
   code.parentElement.hidden = command === "";
+  offerVerification(verify, { canVerify: facts.proof?.can_verify === true });
   return closed(document.getElementById("package-dialog"));
 }
 

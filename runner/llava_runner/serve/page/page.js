@@ -3,7 +3,7 @@
 import { clearComposer, focusComposer, focusStop, listen, setComposer } from "./composer.js";
 import { askForKey, confirmDeletion, showPackage } from "./dialogs.js";
 import { dataUrl } from "./images.js";
-import { ServerError, ask, hasKey, packageFacts, useKey } from "./server.js";
+import { ServerError, ask, hasKey, packageFacts, useKey, verifyPackage } from "./server.js";
 import { closeSidebar, showConversations } from "./sidebar.js";
 import { newId, openStore } from "./store.js";
 import { addTurn, showAnswer, showTurns } from "./turns.js";
@@ -250,7 +250,7 @@ async function begin() {
   document.getElementById("new").addEventListener("click", () => openConversation(newConversation()));
   document.getElementById("package").addEventListener("click", async () => {
     if (!facts.model) await loadFacts();
-    showPackage(facts);
+    showPackage(facts, { verify: () => withKey(verifyPackage) });
   });
   document.querySelector(".command button").addEventListener("click", (event) => {
     copy(document.getElementById("proof-command").textContent, event.currentTarget);

@@ -95,11 +95,15 @@ function pause(seconds, signal) {
   });
 }
 
+function post(path, body, signal) {
+  const headers = { "Content-Type": "application/json" };
+  return request(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+}
+
 async function accepted(body, { signal, onBusy }) {
   for (let waits = 0; ; waits++) {
     try {
-      const headers = { "Content-Type": "application/json" };
-      return await request("v1/chat/completions", { method: "POST", headers, body: JSON.stringify(body), signal });
+      return await post("v1/chat/completions", body, signal);
     } catch (error) {
       if (error.status !== 429 || waits === MOST_WAITS) throw error;
       onBusy(error.retryAfter);
@@ -129,4 +133,9 @@ export async function* ask(body, { signal, onBusy }) {
 /** Return what the server says about its package. Throw ServerError. */
 export async function packageFacts() {
   return await (await request("package")).json();
+}
+
+/** Return what `llava verify` finds on the server: `verdict`, and `text`, its output. Throw ServerError. */
+export async function verifyPackage() {
+  return await (await post("package/verification", {})).json();
 }

@@ -23,7 +23,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
-PACKAGE = {
+PACKAGE: dict[str, Any] = {
     "model": "tiny-llava",
     "recipe": {"name": "8da4w", "vision": "8da8w", "embedding_bits": 8},
     "context": 512,
@@ -32,7 +32,7 @@ PACKAGE = {
     "engine": "cpp",
     "version": "0.2.0",
     "program": "llava.pte",
-    "proof": {"text": "6 files intact. <b>Not</b> bold.", "command": "llava verify demo"},
+    "proof": {"text": "6 files intact. <b>Not</b> bold.", "command": "llava verify demo", "can_verify": True},
 }
 TIMINGS = {
     "image_n": 64,
@@ -60,6 +60,10 @@ class FakeServer(ThreadingHTTPServer):
         self.refusals: list[tuple[int, dict[str, str]]] = []  # status and headers of the next answers
         self.breaks_off = False  # after two words
         self.client_left = threading.Event()
+        self.verdict = {"verdict": "PASS", "text": "image features  0.99998\n" + "token  0.99943 " * 40 + "\n\nPASS"}
+        self.verifications = 0  # that were asked for
+        self.may_verify = threading.Event()  # until then a verification does not end
+        self.may_verify.set()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -105,6 +109,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.refusals:
             status, headers = self.server.refusals.pop(0)
             self.send_json(status, {"error": {"message": f"refused with {status}"}}, **headers)
+            return
+        if self.path == "/package/verification":
+            self.server.verifications += 1
+            self.server.may_verify.wait(10)
+            self.send_json(200, self.server.verdict)
             return
         self.server.requests.append(request)
         self.send_response(200)

@@ -98,6 +98,12 @@ def test_axe_finds_nothing(browser, server, axe, size, theme):
     check("answer and refusal")
     browser.click("#package")
     check("package")
+    server.may_verify.clear()
+    browser.click("#verify")
+    check("verifying")
+    server.may_verify.set()
+    browser.wait("!document.getElementById('verdict-output').hidden")
+    check("verdict")
     browser.click("#package-dialog .close")
     if size == PHONE:
         browser.click("#open-sidebar")
