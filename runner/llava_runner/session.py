@@ -12,7 +12,7 @@ from llava_runner.answer_options import AnswerOptions, CheckedOptions
 from llava_runner.contract import ModelCard
 from llava_runner.conversation import Conversation
 from llava_runner.engine_library import EngineName
-from llava_runner.errors import PromptError
+from llava_runner.errors import PromptError, UserError
 from llava_runner.exclusive import ExclusiveConversation
 from llava_runner.image.kinds import Images, listed_images
 from llava_runner.open_conversation import open_conversation
@@ -79,7 +79,10 @@ class Session:
         return f"<Session with {self.card.source}, {used}>"
 
     def close(self) -> None:
-        """Free the model's memory. An answer that is being made ends first, as by ``cancel``; ``last`` stays."""
+        """Free the model's memory; ``last`` stays.
+
+        An ``ask`` of another thread ends first, as by ``cancel``. Other iterators raise ``RuntimeError`` from now on.
+        """
         self.cancel()
         self._conversation.close()
 
@@ -189,8 +192,13 @@ class Session:
         images = listed_images(image)
         with self._conversation.alone() as conversation:
             cancels = self._cancels
-            answer = conversation.begin(images, text, is_question=is_question, options=checked)
-            self._newest = answer
+            try:
+                answer = self._newest = conversation.begin(images, text, is_question=is_question, options=checked)
+            except UserError:
+                raise  # and the answer before goes on
+            except BaseException:
+                self._newest = None
+                raise
         return self._pieces(answer, cancels=cancels)
 
     def _pieces(self, answer: AnswerSoFar, *, cancels: int) -> Iterator[str]:
@@ -201,7 +209,9 @@ class Session:
         while answer.stop_reason is None:
             with self._conversation.alone() as conversation:
                 if answer is not self._newest:
-                    raise RuntimeError("this answer was given up when the session began another one or was reset")
+                    raise RuntimeError(
+                        "this answer was given up: another one was begun or set, or the session was reset or restored"
+                    )
                 text = conversation.next() if self._cancels == cancels else conversation.end("cancelled")
             if text:
                 yield text

@@ -215,3 +215,22 @@ def test_a_forked_child_gets_an_error(session):
         for call in (lambda: session.ask(None, "Hi"), session.reset, lambda: session.chat("Hi")):
             assert in_child(call).startswith("RuntimeError: a session does not work in a forked child")
         assert in_child(session.close) == in_child(lambda: repr(session)) == "nothing"
+
+
+def test_an_answer_is_given_up_where_the_next_one_is_interrupted(session, monkeypatch):
+    conversation = conversation_of(session)
+    begin = conversation.begin
+
+    def begin_and_interrupt(*arguments, **options):
+        begin(*arguments, **options)
+        raise KeyboardInterrupt
+
+    pieces = session.generate(None, QUESTIONS[0])
+    with pytest.raises(PromptError):
+        session.chat("")
+    next(pieces)  # a mistake of the user changes nothing
+    monkeypatch.setattr(conversation, "begin", begin_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        session.chat(QUESTIONS[1])
+    with pytest.raises(RuntimeError, match="given up"):
+        next(pieces)
