@@ -85,8 +85,15 @@ class Conversations:
         """Take the answer, as far as it has come, into the conversation."""
         if self._asked is not None:
             past, question = self._asked
-            self._live = (*past, Turn(question, self._session.last.text).remembered())
             self._asked = None
+            answer = self._session.last
+            if answer.stop_reason == "stop":  # the model has read the stop string, which no later request has
+                try:
+                    self._session.set_answer(answer.text)
+                except UserError:  # there is no room
+                    self.forget()
+                    return
+            self._live = (*past, Turn(question, answer.text).remembered())
 
     def forget(self) -> None:
         """Forget the conversation in the session."""

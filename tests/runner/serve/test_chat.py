@@ -180,3 +180,19 @@ def test_a_photo_of_megabytes_is_taken(ask):
     url = data_url(side=1300)
     assert len(url) > 5_000_000
     content(ask(user("What is this?", url)))
+
+
+def test_a_conversation_goes_on_as_if_the_stop_string_had_not_come(make_client):
+    def ask(client, *messages, **fields):
+        body = {"messages": list(messages), "temperature": 0, "max_tokens": 6, "logprobs": True, **fields}
+        return client.post("/v1/chat/completions", json=body)
+
+    client, other = make_client(max_context_len=CONTEXT), make_client(max_context_len=CONTEXT)
+    stop = content(ask(client, user("What is in the image?")))[2:]
+    answer = content(ask(client, user("What is in the image?"), stop=stop))
+    replies = [
+        ask(each, user("What is in the image?"), assistant(answer), user("And what else?")) for each in (client, other)
+    ]
+    live, fresh = (reply.json() for reply in replies)
+    assert live["choices"][0]["message"] == fresh["choices"][0]["message"]
+    assert live["usage"]["prompt_tokens"] == fresh["usage"]["prompt_tokens"]

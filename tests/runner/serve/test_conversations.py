@@ -12,6 +12,8 @@ from llava_runner.serve.turns import Dialogue, Question, Turn
 class Remembering:
     """A session that only remembers what was asked, and saves states of 100 bytes."""
 
+    stop_reason = "eos"
+
     def __init__(self):
         self.turns = []
         self.read = []
