@@ -36,9 +36,12 @@ def open_conversation(
         program_path = find_program(with_home(str(package)))
         tokenizer_path = with_home(str(tokenizer)) if tokenizer else None
         library = find_library()
+        has_runtime = importlib.util.find_spec("executorch") is not None
         if engine is None:
             is_possible = library is not None and PYTHON_RUNTIME not in sys.modules
-            engine = "cpp" if is_possible and _engine_reads(tokenizer_path, program_path.parent) else "python"
+            # Where there is nothing else, the engine says what it lacks of a tokenizer.
+            is_better = not has_runtime or _engine_reads(tokenizer_path, program_path.parent)
+            engine = "cpp" if is_possible and is_better else "python"
         if engine == "cpp":
             if library is None:
                 raise PackageError(f"the C++ engine is not here; {BUILD}")
@@ -49,7 +52,7 @@ def open_conversation(
                 program_path, library=library, tokenizer=tokenizer_path, cpu_threads=cpu_threads or 0, check=check
             )
             return EngineConversation(opened, load=load)
-        if importlib.util.find_spec("executorch") is None:
+        if not has_runtime:
             raise PackageError(f"there is nothing to compute with; {BUILD}")
         from llava_runner.model_conversation import ModelConversation
         from llava_runner.program import Program

@@ -79,6 +79,13 @@ def test_what_cannot_be_opened(package, tmp_path, monkeypatch):
         Session.load(package, engine="cpp")
 
 
+def test_a_missing_tokenizer_is_named_where_only_the_engine_is_installed(package, tmp_path, monkeypatch):
+    (tmp_path / "llava.pte").symlink_to(package / "llava.pte")
+    monkeypatch.setitem(sys.modules, "executorch", None)
+    with pytest.raises(PackageError, match=r"tokenizer\.bin does not exist"):
+        Session.load(tmp_path)
+
+
 def test_no_more_than_numpy_and_pillow_is_needed(package):
     code = f"""
 import sys
