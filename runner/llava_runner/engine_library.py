@@ -64,7 +64,7 @@ class AskOptions(_Sized):
     )
 
     def __init__(self, *, stops: Sequence[str] = (), **fields: Any) -> None:
-        texts = (c_char_p * len(stops))(*map(text_bytes, stops))
+        texts = (c_char_p * len(stops))(*(text_bytes(stop, what="a stop string") for stop in stops))
         super().__init__(num_stops=len(stops), stops=texts, **fields)
 
 
@@ -136,16 +136,19 @@ FUNCTIONS: dict[str, Sequence[Any]] = {
 }
 
 
-def text_bytes(text: str) -> bytes:
-    """Return a text as a C function takes it: UTF-8 that ends with a zero byte. Raises ``PromptError``."""
+def text_bytes(text: str, *, what: str = "the prompt") -> bytes:
+    """Return a text as a C function takes it: UTF-8 that ends with a zero byte.
+
+    Raises ``PromptError``, whose message names the text by ``what``.
+    """
     try:
         found = text.encode()
     except UnicodeEncodeError as error:
-        raise PromptError(f"the prompt is not valid Unicode at character {error.start}") from None
+        raise PromptError(f"{what} is not valid Unicode at character {error.start}") from None
     except AttributeError:
-        raise PromptError(f"the prompt is {type(text).__name__}, and must be text") from None
+        raise PromptError(f"{what} is {type(text).__name__}, and must be text") from None
     if b"\0" in found:
-        raise PromptError(f"the prompt has a zero byte, at byte {found.index(0)}")
+        raise PromptError(f"{what} has a zero byte, at byte {found.index(0)}")
     return found
 
 

@@ -83,6 +83,7 @@ def test_an_answer_ends_before_a_stop_string(engine, scenes):
         ({"min_p": 2.0}, "min_p 2: it must be from 0 to 1"),
         ({"repetition_penalty": -1.0}, "repetition_penalty -1: it must be above 0"),
         ({"stops": ["a", ""]}, "a stop string is empty"),
+        ({"stops": ["a\0"]}, "a stop string has a zero byte, at byte 1"),
     ],
 )
 def test_mistakes_are_told(options, message, engine):
