@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
+from llava_runner.arguments import version_line
 from llava_runner.errors import UserError
 from llava_runner.serve.access import Access, Guard
 from llava_runner.serve.chat import Chat
@@ -49,6 +50,7 @@ def create_app(
 
     app = FastAPI(
         title="llava serve",
+        version=version_line(),
         lifespan=lifespan,
         docs_url=None,  # it would load scripts from other hosts
         redoc_url=None,

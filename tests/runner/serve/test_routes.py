@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from llava_runner.arguments import version_line
 from llava_runner.contract import manifest_path
 from llava_runner.serve.page_files import page_files
 from llava_runner.serve.verification import proof_of
@@ -43,6 +44,7 @@ def test_the_package_and_the_model_are_told(client):
     assert model["id"] == "fake"
     assert client.get("/v1/models/fake").json() == model
     error_of(client.get("/v1/models/other"), 404)
+    assert client.get("/openapi.json").json()["info"]["version"] == version_line()
 
 
 def test_counts_are_those_of_the_answers(make_client):
