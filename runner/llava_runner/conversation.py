@@ -26,7 +26,7 @@ class Conversation(Protocol):
 
     @property
     def position(self) -> int:
-        """Return the number of positions that the conversation takes. Any thread may ask."""
+        """The number of positions that the conversation takes. Any thread may ask."""
         ...
 
     def begin(

@@ -39,7 +39,7 @@ class ExclusiveConversation:
 
     @property
     def position(self) -> int:
-        """Return the number of positions that the conversation takes, without waiting."""
+        """The number of positions that the conversation takes, without waiting."""
         return self._conversation.position
 
     def close(self) -> None:

@@ -56,7 +56,7 @@ class ModelConversation:
 
     @property
     def position(self) -> int:
-        """Return the number of positions that the conversation takes."""
+        """The number of positions that the conversation takes."""
         return self._cached + len(self._unread)
 
     def begin(
