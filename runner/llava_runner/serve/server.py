@@ -164,7 +164,8 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.create_server(address[:2], family=family, backlog=128)
     except (OSError, UnicodeError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        told = getattr(error, "strerror", None) or str(error)
+        reason = told.partition(" (while")[0]  # behind it is the address again
         raise PromptError(f"cannot listen at {host}, port {port}: {reason}") from error
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or each small reply takes 40 ms
     return listener

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 
+from llava_runner.errors import PromptError
 from llava_runner.serve.cli import build_parser
 from llava_runner.serve.server import is_loopback, listen, url_of
 
@@ -35,3 +37,11 @@ def test_the_address_that_is_printed_leads_to_the_page(host, shown, is_alone):
     with listen(host, 0) as listener:
         assert url_of(listener) == f"http://{shown}:{listener.getsockname()[1]}/"
         assert is_loopback(listener) == is_alone
+
+
+def test_a_port_in_use_is_told_with_one_address():
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        told = f"cannot listen at 127.0.0.1, port {port}: Address already in use"
+        with pytest.raises(PromptError, match=f"^{re.escape(told)}$"):
+            listen("127.0.0.1", port)
