@@ -22,7 +22,7 @@ from llava_runner.serve.metrics import Metrics
 from llava_runner.serve.refusal import Refusal, mistake, unusable
 from llava_runner.serve.replies import Reply, event, finish_reason, timings
 from llava_runner.serve.schema import ChatRequest, check_fields
-from llava_runner.serve.turns import Dialogue, Picture, dialogue, image_urls
+from llava_runner.serve.turns import Dialogue, PreparedImage, dialogue, image_urls
 from llava_runner.serve.verification import Verification
 from llava_runner.serve.worker import Job, Worker
 
@@ -127,7 +127,7 @@ class Chat:
         """Return the conversation of a request, with its images. Raises ``Refusal``."""
         urls = image_urls(body.messages)
         are_remote = [self._images.is_remote(url) for url in urls]
-        found = dialogue(body.messages, [Picture(b"")] * len(urls))  # its mistakes come before images are read
+        found = dialogue(body.messages, [PreparedImage(b"")] * len(urls))  # its mistakes come before images are read
         if not urls:
             return found
         loop = asyncio.get_running_loop()
@@ -135,8 +135,8 @@ class Chat:
         for i, url in enumerate(urls):
             if are_remote[i]:
                 contents[i] = await loop.run_in_executor(self._images.downloads, partial(download_image, url))
-        pictures = await loop.run_in_executor(self._images.threads, partial(self._images.read, contents))
-        return dialogue(body.messages, pictures)
+        images = await loop.run_in_executor(self._images.threads, partial(self._images.read, contents))
+        return dialogue(body.messages, images)
 
     def _reply(self) -> Reply:
         return Reply(self.card, self._answerer.tokenizer)

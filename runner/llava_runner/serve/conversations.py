@@ -133,7 +133,7 @@ class Conversations:
 
     def _chat(self, question: Question, **options: Unpack[AnswerOptions]) -> Iterator[str]:
         """Read a question. Return the pieces of its answer."""
-        images = [picture.pixels for picture in question.pictures if picture.pixels is not None]
+        images = [image.pixels for image in question.images if image.pixels is not None]
         return self._session.chat(question.text, image=images or None, **options)
 
     def _added(self, reading: Reading) -> Reading:

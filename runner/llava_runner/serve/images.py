@@ -16,7 +16,7 @@ from llava_runner.errors import ImageError
 from llava_runner.image import prepare_image_for
 from llava_runner.serve.download import download
 from llava_runner.serve.refusal import unusable
-from llava_runner.serve.turns import Picture
+from llava_runner.serve.turns import PreparedImage
 
 MAX_PIXELS = 50_000_000  # of an image: the camera of a phone. A larger JPEG is read at a part of its size
 MAX_IMAGE_BYTES = 20 << 20
@@ -33,7 +33,7 @@ class ImageReader:
         self.threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llava-images")
         # Downloads only wait, and may take long.
         self.downloads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="llava-downloads")
-        self._recent: OrderedDict[bytes, Picture] = OrderedDict()
+        self._recent: OrderedDict[bytes, PreparedImage] = OrderedDict()
         Image.MAX_IMAGE_PIXELS = min(Image.MAX_IMAGE_PIXELS or MAX_PIXELS, MAX_PIXELS)
 
     def close(self) -> None:
@@ -55,20 +55,20 @@ class ImageReader:
             )
         return True
 
-    def read(self, contents: Sequence[str | bytes]) -> list[Picture]:
+    def read(self, contents: Sequence[str | bytes]) -> list[PreparedImage]:
         """Return the images in ``data:`` URLs and downloaded files. Raises ``Refusal``.
 
         Only one of ``threads`` may call this.
         """
-        return [self._picture(it) for it in contents]
+        return [self._prepared(it) for it in contents]
 
-    def _picture(self, content: str | bytes) -> Picture:
+    def _prepared(self, content: str | bytes) -> PreparedImage:
         """Return an image. Each turn of a conversation has all of them, so those seen lately are kept prepared."""
         key = hashlib.sha256(content.encode() if isinstance(content, str) else content).digest()
         if key not in self._recent:
             file = decoded(content) if isinstance(content, str) else content
             try:
-                self._recent[key] = Picture.of(prepare_image_for(self._card, file))
+                self._recent[key] = PreparedImage.of(prepare_image_for(self._card, file))
             except ImageError as error:
                 raise unusable(str(error), param="messages", code="invalid_image") from error
         self._recent.move_to_end(key)

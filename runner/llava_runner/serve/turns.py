@@ -15,7 +15,7 @@ SYSTEM_ROLES = ("system", "developer")
 
 
 @dataclass(frozen=True)
-class Picture:
+class PreparedImage:
     """An image as the vision encoder reads it. Equal ones have the same digest.
 
     ``pixels`` are ``uint8 [3, H, W]``. A conversation that is only remembered has the digest alone.
@@ -25,15 +25,15 @@ class Picture:
     pixels: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def of(cls, pixels: np.ndarray) -> Picture:
+    def of(cls, pixels: np.ndarray) -> PreparedImage:
         """Return the image with these pixels."""
         digest = hashlib.sha256(repr(pixels.shape).encode())
         digest.update(pixels.tobytes())
         return cls(digest.digest(), pixels)
 
-    def remembered(self) -> Picture:
+    def remembered(self) -> PreparedImage:
         """Return the image without its pixels."""
-        return Picture(self.digest)
+        return PreparedImage(self.digest)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Question:
     """What the user says in one turn. Its images come where the model's template has them."""
 
     text: str
-    pictures: tuple[Picture, ...] = ()
+    images: tuple[PreparedImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Turn:
 
     def remembered(self) -> Turn:
         """Return the turn without pixels."""
-        pictures = tuple(picture.remembered() for picture in self.question.pictures)
-        return Turn(Question(self.question.text, pictures), self.answer)
+        images = tuple(image.remembered() for image in self.question.images)
+        return Turn(Question(self.question.text, images), self.answer)
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def image_urls(messages: Sequence[Message]) -> list[str]:
     return found
 
 
-def dialogue(messages: Sequence[Message], pictures: Sequence[Picture]) -> Dialogue:
-    """Return the conversation of messages whose images are ``pictures``, in order.
+def dialogue(messages: Sequence[Message], images: Sequence[PreparedImage]) -> Dialogue:
+    """Return the conversation of messages, whose images are given in order.
 
     System messages come first, and are put before the first question: the model's template has its own system
     sentence. Raises ``Refusal`` where questions and answers do not alternate, or the last message is no question.
@@ -98,10 +98,10 @@ def dialogue(messages: Sequence[Message], pictures: Sequence[Picture]) -> Dialog
         _check_role(message, i, expected="assistant" if place % 2 else "user")
     if len(rest) % 2 == 0:
         raise unusable("the last message must be one of the user", param="messages")
-    following = iter(pictures)
+    following = iter(images)
     questions = [_question(message, lambda: next(following)) for _, message in rest[::2]]
     first = "\n\n".join(text for text in (*system, questions[0].text) if text)
-    questions[0] = Question(first, questions[0].pictures)
+    questions[0] = Question(first, questions[0].images)
     answers = [_text(message) for _, message in rest[1::2]]
     past = tuple(Turn(question, answer) for question, answer in zip(questions, answers, strict=False))
     return Dialogue(past, questions[-1])
@@ -118,10 +118,10 @@ def _check_role(message: Message, place: int, *, expected: str) -> None:
         )
 
 
-def _question(message: Message, next_picture: Callable[[], Picture]) -> Question:
+def _question(message: Message, next_image: Callable[[], PreparedImage]) -> Question:
     """Return what the user says in a message."""
-    pictures = tuple(next_picture() for part in _parts(message) if part.type == "image_url")
-    return Question(_text(message), pictures)
+    images = tuple(next_image() for part in _parts(message) if part.type == "image_url")
+    return Question(_text(message), images)
 
 
 def _text(message: Message) -> str:
