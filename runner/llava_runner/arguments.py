@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llava_runner.checks import MAX_LOGPROBS, MAX_SEED, MAX_THREADS
+from llava_runner.engine_library import ENGINES
 from llava_runner.errors import complain, exit_cleanly
 from llava_runner.paths import with_home
 
@@ -181,12 +182,26 @@ def add_image_and_threads(parser: argparse.ArgumentParser, *, image_help: str, s
     """Add ``--image`` and ``--threads``, each also by its older name. With ``several``, the images are a list."""
     many: dict[str, Any] = {"action": "append", "default": []} if several else {}
     parser.add_argument("--image", "--image-path", type=path, metavar="PATH", help=image_help, **many)
+    add_threads(parser)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add ``--threads``, also by its older name."""
     parser.add_argument(
         "--threads",
         "--cpu-threads",
         type=thread_count,
         metavar="N",
         help="threads to compute with (default: as many as there are fast cores)",
+    )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add ``--engine``."""
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        help="what computes: the C++ runner, or ExecuTorch's Python runtime (default: the first where it is built)",
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from llava_runner.arguments import (
     ArgumentParser,
+    add_engine,
     add_image_and_threads,
     logprob_count,
     path,
@@ -20,7 +21,6 @@ from llava_runner.arguments import (
     whole_number,
 )
 from llava_runner.contract import IMAGE_ASPECT_RATIOS
-from llava_runner.engine_library import ENGINES
 from llava_runner.errors import PromptError
 
 if TYPE_CHECKING:
@@ -75,11 +75,7 @@ def build_parser(prog: str = "llava run") -> ArgumentParser:
         "(default: no image)",
         several=True,
     )
-    add(
-        "--engine",
-        choices=ENGINES,
-        help="what computes: the C++ runner, or ExecuTorch's Python runtime (default: the first where it is built)",
-    )
+    add_engine(parser)
     add(
         "--seq-len",
         type=positive_int,

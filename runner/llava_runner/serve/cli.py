@@ -7,7 +7,15 @@ import os
 from collections.abc import Sequence
 from typing import NoReturn
 
-from llava_runner.arguments import ArgumentParser, path, positive_int, run_command, thread_count, whole_number
+from llava_runner.arguments import (
+    ArgumentParser,
+    add_engine,
+    add_threads,
+    path,
+    positive_int,
+    run_command,
+    whole_number,
+)
 from llava_runner.errors import PromptError, UserError
 
 KEY_VARIABLE = "LLAVA_API_KEY"
@@ -53,18 +61,8 @@ def build_parser(prog: str = "llava serve") -> ArgumentParser:
         action="store_true",
         help="download images that requests name by http: and https: URLs, from hosts of the public internet alone",
     )
-    add(
-        "--threads",
-        "--cpu-threads",
-        type=thread_count,
-        metavar="N",
-        help="threads to compute with (default: as many as there are fast cores)",
-    )
-    add(
-        "--engine",
-        choices=("cpp", "python"),
-        help="what computes: the C++ runner, or ExecuTorch's Python runtime (default: the first, where it is built)",
-    )
+    add_threads(parser)
+    add_engine(parser)
     add(
         "--max-requests",
         type=positive_int,
