@@ -23,8 +23,9 @@ def assert_same_answers(
 ) -> None:
     """Ask both runners about ``scenes`` held-out scenes. Fail unless each answer is the same.
 
-    ``llava_main`` is the command of the C++ runner. Images are written to ``folder``. Answers of random weights need a
-    limit: likely tokens are so close to each other that the last bits of sums decide after some.
+    ``llava_main`` is the command of the C++ runner. Images are written to ``folder``. Random weights are to be
+    of float32, with a limit: their likely tokens are close to each other, and where activations are quantized, a last
+    bit of a sum becomes a tenth of a logit.
     """
     session = Session.load(program)
     for seed in range(questions.HELD_OUT_SEED, questions.HELD_OUT_SEED + scenes):
