@@ -66,7 +66,7 @@ class FloatModel:
     @torch.no_grad()
     def decode(self, inputs_embeds: Tensor, *, position: int) -> Tensor:
         """Read rows ``float32 [1, T, hidden_size]`` from ``position`` on. Return the last logits ``[vocab_size]``."""
-        return self.modules.text_decoder(inputs_embeds, torch.tensor([position])).flatten()
+        return self.modules.text_decoder(inputs_embeds, torch.tensor([position]))[0, -1]
 
 
 class FloatReference:
@@ -128,7 +128,7 @@ class FloatReference:
             with self._filled(decoder_layer(i)) as layer:
                 x_1TD = layer(x_1TD, cos_T1e, sin_T1e, start)
         with self._filled(DECODER_NORM), self._filled(LM_HEAD):
-            return decoder.logits(x_1TD).flatten()
+            return decoder.logits(x_1TD[:, -1:]).flatten()
 
     @contextmanager
     def _filled(self, fqn: str) -> Iterator[Any]:

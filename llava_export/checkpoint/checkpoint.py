@@ -66,14 +66,20 @@ class Checkpoint:
         config: LlavaConfig | None = None,
         *,
         max_context_len: int,
+        logits_to_keep: int = 1,
         cached_attention: Callable[..., nn.Module] = CachedAttention,
     ) -> LlavaModel:
         """Return a model on the meta device: shapes, no weights. ``config`` replaces the checkpoint's own.
 
-        ``max_context_len`` is in positions, and ``cached_attention`` the class of the decoder's attention.
+        ``max_context_len`` is in positions, ``logits_to_keep`` the number of last tokens whose logits the decoder
+        gives, and ``cached_attention`` the class of its attention.
         """
         return _empty_model(
-            config or self.config, self.images, max_context_len=max_context_len, cached_attention=cached_attention
+            config or self.config,
+            self.images,
+            max_context_len=max_context_len,
+            logits_to_keep=logits_to_keep,
+            cached_attention=cached_attention,
         )
 
 
@@ -257,6 +263,7 @@ def _empty_model(
     images: Images,
     *,
     max_context_len: int,
+    logits_to_keep: int = 1,
     cached_attention: Callable[..., nn.Module] = CachedAttention,
 ) -> LlavaModel:
     """Return a model on the meta device."""
@@ -266,6 +273,7 @@ def _empty_model(
             image_mean=images.mean,
             image_std=images.std,
             max_context_len=max_context_len,
+            logits_to_keep=logits_to_keep,
             cached_attention=cached_attention,
         )
     return model.eval().requires_grad_(False)

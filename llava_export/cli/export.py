@@ -119,6 +119,15 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
         help="positions of the KV cache (default: that of --max-seq-len, or what the model allows)",
     )
     program.add_argument(
+        "--logits-to-keep",
+        type=int,
+        choices=range(1, contract.MAX_LOGITS_TO_KEEP + 1),
+        default=Options.logits_to_keep,
+        metavar="N",
+        help="tokens that the runners compute at a time, all but one of them guessed; 1 leaves guessing out "
+        "(default: %(default)s)",
+    )
+    program.add_argument(
         "--partitioners",
         type=int,
         choices=PARTITIONERS,
@@ -148,6 +157,7 @@ def options(arguments: argparse.Namespace) -> Options:
         recipe=chosen_recipe(arguments),
         max_seq_len=arguments.max_seq_len,
         max_context_len=arguments.max_context_len,
+        logits_to_keep=arguments.logits_to_keep,
         partitioners=arguments.partitioners,
         lowering=arguments.lowering,
         golden=not arguments.no_golden,

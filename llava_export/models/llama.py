@@ -180,10 +180,11 @@ class LlamaLayer(nn.Module):
 
 
 class LlamaDecoder(nn.Module):
-    """The decoder from embedded tokens to the logits of the last one.
+    """The decoder from embedded tokens to the logits of the last ones.
 
-    The token embedding is not part of it, because it is a method of its own in the program. ``cached_attention`` is the
-    class of the attention, called with the sizes of its cache.
+    The token embedding is not part of it, because it is a method of its own in the program. ``logits_to_keep`` is the
+    number of last tokens whose logits it gives. ``cached_attention`` is the class of the attention, called with the
+    sizes of its cache.
     """
 
     def __init__(
@@ -191,10 +192,12 @@ class LlamaDecoder(nn.Module):
         config: TextConfig,
         *,
         max_context_len: int,
+        logits_to_keep: int = 1,
         cached_attention: Callable[..., nn.Module] = CachedAttention,
     ) -> None:
         super().__init__()
         self.max_context_len = max_context_len
+        self.logits_to_keep = logits_to_keep
         self.layers = nn.ModuleList(
             LlamaLayer(
                 config,
@@ -216,7 +219,7 @@ class LlamaDecoder(nn.Module):
     sin: Tensor
 
     def forward(self, inputs_embeds_1TD: Tensor, input_pos: Tensor) -> Tensor:
-        """Return logits ``[1, 1, vocab_size]`` of the last of T rows, ``float32 [1, T, D]``.
+        """Return logits ``[1, min(T, logits_to_keep), vocab_size]`` of the last of T rows, ``float32 [1, T, D]``.
 
         ``input_pos``, ``int64 [1]``, is the number of rows that were read before.
         """
@@ -224,7 +227,9 @@ class LlamaDecoder(nn.Module):
         start, cos_T1e, sin_T1e = self.positions(input_pos, x_1TD.shape[1])
         for layer in self.layers:
             x_1TD = layer(x_1TD, cos_T1e, sin_T1e, start)
-        return self.logits(x_1TD)
+        length = x_1TD.shape[1]
+        kept = torch.sym_min(length, self.logits_to_keep) if self.logits_to_keep > 1 else 1
+        return self.logits(x_1TD.narrow(1, length - kept, kept))
 
     def positions(self, input_pos: Tensor, length: int) -> tuple[int, Tensor, Tensor]:
         """Return the first position, and the rotations ``[length, 1, e]`` from there on: cosine and sine.
@@ -237,11 +242,11 @@ class LlamaDecoder(nn.Module):
         return start, self.cos.narrow(0, start, length), self.sin.narrow(0, start, length)
 
     def logits(self, x_1TD: Tensor) -> Tensor:
-        """Return the logits ``[1, 1, vocab_size]`` of the last of T rows ``[1, T, D]``.
+        """Return the logits ``[1, T, vocab_size]`` of rows ``[1, T, D]``.
 
-        Nobody reads the others, and to compute them would be expensive: the head is as wide as the vocabulary.
+        To compute them for rows that nobody reads would be expensive: the head is as wide as the vocabulary.
         """
-        return self.lm_head(self.norm(x_1TD[:, -1:]))
+        return self.lm_head(self.norm(x_1TD))
 
 
 @lru_cache

@@ -54,8 +54,8 @@ class LlavaModel(nn.Module):
     """A LLaVA model with the children ``vision_encoder``, ``token_embedding`` and ``text_decoder``.
 
     Build it under ``torch.device("meta")`` to get the shapes without the weights. ``cached_attention`` is the class of
-    the decoder's attention. ``has_tied_head`` says that the head's weights are those of the token embedding; the module
-    of each has them.
+    the decoder's attention, and ``logits_to_keep`` the number of last tokens whose logits it gives. ``has_tied_head``
+    says that the head's weights are those of the token embedding; the module of each has them.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class LlavaModel(nn.Module):
         image_mean: Sequence[float],
         image_std: Sequence[float],
         max_context_len: int,
+        logits_to_keep: int = 1,
         cached_attention: Callable[..., nn.Module] = CachedAttention,
     ) -> None:
         super().__init__()
@@ -72,7 +73,10 @@ class LlavaModel(nn.Module):
         self.vision_encoder = VisionEncoder(config, image_mean=image_mean, image_std=image_std)
         self.token_embedding = nn.Embedding(config.text.vocab_size, config.text.hidden_size)
         self.text_decoder = LlamaDecoder(
-            config.text, max_context_len=max_context_len, cached_attention=cached_attention
+            config.text,
+            max_context_len=max_context_len,
+            logits_to_keep=logits_to_keep,
+            cached_attention=cached_attention,
         )
 
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:

@@ -24,7 +24,9 @@ def build_program(
 
     ``calibrated`` has the decoder's layers if the plan's recipe calibrates them.
     """
-    source = ModelSource(plan.checkpoint, plan.options.recipe, plan.max_context_len, calibrated)
+    source = ModelSource(
+        plan.checkpoint, plan.options.recipe, plan.max_context_len, card.logits_to_keep, calibrated=calibrated
+    )
     partitioners = plan.options.partitioners
     with TemporaryDirectory(dir=path.parent, prefix="packed-") as scratch:
         lowered = None

@@ -158,6 +158,7 @@ def model_card(plan: Plan) -> ModelCard:
         eos_ids=stop_ids(plan.prompt, checkpoint),
         max_seq_len=plan.max_seq_len,
         max_context_len=plan.max_context_len,
+        logits_to_keep=min(plan.options.logits_to_keep, plan.max_seq_len),
         recipe=plan.options.recipe.to_dict(),
         executorch_version=versions()["executorch"],
     )

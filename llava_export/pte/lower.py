@@ -63,7 +63,14 @@ def export_methods(
     }
     with torch.no_grad():
         return {
-            name: torch.export.export(module, args, dynamic_shapes=dynamic_shapes, strict=False)
+            name: torch.export.export(
+                module,
+                args,
+                dynamic_shapes=dynamic_shapes,
+                strict=False,
+                # The number of rows whose logits are kept is no reason to fix their number.
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
             for name, (module, args, dynamic_shapes) in examples.items()
             if name in names
         }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llava_export.recipe import DEFAULT_RECIPE, RECIPES, Recipe
 from llava_export.system import DEVICES
+from llava_runner.contract import MAX_LOGITS_TO_KEEP
 
 STAMPED, ORDINARY = LOWERINGS = ("stamped", "ordinary")
 PARTITIONERS = (1, 2)
@@ -17,9 +18,11 @@ class Options:
     """The choices of one export.
 
     ``max_seq_len`` is the longest prompt of one call and ``max_context_len`` the size of the KV cache, in positions;
-    None stands for a default that depends on the model. ``partitioners`` is 1 to delegate the quantized linears alone.
-    ``lowering`` is one of ``LOWERINGS``. ``golden`` adds the golden record, ``artifacts`` tokenizer and sample image.
-    ``prompt_template`` replaces the checkpoint's own, see ``checkpoint.prompt.find_prompt``.
+    None stands for a default that depends on the model. ``logits_to_keep`` is the number of last tokens whose logits a
+    call of the decoder gives: with more than one, the runners guess tokens and check them. ``partitioners`` is 1 to
+    delegate the quantized linears alone. ``lowering`` is one of ``LOWERINGS``. ``golden`` adds the golden record,
+    ``artifacts`` tokenizer and sample image. ``prompt_template`` replaces the checkpoint's own, see
+    ``checkpoint.prompt.find_prompt``.
 
     A recipe that calibrates does it with ``calibration_data`` (see ``calibration.samples.open_samples``), of which it
     takes at most ``calibration_samples``, on ``device``, one of ``system.DEVICES``.
@@ -31,6 +34,7 @@ class Options:
     recipe: Recipe = RECIPES[DEFAULT_RECIPE]
     max_seq_len: int | None = None
     max_context_len: int | None = None
+    logits_to_keep: int = MAX_LOGITS_TO_KEEP
     partitioners: int = 2
     lowering: str = STAMPED
     prompt_template: str | None = None

@@ -34,7 +34,7 @@ SERIALIZED = {
     "quantized_decomposed.embedding_4bit": "aten.embedding",
 }
 SCALARS = "executorch_prim."  # how a program names arithmetic on sizes
-SCALAR_MODULES = ("_operator", "math")  # arithmetic on sizes, done once a call
+SCALAR_MODULES = ("_operator", "math", "torch")  # arithmetic on sizes, done once a call
 
 
 @dataclass(frozen=True)

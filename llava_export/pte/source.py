@@ -22,12 +22,14 @@ from llava_export.system import return_free_memory
 class ModelSource:
     """Builds models of one checkpoint that ExecuTorch can export, and gives them quantized weights.
 
+    ``max_context_len`` is in positions, and ``logits_to_keep`` the number of last tokens whose logits are computed.
     ``calibrated`` has the decoder's layers if the recipe's algorithm calibrates them.
     """
 
     checkpoint: Checkpoint
     recipe: Recipe
     max_context_len: int
+    logits_to_keep: int = 1
     calibrated: LayerStore | None = None
 
     def build(self, config: LlavaConfig | None = None, *, max_context_len: int | None = None) -> LlavaModel:
@@ -37,7 +39,10 @@ class ModelSource:
         """
         attention = partial(LlamaOpsAttention, cache_dtype=cache_dtype(self.recipe.kv_cache))
         return self.checkpoint.build_model(
-            config, max_context_len=max_context_len or self.max_context_len, cached_attention=attention
+            config,
+            max_context_len=max_context_len or self.max_context_len,
+            logits_to_keep=self.logits_to_keep,
+            cached_attention=attention,
         )
 
     def quantized_blocks(self, model: LlavaModel) -> Iterator[tuple[str, nn.Module]]:

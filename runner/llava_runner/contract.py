@@ -7,8 +7,9 @@ ExecuTorch's ``MultimodalRunner`` passes them:
   ``MIN_IMAGE_SIDE`` to ``image_size``. The method scales and normalizes the pixels and pads them to a square. Which
   images reach it as squares already is said in ``llava_runner.image``.
 - ``token_embedding(int64 [1, T])`` -> ``float32 [1, T, hidden_size]``.
-- ``text_decoder(float32 [1, T, hidden_size], int64 [1])`` -> ``float32 [1, 1, vocab_size]``: the logits of the last
-  position. The second argument is the position of the first row in the context.
+- ``text_decoder(float32 [1, T, hidden_size], int64 [1])`` -> ``float32 [1, K, vocab_size]``: the logits of the last
+  positions, the smaller of T and ``logits_to_keep``. The second argument is the position of the first row in the
+  context.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ SCHEMA = 3
 MAX_VOCAB = 1 << 20  # far more than any model has
 MAX_WIDTH = 1 << 16  # of a matrix, and of image tokens
 MAX_CONTEXT = 1 << 24  # positions
+MAX_LOGITS_TO_KEEP = 16  # tokens: more rows in a call of the decoder cost nearly as much as calls of their own
 MAX_EOS_IDS = 64
 MAX_ADDED_TOKENS = 1 << 14  # Llama 3 has 256, and some fine-tunes one for each of thousands of places in an image
 MAX_TEMPERATURE = 100.0
@@ -155,6 +157,7 @@ class ModelCard:
     ``prompt_source`` says for people where the prompt comes from.
     ``tokenizer_vocab_size`` is smaller than ``vocab_size``, the width of the logits, if the vocabulary is padded.
     ``generation`` is what the library does unless it is told otherwise; the commands take the likeliest token.
+    ``logits_to_keep`` is the number of last tokens whose logits a call of the decoder gives, if it reads so many.
     """
 
     family: str
@@ -179,6 +182,7 @@ class ModelCard:
     max_context_len: int
     recipe: dict[str, str | int | dict[str, str]]
     executorch_version: str
+    logits_to_keep: int = field(default=1, metadata=OPTIONAL)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -251,10 +255,11 @@ def signatures(card: ModelCard) -> dict[str, str]:
     """Return the inputs and outputs of each method as text, with the sizes of one model."""
     side, hidden_size = f"{MIN_IMAGE_SIDE}..{card.image_size}", card.hidden_size
     tokens = f"1..{card.max_seq_len}"
+    kept = f"1..{card.logits_to_keep}" if card.logits_to_keep > 1 else "1"
     return {
         VISION_ENCODER: f"uint8 [3, {side}, {side}] -> float32 [1, {card.num_image_tokens}, {hidden_size}]",
         TOKEN_EMBEDDING: f"int64 [1, {tokens}] -> float32 [1, {tokens}, {hidden_size}]",
-        TEXT_DECODER: f"float32 [1, {tokens}, {hidden_size}], int64 [1] -> float32 [1, 1, {card.vocab_size}]",
+        TEXT_DECODER: f"float32 [1, {tokens}, {hidden_size}], int64 [1] -> float32 [1, {kept}, {card.vocab_size}]",
     }
 
 
@@ -304,6 +309,7 @@ def _check_card(card: ModelCard) -> None:
     if not 1 <= len(ids) <= MAX_EOS_IDS or not all(_is_within(number, 0, card.vocab_size - 1) for number in ids):
         _refuse("eos_ids", f"a list of 1 to {MAX_EOS_IDS} whole numbers from 0 to {card.vocab_size - 1}")
     _whole("max_seq_len", card.max_seq_len, 1, card.max_context_len)
+    _whole("logits_to_keep", card.logits_to_keep, 1, min(MAX_LOGITS_TO_KEEP, card.max_seq_len))
 
 
 def _are_three(numbers: tuple[float, ...], least: float, most: float) -> bool:

@@ -15,6 +15,7 @@ namespace {
 constexpr int kSchema = 3;
 constexpr int kSidesAtMost = 1 << 16;    // of a matrix
 constexpr int kContextAtMost = 1 << 24;  // positions
+constexpr int kLogitsAtMost = 16;        // tokens
 constexpr int kEosIdsAtMost = 64;
 constexpr size_t kAddedTokensAtMost = 1 << 14;
 constexpr double kStdAtMost = 10;  // fractions of 1
@@ -192,6 +193,8 @@ ModelCard ModelCard::from_json(const std::string& text) {
   }
   const int vocab_size = whole(card, "vocab_size", 1, kVocabAtMost);
   const int max_context_len = whole(card, "max_context_len", 1, kContextAtMost);
+  const int max_seq_len = whole(card, "max_seq_len", 1, max_context_len);
+  const bool keeps_several = card.contains("logits_to_keep");  // programs of earlier versions keep one
   const int tokenizer_vocab_size = whole(card, "tokenizer_vocab_size", 1, vocab_size);
   const int image_size = whole(card, "image_size", kMinImageSide, kImageSideAtMost);
   check_std(card);
@@ -209,8 +212,9 @@ ModelCard ModelCard::from_json(const std::string& text) {
       .tokenizer_vocab_size = tokenizer_vocab_size,
       .bos_id = whole(card, "bos_id", 0, vocab_size - 1),
       .eos_ids = ids(card, "eos_ids", vocab_size),
-      .max_seq_len = whole(card, "max_seq_len", 1, max_context_len),
+      .max_seq_len = max_seq_len,
       .max_context_len = max_context_len,
+      .logits_to_keep = keeps_several ? whole(card, "logits_to_keep", 1, std::min(kLogitsAtMost, max_seq_len)) : 1,
   };
 }
 

@@ -67,6 +67,7 @@ struct ModelCard {
   std::vector<int32_t> eos_ids;
   int max_seq_len;
   int max_context_len;
+  int logits_to_keep;  // of the last tokens that a call of the decoder reads
 
   // Returns the card that a text spells. Throws PackageError for a text that is no card of this schema, and for a value
   // that no model has: every number has its range, so that nothing which is computed with it overflows.

@@ -160,19 +160,30 @@ Rows Program::embed(std::span<const int32_t> ids) {
 std::span<float> Program::decode(std::span<const float> rows, int position) {
   const size_t width = size_t(card_.hidden_size);
   std::span<float> logits;
-  std::vector<CacheTensor> found;
   while (!rows.empty()) {
     const auto part = rows.first(std::min(rows.size(), size_t(card_.max_seq_len) * width));
     rows = rows.subspan(part.size());
-    const int count = int(part.size() / width);
-    int64_t start = position;
-    const auto embedded = from_blob(const_cast<float*>(part.data()), {1, count, card_.hidden_size}, ScalarType::Float);
-    const FindCaches finding(caches_.empty() ? &found : nullptr);
-    logits = run(kTextDecoder, size_t(card_.vocab_size), embedded, from_blob(&start, {1}, ScalarType::Long));
-    if (caches_.empty()) {
-      caches_ = std::move(found);  // of a whole call: one that fails may not have come to all
-    }
-    position += count;
+    logits = decode_call(part, position).last(size_t(card_.vocab_size));
+    position += int(part.size() / width);
+  }
+  return logits;
+}
+
+std::span<float> Program::verify(std::span<const float> rows, int position) {
+  return decode_call(rows, position);
+}
+
+// Runs the decoder once. Returns the logits of the last rows, as many as it keeps.
+std::span<float> Program::decode_call(std::span<const float> rows, int position) {
+  const int count = int(rows.size() / size_t(card_.hidden_size));
+  int64_t start = position;
+  const auto embedded = from_blob(const_cast<float*>(rows.data()), {1, count, card_.hidden_size}, ScalarType::Float);
+  std::vector<CacheTensor> found;
+  const FindCaches finding(caches_.empty() ? &found : nullptr);
+  const size_t expected = size_t(std::min(count, card_.logits_to_keep)) * size_t(card_.vocab_size);
+  const auto logits = run(kTextDecoder, expected, embedded, from_blob(&start, {1}, ScalarType::Long));
+  if (caches_.empty()) {
+    caches_ = std::move(found);  // of a whole call: one that fails may not have come to all
   }
   return logits;
 }

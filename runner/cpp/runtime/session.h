@@ -12,6 +12,7 @@
 #include "base/digest.h"
 #include "image/prepare_image.h"
 #include "runtime/context.h"
+#include "runtime/draft.h"
 #include "runtime/logprobs.h"
 #include "runtime/program.h"
 #include "runtime/sampler.h"
@@ -28,6 +29,7 @@ struct AnswerOptions {
   std::vector<std::string> stops;     // texts before which the answer ends
   std::optional<int> seq_len;         // positions of prompt and answer together; nullopt: the whole context
   std::optional<int> max_new_tokens;  // tokens of the answer; nullopt: what seq_len leaves
+  int draft_max = kDraftMax;          // most tokens to guess at a time, where the program can check them; 0: none
   std::optional<int> logprobs;        // how many likely tokens to keep beside each; nullopt: keep no probabilities
 };
 
@@ -135,6 +137,8 @@ class Session {
       std::span<const PreparedImage> images,
       const Context& wanted,
       Timings& timings);
+  std::span<float> read_newest();
+  std::vector<int32_t> guess();
   bool is_eos(int32_t id) const;
 
   Program program_;
@@ -158,6 +162,8 @@ class Session {
   int budget_ = 0;                              // tokens that may still come
   StopReason at_budget_ = StopReason::kLength;  // why the answer ends after them
   std::span<float> logits_;                     // of the next token; empty: the newest must be read first
+  DraftLength draft_length_{0};                 // of the answer
+  CheckedGuess guess_;                          // of the tokens that follow; the KV cache has it behind `position_`
 };
 
 }  // namespace llava

@@ -63,6 +63,11 @@ std::string Timings::report(std::optional<int> columns) const {
   for (const std::string& each : lines) {
     text += each + "\n";
   }
+  if (drafted > 0) {
+    const char* format = columns && *columns < kNarrow ? "%-6s %5d accepted of %d\n"
+                                                       : "llava_print_timings: %16s = %7d    accepted of %d\n";
+    text += formatted(format, "draft", accepted, drafted);
+  }
   return text;
 }
 

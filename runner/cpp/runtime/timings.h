@@ -32,19 +32,21 @@ struct Stage {
 //
 // `image` counts the positions that an image takes, and its time includes preparing the image, but not reading the
 // file. `prompt` counts all positions of the prompt, the image's among them. `sample` and `eval` count tokens. An
-// answer of n tokens is n samples and n - 1 evals.
+// answer of n tokens is n samples and n - 1 evals. Of `drafted` tokens that were guessed, `accepted` were right.
 struct Timings {
   Stage load;
   Stage image;
   Stage sample;
   Stage prompt;
   Stage eval;
+  int drafted = 0;
+  int accepted = 0;
 
   // The time of all stages, in milliseconds.
   double total_ms() const { return load.ms + image.ms + sample.ms + prompt.ms + eval.ms; }
 
-  // Returns seven lines of text, the last of them the peak memory of this process. On a terminal of fewer than 80
-  // columns they are short, otherwise those of llama.cpp.
+  // Returns seven lines of text, the last of them the peak memory of this process, and one more if tokens were guessed.
+  // On a terminal of fewer than 80 columns they are short, otherwise those of llama.cpp.
   std::string report(std::optional<int> columns) const;
 };
 

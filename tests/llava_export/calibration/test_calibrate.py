@@ -232,7 +232,7 @@ def test_a_program_has_the_layers_of_its_calibration(checkpoint_of, tmp_path):
     checkpoint = open_checkpoint(str(checkpoint_of("plain")))
     recipe, store = recipe_of(checkpoint), LayerStore(tmp_path / "store", key="a")
     calibrate(checkpoint, recipe, rows_of(checkpoint), store=store)
-    source = ModelSource(checkpoint, recipe, 8, store)
+    source = ModelSource(checkpoint, recipe, 8, calibrated=store)
     num_layers = 0
     for fqn, block in source.quantized_blocks(source.build()):
         if expected := store.load(fqn):
