@@ -56,13 +56,4 @@ void DraftLength::record(int guessed, int right) {
   length_ = std::min(length, most_);
 }
 
-std::span<float> CheckedGuess::take(int32_t id) {
-  if (is_over() || ids_[size_t(right_)] != id) {
-    is_wrong_ = true;
-    return {};
-  }
-  const size_t width = logits_.size() / ids_.size();
-  return logits_.subspan(size_t(right_++) * width, width);
-}
-
 }  // namespace llava

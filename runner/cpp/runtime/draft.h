@@ -1,4 +1,4 @@
-// Guesses of the next tokens of an answer, which one call of the decoder checks.
+// Guesses of the next tokens of an answer, and how many to make; see speculative_decoding.h.
 #pragma once
 
 #include <algorithm>
@@ -34,28 +34,6 @@ class DraftLength {
   int length_;     // of the next guess
   int wait_ = 0;   // tokens before it
   int pause_ = 1;  // tokens to wait after the next wrong guess
-};
-
-// A guess that was checked: the tokens, and for each the logits after it.
-class CheckedGuess {
- public:
-  CheckedGuess() = default;
-  CheckedGuess(std::vector<int32_t> ids, std::span<float> logits) : ids_(std::move(ids)), logits_(logits) {}
-
-  // Returns the logits after a token if it is the one that was guessed, and goes on to the next guess. Otherwise
-  // returns none, and the rest of the guess is wrong.
-  std::span<float> take(int32_t id);
-
-  int guessed() const { return int(ids_.size()); }
-  int right() const { return right_; }
-  // Whether a token has come that was not guessed, or every guessed one.
-  bool is_over() const { return is_wrong_ || right() == guessed(); }
-
- private:
-  std::vector<int32_t> ids_;
-  std::span<float> logits_;  // [ids, vocab_size]
-  int right_ = 0;
-  bool is_wrong_ = false;
 };
 
 }  // namespace llava

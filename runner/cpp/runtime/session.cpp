@@ -81,7 +81,6 @@ void Session::reset() {
   last_.timings.load = load_;
   sampler_.reset();
   logits_ = {};
-  guess_ = {};
 }
 
 PreparedImage Session::prepare(const Image& image, const std::string& aspect_ratio) const {
@@ -131,7 +130,6 @@ void Session::begin(std::span<const PreparedImage> images, const TurnText& text,
   last_ = {};
   last_.timings = timings;
   sampler_.reset();  // where reading fails, there is no answer
-  guess_ = {};
   logits_ = read(start, chunks, images, wanted, last_.timings);
   prompt_end_ = position_ = wanted.size();
   unread_.clear();
@@ -148,7 +146,7 @@ void Session::begin(std::span<const PreparedImage> images, const TurnText& text,
   stops_.emplace(std::move(stops));
   context_ids_ = wanted.ids();
   logprobs_ = options.logprobs;
-  draft_length_ = DraftLength(options.draft_max);
+  decoding_ = SpeculativeDecoding(options.draft_max);
 }
 
 std::span<float> Session::next_logits() {
@@ -164,38 +162,24 @@ std::span<float> Session::next_logits() {
   return logits_;
 }
 
-// Returns the logits after the newest token. If it was guessed, they were computed with the token before it. Otherwise
-// the decoder reads it, and behind it a guess of the tokens that follow.
+// Returns the logits after the newest token.
 std::span<float> Session::read_newest() {
-  const bool was_over = guess_.is_over();
-  const std::span<float> checked = guess_.take(unread_.front());
-  last_.timings.accepted += checked.empty() ? 0 : 1;
-  if (!was_over && guess_.is_over()) {
-    draft_length_.record(guess_.guessed(), guess_.right());
-  }
-  if (!checked.empty()) {
-    return checked;
-  }
   cached_.shorten(position_);
-  std::vector<int32_t> guessed = guess(), ids = unread_;
-  ids.insert(ids.end(), guessed.begin(), guessed.end());
-  const std::span<float> logits = program_.verify(program_.embed(ids), position_);
-  cached_.add_tokens(ids);
-  last_.timings.drafted += int(guessed.size());
-  const size_t width = size_t(card().vocab_size);
-  guess_ = {std::move(guessed), logits.subspan(width)};
-  return logits.first(width);
+  const int32_t id = unread_.front();
+  const auto guess_next = [this](int most) { return guess(most); };
+  const std::span<float> logits = decoding_.logits_after(program_, id, position_, budget_ - 1, guess_next);
+  cached_.add_tokens(unread_);
+  cached_.add_tokens(decoding_.ahead());
+  last_.timings.drafted = decoding_.drafted();
+  last_.timings.accepted = decoding_.accepted();
+  return logits;
 }
 
-// Returns a guess of the tokens that follow the newest one, no longer than the answer may become.
-std::vector<int32_t> Session::guess() {
-  const int most = std::min(budget_, card().logits_to_keep) - 1;
-  if (most < 1) {
-    return {};
-  }
+// Returns at most `most` tokens that may follow the newest one.
+std::vector<int32_t> Session::guess(int most) const {
   std::vector<int32_t> ids = context_ids_;
   ids.push_back(unread_.front());
-  ids = look_up(ids, std::min(most, draft_length_.next()));
+  ids = look_up(ids, most);
   const auto end = std::find_if(ids.begin(), ids.end(), [this](int32_t id) { return is_eos(id); });
   ids.erase(end == ids.end() ? end : end + 1, ids.end());  // what followed that answer will not follow this one
   return ids;
@@ -243,7 +227,6 @@ void Session::set_answer(const std::string& text) {
   last_.logprobs.clear();
   last_.stop_reason = StopReason::kEos;
   logits_ = {};
-  guess_ = {};
 }
 
 std::string Session::end(StopReason reason) {

@@ -12,10 +12,10 @@
 #include "base/digest.h"
 #include "image/prepare_image.h"
 #include "runtime/context.h"
-#include "runtime/draft.h"
 #include "runtime/logprobs.h"
 #include "runtime/program.h"
 #include "runtime/sampler.h"
+#include "runtime/speculative_decoding.h"
 #include "runtime/timings.h"
 #include "text/chat_tokenizer.h"
 #include "text/stop_strings.h"
@@ -138,7 +138,7 @@ class Session {
       const Context& wanted,
       Timings& timings);
   std::span<float> read_newest();
-  std::vector<int32_t> guess();
+  std::vector<int32_t> guess(int most) const;
   bool is_eos(int32_t id) const;
 
   Program program_;
@@ -162,8 +162,7 @@ class Session {
   int budget_ = 0;                              // tokens that may still come
   StopReason at_budget_ = StopReason::kLength;  // why the answer ends after them
   std::span<float> logits_;                     // of the next token; empty: the newest must be read first
-  DraftLength draft_length_{0};                 // of the answer
-  CheckedGuess guess_;                          // of the tokens that follow; the KV cache has it behind `position_`
+  SpeculativeDecoding decoding_{0};             // of the answer
 };
 
 }  // namespace llava
