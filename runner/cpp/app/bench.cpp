@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@
 #include "runtime/memory.h"
 #include "runtime/open_program.h"
 #include "runtime/sampler.h"
+#include "runtime/speculative_decoding.h"
 #include "runtime/timings.h"
 #ifdef LLAVA_ETDUMP
 #include "runtime/etdump.h"
@@ -26,8 +28,14 @@
 namespace llava {
 namespace {
 
+constexpr int kCallsTimed = 5;  // of each number of rows; the median counts
+
 constexpr const char* kFooter = R"(Underscores may stand for hyphens, as in --model_path. --image-path is another
 name of --image, and --cpu-threads of --threads.
+
+With --accepted, the tokens of each depth are decoded once more for each
+percentage: a draft that knows them guesses them, and of its guesses so many
+are right. `changed` counts tokens that came out otherwise than without it.
 
 Example:
   llava_bench --model-path=llava.pte --image=photo.jpg --depth=0,600
@@ -40,11 +48,15 @@ struct Options {
   int prompt_tokens = 0;  // 0: the default, which depends on the image
   int decode_tokens = 32;
   std::vector<int> depths = {0, 600};
+  std::vector<int> rows;
+  std::vector<int> accepted;
+  int draft_max = kDraftMax;
 };
 
 struct Decoding {
   int depth;
   Stage stage;
+  std::vector<int32_t> ids;  // the first that was read, and all that came
 };
 
 std::optional<Options> parse(int argc, const char* const* argv) {
@@ -67,6 +79,13 @@ std::optional<Options> parse(int argc, const char* const* argv) {
   line.value(
       "--depth", "N,N,...", "positions in the cache where decoding begins (default: 0,600)",
       [&](auto& flag, auto& value) { options.depths = whole_numbers(flag, value); });
+  line.value(
+      "--rows", "N,N,...", "also time calls of the decoder with so many rows at each depth",
+      [&](auto& flag, auto& value) { options.rows = whole_numbers(flag, value); });
+  line.value(
+      "--accepted", "P,P,...", "also decode with a draft of which so many percent are right, see below",
+      [&](auto& flag, auto& value) { options.accepted = whole_numbers(flag, value); });
+  line.draft_max(options.draft_max);
   line.heading("Computation");
   line.computation(options.program);
   line.value(
@@ -94,6 +113,18 @@ void check_room(const Options& options, const ModelCard& card) {
           "depth " + std::to_string(depth) + " and " + std::to_string(options.decode_tokens) +
           " decoded tokens do not fit into the context of " + context);
     }
+    for (const int rows : options.rows) {
+      if (rows < 1 || rows > card.max_seq_len || depth > card.max_context_len - rows) {
+        throw PromptError(
+            "rows " + std::to_string(rows) + ": one call takes from 1 to " + std::to_string(card.max_seq_len) +
+            ", as far as they fit into the context of " + context);
+      }
+    }
+  }
+  for (const int percent : options.accepted) {
+    if (percent < 0 || percent > 100) {
+      throw PromptError("accepted " + std::to_string(percent) + ": it must be from 0 to 100 percent");
+    }
   }
 }
 
@@ -111,12 +142,64 @@ double rounded(double ms) {
   return std::round(ms * 1000) / 1000;
 }
 
-void print(const Stage& load, const Stage& image, const Stage& prompt, const std::vector<Decoding>& decodings) {
+// Times calls of the decoder with `count` rows at `depth`. Returns the median.
+double time_rows(Program& program, int count, int depth) {
+  const Rows rows = program.embed(some_ids(count, program.card()));
+  std::vector<double> times;
+  for (int i = 0; i < kCallsTimed; ++i) {
+    Stage stage;
+    stage.measure(1, [&] { program.decode(rows, depth); });
+    times.push_back(stage.ms);
+  }
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+// Decodes the tokens again with a draft that knows them, of whose guesses `percent` are right.
+nlohmann::ordered_json decode_with_draft(Program& program, const Decoding& plain, int percent, int draft_max) {
+  Sampler greedy({});
+  SpeculativeDecoding decoding(draft_max);
+  std::mt19937 random;
+  Stage stage;
+  int changed = 0;
+  const int count = int(plain.ids.size()) - 1;
+  for (int i = 0; i < count; ++i) {
+    const auto guess = [&](int most) {
+      std::vector<int32_t> ids(plain.ids.begin() + i + 1, plain.ids.begin() + i + 1 + most);
+      for (int32_t& id : ids) {
+        const bool is_right = random() % 100 < unsigned(percent);
+        id = is_right ? id : (id + 1) % program.card().tokenizer_vocab_size;
+      }
+      return ids;
+    };
+    const int32_t next = stage.measure(1, [&] {
+      return greedy.sample(
+          decoding.logits_after(program, plain.ids[size_t(i)], plain.depth + i, count - i - 1, guess), {});
+    });
+    changed += next == plain.ids[size_t(i) + 1] ? 0 : 1;
+  }
+  return {
+      {"depth", plain.depth},
+      {"percent", percent},
+      {"tokens", stage.count},
+      {"ms", rounded(stage.ms)},
+      {"drafted", decoding.drafted()},
+      {"accepted", decoding.accepted()},
+      {"changed", changed}};
+}
+
+void print(
+    const Stage& load,
+    const Stage& image,
+    const Stage& prompt,
+    const std::vector<Decoding>& decodings,
+    const nlohmann::ordered_json& rows,
+    const nlohmann::ordered_json& drafts) {
   nlohmann::ordered_json decode = nlohmann::ordered_json::array();
   for (const Decoding& decoding : decodings) {
     decode.push_back({{"depth", decoding.depth}, {"tokens", decoding.stage.count}, {"ms", rounded(decoding.stage.ms)}});
   }
-  const nlohmann::ordered_json line = {
+  nlohmann::ordered_json line = {
       {"load_ms", rounded(load.ms)},
       {"image_ms", rounded(image.ms)},
       {"prompt_tokens", prompt.count},
@@ -125,6 +208,12 @@ void print(const Stage& load, const Stage& image, const Stage& prompt, const std
       {"peak_bytes", peak_memory()},
       {"anonymous_bytes", anonymous_memory()},
   };
+  if (!rows.empty()) {
+    line["rows"] = rows;
+  }
+  if (!drafts.empty()) {
+    line["draft"] = drafts;
+  }
   std::puts(line.dump().c_str());
 }
 
@@ -172,19 +261,27 @@ void run(Options options) {
 
   int depth_in_cache = options.prompt_tokens;
   std::vector<Decoding> decodings;
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array(), drafts = nlohmann::ordered_json::array();
   for (const int depth : options.depths) {
     if (depth > depth_in_cache) {
       program.decode(program.embed(some_ids(depth, card)), 0);
     }
     depth_in_cache = std::max(depth, depth_in_cache);
-    Stage stage;
+    Decoding plain{depth, {}, {next}};
     for (int i = 0; i < options.decode_tokens; ++i) {
-      next = stage.measure(
+      next = plain.stage.measure(
           1, [&] { return greedy.sample(program.decode(program.embed(std::span(&next, 1)), depth + i), {}); });
+      plain.ids.push_back(next);
     }
-    decodings.push_back({depth, stage});
+    for (const int percent : options.accepted) {
+      drafts.push_back(decode_with_draft(program, plain, percent, options.draft_max));
+    }
+    for (const int count : options.rows) {
+      rows.push_back({{"depth", depth}, {"rows", count}, {"ms", rounded(time_rows(program, count, depth))}});
+    }
+    decodings.push_back(std::move(plain));
   }
-  print(load, image, prompt, decodings);
+  print(load, image, prompt, decodings, rows, drafts);
 #ifdef LLAVA_ETDUMP
   if (!options.etdump_path.empty()) {
     trace.write(options.etdump_path);

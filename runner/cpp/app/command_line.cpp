@@ -11,6 +11,7 @@
 
 #include "base/errors.h"
 #include "base/files.h"
+#include "runtime/draft.h"
 
 namespace llava {
 namespace {
@@ -239,6 +240,13 @@ void CommandLine::images(std::vector<std::string>& paths) {
   values(
       kImageFlags, "PATH", std::string(kImageHelp) + "; may be given several times (default: no image)",
       [&paths](auto& flag, auto& value) { paths.push_back(path_given(flag, value)); });
+}
+
+void CommandLine::draft_max(int& most) {
+  value(
+      "--draft-max", "N",
+      "guess up to N tokens at a time, and check them at once; 0 guesses none (default: " + std::to_string(most) + ")",
+      [&most](auto& flag, auto& value) { most = number_within(flag, value, 0, kDraftMaxAtMost); });
 }
 
 void CommandLine::computation(ProgramOptions& options) {

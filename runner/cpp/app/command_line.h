@@ -48,6 +48,9 @@ class CommandLine {
   void image(std::string& path);
   void images(std::vector<std::string>& paths);
 
+  // Declares --draft-max.
+  void draft_max(int& most);
+
   // Declares how the model is computed: threads, packed weights, memory.
   void computation(ProgramOptions& options);
 

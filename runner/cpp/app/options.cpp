@@ -72,11 +72,7 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
   line.value(
       "--logprobs", "N", "with --json, also the log probability of each token, and of the N most likely in its place",
       [&](auto& flag, auto& value) { answer.logprobs = number_within(flag, value, 0, kLogprobsAtMost); });
-  line.value(
-      "--draft-max", "N",
-      "guess up to N tokens at a time by what was said before, and check them at once; 0 guesses none (default: " +
-          std::to_string(kDraftMax) + ")",
-      [&](auto& flag, auto& value) { answer.draft_max = number_within(flag, value, 0, kDraftMaxAtMost); });
+  line.draft_max(answer.draft_max);
   line.heading("Sampling");
   line.value(
       "--temperature", "T", "0 always takes the most likely token; more is more random (default: 0)",
