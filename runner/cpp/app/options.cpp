@@ -73,6 +73,10 @@ std::optional<Options> parse_options(int argc, const char* const* argv) {
       "--logprobs", "N", "with --json, also the log probability of each token, and of the N most likely in its place",
       [&](auto& flag, auto& value) { answer.logprobs = number_within(flag, value, 0, kLogprobsAtMost); });
   line.draft_max(answer.draft_max);
+  line.value(
+      "--draft-model-path,--model-draft", "PATH",
+      "a package with the same tokenizer, whose small model guesses (default: what was said before is looked up)",
+      options.program.draft_model_path);
   line.heading("Sampling");
   line.value(
       "--temperature", "T", "0 always takes the most likely token; more is more random (default: 0)",

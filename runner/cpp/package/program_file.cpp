@@ -142,6 +142,13 @@ std::string find_program(const std::string& package) {
   return programs.front();
 }
 
+std::string find_tokenizer(const std::string& program) {
+  const std::filesystem::path folder = std::filesystem::path(program).parent_path();
+  const std::filesystem::path bin = folder / "tokenizer.bin", json = folder / "tokenizer.json";
+  std::error_code error;
+  return !std::filesystem::exists(bin, error) && std::filesystem::exists(json, error) ? json : bin;
+}
+
 void check_program_file(const std::string& path) {
   std::ifstream file;
   read_head(path, file);

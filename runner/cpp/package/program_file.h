@@ -8,6 +8,9 @@ namespace llava {
 // Returns the one .pte in the folder of a package, or the path itself if it is no folder. Throws PackageError.
 std::string find_program(const std::string& package);
 
+// Returns the path of the tokenizer beside a program: tokenizer.bin, or tokenizer.json where that one alone is there.
+std::string find_tokenizer(const std::string& program);
+
 // Checks by size and first bytes alone that a file is a whole .pte: ExecuTorch maps it, and reading a map beyond the
 // end of its file would kill the process. Throws PackageError.
 void check_program_file(const std::string& path);

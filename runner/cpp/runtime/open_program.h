@@ -11,6 +11,7 @@ constexpr const char* kNoPackedCache = "off";
 
 struct ProgramOptions {
   std::string model_path;
+  std::string draft_model_path;   // of a model that guesses tokens, see DraftModel; empty: prompt lookup guesses
   std::string packed_cache_path;  // a folder, or kNoPackedCache; empty: the program's folder
   bool check = false;             // compare all of the program with its manifest first
   LoadOptions load;

@@ -68,8 +68,11 @@ Digest digest_of(const ImageCHW& pixels) {
 
 }  // namespace
 
-Session::Session(Program program, std::unique_ptr<Tokenizer> tokenizer, Stage load)
-    : program_(std::move(program)), tokenizer_(tokenizer_of(program_.card(), std::move(tokenizer))), load_(load) {
+Session::Session(Program program, std::unique_ptr<Tokenizer> tokenizer, Stage load, std::unique_ptr<DraftModel> draft)
+    : program_(std::move(program)),
+      draft_(std::move(draft)),
+      tokenizer_(tokenizer_of(program_.card(), std::move(tokenizer))),
+      load_(load) {
   reset();
 }
 
@@ -176,10 +179,10 @@ std::span<float> Session::read_newest() {
 }
 
 // Returns at most `most` tokens that may follow the newest one.
-std::vector<int32_t> Session::guess(int most) const {
+std::vector<int32_t> Session::guess(int most) {
   std::vector<int32_t> ids = context_ids_;
   ids.push_back(unread_.front());
-  ids = look_up(ids, most);
+  ids = draft_ ? draft_->guess(ids, most) : look_up(ids, most);
   const auto end = std::find_if(ids.begin(), ids.end(), [this](int32_t id) { return is_eos(id); });
   ids.erase(end == ids.end() ? end : end + 1, ids.end());  // what followed that answer will not follow this one
   return ids;

@@ -12,6 +12,7 @@
 #include "base/digest.h"
 #include "image/prepare_image.h"
 #include "runtime/context.h"
+#include "runtime/draft_model.h"
 #include "runtime/logprobs.h"
 #include "runtime/program.h"
 #include "runtime/sampler.h"
@@ -60,8 +61,10 @@ struct Answer {
 // image for example, goes on from where the two differ.
 class Session {
  public:
-  // Throws PackageError when the tokenizer is that of another model; `load` is what opening both took.
-  Session(Program program, std::unique_ptr<Tokenizer> tokenizer, Stage load);
+  // Throws PackageError when the tokenizer is that of another model; `load` is what opening all took. Without a
+  // `draft`, tokens are guessed by prompt lookup.
+  Session(
+      Program program, std::unique_ptr<Tokenizer> tokenizer, Stage load, std::unique_ptr<DraftModel> draft = nullptr);
 
   // Forgets the conversation, and gives up an answer that was not taken to its end.
   void reset();
@@ -138,10 +141,11 @@ class Session {
       const Context& wanted,
       Timings& timings);
   std::span<float> read_newest();
-  std::vector<int32_t> guess(int most) const;
+  std::vector<int32_t> guess(int most);
   bool is_eos(int32_t id) const;
 
   Program program_;
+  std::unique_ptr<DraftModel> draft_;
   std::unique_ptr<ChatTokenizer> tokenizer_;  // in one place, as `stream_` refers to it
   Stage load_;
   std::vector<Features> features_;  // of the images seen last, the newest at the end

@@ -1,0 +1,33 @@
+// A small language model that guesses what a large one will say.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/open_program.h"
+#include "text/tokenizer.h"
+
+namespace llava {
+
+// It reads the text of a conversation, without images, and guesses the tokens that it finds most likely itself.
+class DraftModel {
+ public:
+  // Opens the program or package at `options.draft_model_path`, for a model with this `tokenizer`. Throws PackageError,
+  // also where both read ids as different texts.
+  DraftModel(const ProgramOptions& options, const Tokenizer& tokenizer);
+
+  // Returns at most `most` tokens that may follow `ids`. There are none where the draft's context has no room for them,
+  // or it lacks one of the tokens.
+  std::vector<int32_t> guess(std::span<const int32_t> ids, int most);
+
+ private:
+  int32_t read(std::span<const int32_t> ids);
+
+  Program program_;
+  int vocab_size_;               // of the tokens that both have
+  std::vector<int32_t> cached_;  // what its KV cache holds
+};
+
+}  // namespace llava
