@@ -94,7 +94,11 @@ class Contender:
     command: Sequence[str]
 
     def round(self, work: Work, *extra: str) -> dict[str, float]:
-        """Run one round and return its figures by name.
+        """Run one round and return its figures by name. Raises as ``measure`` does."""
+        return figures(self.measure(work, *extra))
+
+    def measure(self, work: Work, *extra: str) -> dict[str, Any]:
+        """Run one round and return the runner's JSON.
 
         Raises ``BenchmarkError`` with the runner's message for a user's mistakes, and ``RuntimeError`` for ours.
         """
@@ -104,7 +108,8 @@ class Contender:
             raise BenchmarkError(f"{self.name}: {done.stderr.strip().rpartition('error: ')[2]}")
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
-        return figures(json.loads(done.stdout.splitlines()[-1]))
+        measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return measured
 
     def warm_up(self, work: Work) -> None:
         """Run a short round that does not count."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from rich.table import Table
 
+from llava_export.benchmark.drafts import DraftResults
 from llava_export.benchmark.ladders import Ladder
 from llava_export.benchmark.profile import TOP, CallProfile, short
 from llava_export.benchmark.rounds import Figure, Results, Work, unit
@@ -65,6 +66,34 @@ def profile_table(profile: CallProfile) -> Table:
     if rest := sum(spent for _, spent in parts[TOP:]):
         table.add_row("all else", f"{rest:.2f}", f"{rest / profile.total:.1%}", "")
     table.add_row("total", f"{profile.total:.2f}", "", f"{inside:.0%} in delegates", style="bold")
+    return table
+
+
+def rows_table(results: DraftResults) -> Table:
+    """Return a table of the time of a decoder's call by its rows."""
+    table = _table("rows of a call")
+    table.add_column("ms", justify="right", no_wrap=True)
+    table.add_column("times one row", justify="right", no_wrap=True)
+    for count, found in results.rows.items():
+        table.add_row(str(count), with_spread(found), f"{results.rows_ratio[count].median:.2f}")
+    return table
+
+
+def drafts_table(results: DraftResults) -> Table:
+    """Return a table of the decoding speed by the percentage of guesses that are right."""
+    table = _table("guesses that are right")
+    for heading in ("tok/s", "times plain", "accepted", "changed"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_row("without a draft", with_spread(results.plain), "1", "", "")
+    for percent, found in results.speed.items():
+        ratio = results.ratio[percent]
+        table.add_row(
+            f"{percent} %",
+            with_spread(found),
+            f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})",
+            f"{results.accepted[percent]} of {results.drafted[percent]}",
+            f"{results.changed[percent]} of {results.tokens}",
+        )
     return table
 
 

@@ -47,6 +47,7 @@ def build_parser(prog: str = "llava benchmark") -> ArgumentParser:
     add("package", nargs="?", type=path, metavar="PACKAGE", help="a .pte, or the folder of a package")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--profile", action="store_true", help="trace every operator, and show where the time goes")
+    mode.add_argument("--draft", action="store_true", help="time what guessed tokens save, by how many are right")
     mode.add_argument("--ablation", action="store_true", help="export --model with one thing changed at a time instead")
     add("--model", help="with --ablation: the checkpoint, as for llava export")
     add(
@@ -95,6 +96,8 @@ def run(arguments: argparse.Namespace) -> None:
         written = ablate(arguments, console)
     elif arguments.profile:
         written = profile_runner(arguments, console)
+    elif arguments.draft:
+        written = time_drafts(arguments, console)
     else:
         written = compare_runners(arguments, console)
     console.print(show.machine_lines(here), style="dim")
@@ -151,6 +154,26 @@ def profile_runner(arguments: argparse.Namespace, console: Console) -> dict[str,
     }
 
 
+def time_drafts(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Time the C++ runner with drafts and print two tables. Return what goes into the JSON file."""
+    from llava_export.benchmark import drafts, plots, rounds, show
+    from llava_export.cli.terminal import progress
+
+    arguments.decode_tokens = arguments.decode_tokens or drafts.DECODE_TOKENS
+    program, work = program_and_work(arguments)
+    work = replace(work, depths=work.depths[-1:])
+    with progress(console, steps=arguments.runs + 1) as step:
+        results = drafts.measure_drafts(rounds.cpp_runner(program), work, runs=arguments.runs, on_round=step)
+    title = f"{show.work_line(program.name, work)}, median of {arguments.runs}"
+    console.print(title)
+    for table in (show.rows_table(results), show.drafts_table(results)):
+        console.print()
+        console.print(table)
+    if arguments.plot:
+        plots.plot_drafts(results, arguments.plot, title=title)
+    return {"program": program.name, "work": work.to_dict(), **results.to_dict()}
+
+
 def ablate(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Export a checkpoint with one thing changed at a time, time it, and print a table. Return it for JSON."""
     from tempfile import TemporaryDirectory
@@ -201,6 +224,8 @@ def check(arguments: argparse.Namespace) -> None:
     files = [flag for flag in ("gguf", "mmproj") if getattr(arguments, flag)]
     if (arguments.peer and len(files) < 2) or (files and not arguments.peer):
         raise UsageError("--peer llama.cpp, --gguf and --mmproj go together")
+    if arguments.draft and (arguments.peer or "python" in (arguments.runner or ())):
+        raise UsageError("--draft times the C++ runner alone: no --peer, no --runner python")
     if arguments.profile and (arguments.peer or len(arguments.runner or ()) > 1 or arguments.depth):
         raise UsageError("--profile traces one runner, after the prompt: no --peer, no --depth, one --runner")
 
