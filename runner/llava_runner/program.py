@@ -116,7 +116,7 @@ class Program:
         for piece in inputs_embeds.split(self.card.max_seq_len, dim=1):
             logits = self._run(TEXT_DECODER, piece.contiguous(), torch.tensor([position], dtype=torch.int64))
             position += piece.shape[1]
-        return logits.reshape(-1)
+        return logits[0, -1]
 
     def _run(self, method: str, *inputs: torch.Tensor) -> torch.Tensor:
         """Return the one output of a method."""

@@ -68,9 +68,11 @@ def make_session(tokenizer, tokenizer_model, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_pte(tmp_path_factory) -> Path:
-    """Return a program for the tokenizer of ``tokenizer_model``. A call takes 8 positions, the context holds 128."""
+    """Return a program for the tokenizer of ``tokenizer_model``. A call takes 8 positions and gives the
+    logits of 4, the context holds 128.
+    """
     from tests.runner.tiny_program import build_pte
 
     path = tmp_path_factory.mktemp("program") / "llava.pte"
-    path.write_bytes(build_pte(make_card(vocab_size=420, max_seq_len=8)))
+    path.write_bytes(build_pte(make_card(vocab_size=420, max_seq_len=8, logits_to_keep=4)))
     return path

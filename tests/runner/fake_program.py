@@ -35,6 +35,7 @@ def make_card(
     vocab_size: int,
     max_seq_len: int = 128,
     max_context_len: int = 128,
+    logits_to_keep: int = 1,
     eos_ids: tuple[int, ...] = (2,),
     prompt: PromptTemplate = TEMPLATE,
     rules: TokenizerRules = PLAIN_RULES,
@@ -62,6 +63,7 @@ def make_card(
         eos_ids=eos_ids,
         max_seq_len=max_seq_len,
         max_context_len=max_context_len,
+        logits_to_keep=logits_to_keep,
         recipe={"name": "fp32"},
         executorch_version="1.5.1",
     )

@@ -29,6 +29,7 @@ class TinyTextDecoder(nn.Module):
     def __init__(self, fake: FakeProgram) -> None:
         super().__init__()
         context = fake.card.max_context_len
+        self.logits_to_keep = fake.card.logits_to_keep
         self.head = nn.Parameter(fake.head)
         self.register_buffer("rows", torch.zeros(context, fake.card.hidden_size))
         self.register_buffer("positions", torch.arange(context))
@@ -42,12 +43,15 @@ class TinyTextDecoder(nn.Module):
         # What the others hold may be anything, for ExecuTorch does not keep what a buffer begins with.
         is_read = (self.positions < input_pos + length).unsqueeze(1)
         rows = torch.where(is_read, self.rows * self.weights.unsqueeze(1), torch.zeros(()))
-        return (rows.sum(0, keepdim=True).tanh() @ self.head + self.bias).unsqueeze(0)
+        kept = torch.sym_min(length, self.logits_to_keep) if self.logits_to_keep > 1 else 1
+        ends = at.narrow(0, length - kept, kept).unsqueeze(1)
+        sums = (self.positions <= ends).float() @ rows
+        return (sums.tanh() @ self.head + self.bias).unsqueeze(0)
 
 
 def build_pte(card: ModelCard, *, card_json: str | None = None, leave_out: str | None = None) -> bytes:
     """Return the program. ``card_json`` replaces its card; the method named ``leave_out`` is missing from it."""
-    from executorch.exir import ExecutorchBackendConfig, to_edge
+    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
     from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
 
     side = {dim: Dim(f"side{dim}", min=2, max=card.image_size) for dim in (1, 2)}
@@ -64,10 +68,16 @@ def build_pte(card: ModelCard, *, card_json: str | None = None, leave_out: str |
         TEXT_DECODER: TinyTextDecoder(fake),
     }
     exported = {
-        name: export(modules[name].eval(), example, dynamic_shapes=shapes)
+        name: export(
+            modules[name].eval(),
+            example,
+            dynamic_shapes=shapes,
+            prefer_deferred_runtime_asserts_over_guards=True,  # as in llava_export.pte.lower
+        )
         for name, (example, shapes) in inputs.items()
         if name != leave_out
     }
     constants = {} if leave_out == MODEL_CARD else {MODEL_CARD: card_json or card.to_json()}
     config = ExecutorchBackendConfig(sym_shape_eval_pass=ConstraintBasedSymShapeEvalPass())
-    return to_edge(exported, constant_methods=constants).to_executorch(config).buffer
+    edge = EdgeCompileConfig(_check_ir_validity=False)  # which does not know the smaller of two sizes
+    return to_edge(exported, constant_methods=constants, compile_config=edge).to_executorch(config).buffer
