@@ -311,8 +311,9 @@ def test_help_fits_a_terminal_and_names_every_flag(program, native_build):
     common = {"--model-path", "--image", "--threads", "--packed-cache-path", "--check", "--workspace-sharing"}
     own = {
         "llava_main": "--tokenizer-path --prompt --interactive --image-aspect-ratio --seq-len --max-new-tokens --stop "
-        "--json --logprobs --temperature --top-k --top-p --min-p --repetition-penalty --seed",
-        "llava_bench": "--prompt-tokens --decode-tokens --depth --etdump-path",
+        "--json --logprobs --draft-max --draft-model-path --temperature --top-k --top-p --min-p --repetition-penalty "
+        "--seed",
+        "llava_bench": "--prompt-tokens --decode-tokens --depth --rows --accepted --draft-max --etdump-path",
     }
     assert flags == common | {"--version"} | set(own[program].split())
 
