@@ -12,12 +12,11 @@
 namespace llava {
 namespace {
 
-constexpr int64_t kBlock = 32;        // cached positions at a time
-constexpr int64_t kQueries = 32;      // new positions that share a block of keys
-constexpr int64_t kDecodeAtMost = 4;  // new positions for which packing keys does not pay
-constexpr int64_t kTogether = 4;      // cached positions that a few new ones are computed with side by side
-constexpr int64_t kAhead = 8192;      // bytes, see fetch_ahead
-constexpr int64_t kCacheLine = 64;    // bytes
+constexpr int64_t kBlock = 32;      // cached positions at a time
+constexpr int64_t kQueries = 32;    // new positions that share a block of packed keys
+constexpr int64_t kTogether = 4;    // cached positions that a few new ones are computed with side by side
+constexpr int64_t kAhead = 8192;    // bytes, see fetch_ahead
+constexpr int64_t kCacheLine = 64;  // bytes
 
 // Asks for memory that will be read a little later. Processors foresee by themselves that memory is read in order, but
 // only up to the end of a page, and a row of keys often fills one.
@@ -29,10 +28,10 @@ LLAVA_INLINE void fetch_ahead(const Element* row, int64_t head_dim) {
   }
 }
 
-// What one query has seen of a part of the cached positions, in every head.
+// What a few queries have seen of a part of the cached positions, in every head.
 struct Partial {
-  std::vector<float> sums;  // of values, [heads, head_dim]; empty: the part is another's
-  std::vector<Softmax> softmax;
+  std::vector<float> sums;       // of values, [queries, heads, head_dim]; empty: the part is another's
+  std::vector<Softmax> softmax;  // [queries, heads]
 };
 
 // Computes the scores of a query with the keys of `count` positions, `stride` elements from one to the next.
@@ -60,8 +59,9 @@ LLAVA_INLINE void add_values(
   }
 }
 
-// Reads the positions [first, last) for one query, in every head. Positions are the outer loop, so that memory is read
-// in order. Loops over a head are shorter where its size is known when this is compiled: `known_dim`, or 0.
+// Reads the positions [first, last) for a few queries, in every head; each of them sees some of every block. Positions
+// are the outer loop, so that memory is read in order, and once for all queries. No query's sums depend on the others.
+// Loops over a head are shorter where its size is known when this is compiled: `known_dim`, or 0.
 template <int64_t known_dim, typename Element>
 LLAVA_INLINE void attend_part_body(
     const Element* query,
@@ -75,11 +75,12 @@ LLAVA_INLINE void attend_part_body(
   const int64_t head_dim = known_dim ? known_dim : shape.head_dim;
   const int64_t stride = shape.key_value_heads * head_dim;
   const int64_t sharing = shape.heads / shape.key_value_heads;
-  std::vector<float> queries(shape.heads * head_dim);
-  std::vector<float> scores(shape.heads * kBlock);
-  partial.sums.assign(shape.heads * head_dim, 0.0f);
-  partial.softmax.assign(shape.heads, Softmax());
-  for (int64_t i = 0; i < shape.heads * head_dim; ++i) {
+  const int64_t rows = shape.queries * shape.heads;
+  std::vector<float> queries(rows * head_dim);
+  std::vector<float> scores(shape.heads * kBlock);  // of one query
+  partial.sums.assign(rows * head_dim, 0.0f);
+  partial.softmax.assign(rows, Softmax());
+  for (int64_t i = 0; i < rows * head_dim; ++i) {
     queries[i] = widen(query[i]) * scale;
   }
   // Calls work(head, j, row, together) for every head and the positions j of a block, kTogether at a time.
@@ -95,29 +96,37 @@ LLAVA_INLINE void attend_part_body(
       }
     }
   };
+  // All queries go over a block before the next one: only the first of them reads it from memory.
   for (int64_t block = first; block < last; block += kBlock) {
-    const int64_t count = std::min(kBlock, last - block);
-    for_rows(
-        keys + block * stride, count, [&](int64_t head, int64_t j, const Element* key, int64_t together) LLAVA_INLINED {
-          const float* q = queries.data() + head * head_dim;
-          float* found = scores.data() + head * kBlock + j;
-          together == 1 ? score<1>(q, key, stride, head_dim, found) : score<kTogether>(q, key, stride, head_dim, found);
-        });
-    for (int64_t head = 0; head < shape.heads; ++head) {
-      const float correction = absorb(partial.softmax[head], scores.data() + head * kBlock, count);
-      float* sum = partial.sums.data() + head * head_dim;
-      for (int64_t e = 0; e < head_dim; ++e) {
-        sum[e] *= correction;
+    for (int64_t t = 0; t < shape.queries; ++t) {
+      const int64_t count = std::min(kBlock, shape.start + t + 1 - block);
+      const float* scaled = queries.data() + t * shape.heads * head_dim;
+      float* sums = partial.sums.data() + t * shape.heads * head_dim;
+      for_rows(
+          keys + block * stride, count,
+          [&](int64_t head, int64_t j, const Element* key, int64_t together) LLAVA_INLINED {
+            const float* q = scaled + head * head_dim;
+            float* found = scores.data() + head * kBlock + j;
+            together == 1 ? score<1>(q, key, stride, head_dim, found)
+                          : score<kTogether>(q, key, stride, head_dim, found);
+          });
+      for (int64_t head = 0; head < shape.heads; ++head) {
+        Softmax& softmax = partial.softmax[t * shape.heads + head];
+        const float correction = absorb(softmax, scores.data() + head * kBlock, count);
+        float* sum = sums + head * head_dim;
+        for (int64_t e = 0; e < head_dim; ++e) {
+          sum[e] *= correction;
+        }
       }
+      for_rows(
+          values + block * stride, count,
+          [&](int64_t head, int64_t j, const Element* value, int64_t together) LLAVA_INLINED {
+            const float* weights = scores.data() + head * kBlock + j;
+            float* sum = sums + head * head_dim;
+            together == 1 ? add_values<1>(weights, value, stride, head_dim, sum)
+                          : add_values<kTogether>(weights, value, stride, head_dim, sum);
+          });
     }
-    for_rows(
-        values + block * stride, count,
-        [&](int64_t head, int64_t j, const Element* value, int64_t together) LLAVA_INLINED {
-          const float* weights = scores.data() + head * kBlock + j;
-          float* sum = partial.sums.data() + head * head_dim;
-          together == 1 ? add_values<1>(weights, value, stride, head_dim, sum)
-                        : add_values<kTogether>(weights, value, stride, head_dim, sum);
-        });
   }
 }
 
@@ -126,11 +135,11 @@ template <typename Element>
 void merge(const std::vector<Partial>& partials, Element* out, const AttentionShape& shape) {
   const int64_t head_dim = shape.head_dim;
   std::vector<float> sums(head_dim);
-  for (int64_t head = 0; head < shape.heads; ++head) {
+  for (int64_t i = 0; i < shape.queries * shape.heads; ++i) {
     Softmax all;
     for (const Partial& partial : partials) {
       if (!partial.sums.empty()) {
-        all.largest = std::max(all.largest, partial.softmax[head].largest);
+        all.largest = std::max(all.largest, partial.softmax[i].largest);
       }
     }
     std::fill(sums.begin(), sums.end(), 0.0f);
@@ -138,14 +147,14 @@ void merge(const std::vector<Partial>& partials, Element* out, const AttentionSh
       if (partial.sums.empty()) {
         continue;
       }
-      const float share = exp_negative(partial.softmax[head].largest - all.largest);
-      all.sum += share * partial.softmax[head].sum;
+      const float share = exp_negative(partial.softmax[i].largest - all.largest);
+      all.sum += share * partial.softmax[i].sum;
       for (int64_t e = 0; e < head_dim; ++e) {
-        sums[e] += share * partial.sums[head * head_dim + e];
+        sums[e] += share * partial.sums[i * head_dim + e];
       }
     }
     for (int64_t e = 0; e < head_dim; ++e) {
-      narrow(sums[e] / all.sum, out[head * head_dim + e]);
+      narrow(sums[e] / all.sum, out[i * head_dim + e]);
     }
   }
 }
@@ -301,19 +310,23 @@ void attend(
     float scale,
     const ParallelFor& parallel_for) {
   static const Loops<Element> best = loops<Element>();
-  if (shape.queries <= kDecodeAtMost) {
-    for (int64_t t = 0; t < shape.queries; ++t) {
-      // Threads share the positions, not the heads: each then reads memory from one end to the other.
+  if (shape.queries <= kMaxDecodeQueries) {
+    AttentionShape group = shape;
+    for (int64_t t = 0; t < shape.queries; t += group.queries) {
+      // How threads share the positions decides how sums are rounded, and depends on the number of blocks. So queries
+      // go together that see the same number of blocks: each is computed as it would be alone.
+      group.start = shape.start + t;
+      group.queries = std::min(shape.queries - t, kBlock - group.start % kBlock);
       const int64_t row = t * shape.heads * shape.head_dim;
-      const int64_t positions = shape.start + t + 1;
-      std::vector<Partial> partials((positions + kBlock - 1) / kBlock);
+      std::vector<Partial> partials(group.start / kBlock + 1);
+      // Threads share the positions, not the heads: each then reads memory from one end to the other.
       parallel_for(int64_t(partials.size()), [&](int64_t begin, int64_t end) {
         if (begin < end) {
-          const int64_t last = std::min(end * kBlock, positions);
-          best.attend_part(query + row, keys, values, partials[begin], shape, scale, begin * kBlock, last);
+          const int64_t last = std::min(end * kBlock, group.start + group.queries);
+          best.attend_part(query + row, keys, values, partials[begin], group, scale, begin * kBlock, last);
         }
       });
-      merge(partials, out + row, shape);
+      merge(partials, out + row, group);
     }
     return;
   }

@@ -20,6 +20,7 @@ struct AttentionShape {
 };
 
 constexpr int64_t kMaxHeadDim = 256;
+constexpr int64_t kMaxDecodeQueries = 16;  // a new token and 15 guessed ones
 
 // Runs body(begin, end) over parts of 0..count, on several threads where it can.
 using ParallelFor = std::function<void(int64_t count, const std::function<void(int64_t begin, int64_t end)>& body)>;
@@ -29,6 +30,10 @@ using ParallelFor = std::function<void(int64_t count, const std::function<void(i
 // `query` and `out` are [T, H, E]; `keys` and `values` [C, K, E] with C of at least start + T; all contiguous. The
 // softmax is taken online (Milakov and Gimelshein, 2018), block by block, as in FlashAttention (Dao et al., 2022).
 // Element is float or BFloat16.
+//
+// Up to kMaxDecodeQueries queries each get, bit for bit, what a call with that query alone gives, if `parallel_for`
+// divides a count always in the same way. The cache is read from memory once for all of them, or twice where their
+// positions are on both sides of a multiple of 32.
 template <typename Element>
 void attend(
     const Element* query,

@@ -1,10 +1,12 @@
-// Tests attend() against attention as it is defined, over many shapes and starts: `attention_test [STEP]`. With a STEP
-// only every STEP-th of them is tested, which is enough where an emulator would take long for all.
+// Tests attend() against attention as it is defined, over many shapes and starts, and a few queries against each of
+// them alone: `attention_test [STEP]`. With a STEP only every STEP-th of them is tested, which is enough where an
+// emulator would take long for all.
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <random>
 #include <thread>
 #include <vector>
@@ -38,6 +40,20 @@ void in_halves(int64_t count, const std::function<void(int64_t, int64_t)>& body)
   std::thread other([&] { body(0, half); });
   body(half, count);
   other.join();
+}
+
+void at_once(int64_t count, const std::function<void(int64_t, int64_t)>& body) {
+  body(0, count);
+}
+
+template <typename Element>
+std::vector<Element> random_elements(int64_t size, std::mt19937& random, float spread) {
+  std::normal_distribution<float> normal(0.0f, spread);
+  std::vector<Element> elements(size);
+  for (Element& element : elements) {
+    assign(element, normal(random));
+  }
+  return elements;
 }
 
 template <typename Element>
@@ -79,14 +95,7 @@ std::vector<double> by_definition(
 
 template <typename Element>
 double largest_error(const AttentionShape& shape, std::mt19937& random, float spread) {
-  std::normal_distribution<float> normal(0.0f, spread);
-  const auto filled = [&](int64_t size) {
-    std::vector<Element> values(size);
-    for (Element& value : values) {
-      assign(value, normal(random));
-    }
-    return values;
-  };
+  const auto filled = [&](int64_t size) { return random_elements<Element>(size, random, spread); };
   // The cache has no spare positions, so that a sanitizer sees every read beyond its end.
   const int64_t cached = (shape.start + shape.queries) * shape.key_value_heads * shape.head_dim;
   const auto query = filled(shape.queries * shape.heads * shape.head_dim);
@@ -116,6 +125,41 @@ int check(const AttentionShape& shape, std::mt19937& random, float spread) {
   return fine ? 0 : 1;
 }
 
+// Returns whether queries computed together are, bit for bit, what calls with one after the other give.
+template <typename Element>
+bool same_as_alone(const AttentionShape& shape, std::mt19937& random, const llava::ParallelFor& parallel_for) {
+  const int64_t width = shape.heads * shape.head_dim;
+  const int64_t cached = (shape.start + shape.queries) * shape.key_value_heads * shape.head_dim;
+  const auto query = random_elements<Element>(shape.queries * width, random, 1.0f);
+  const auto keys = random_elements<Element>(cached, random, 1.0f);
+  const auto values = random_elements<Element>(cached, random, 1.0f);
+  std::vector<Element> together(query.size()), alone(query.size());
+  llava::attend(query.data(), keys.data(), values.data(), together.data(), shape, 0.1f, parallel_for);
+  AttentionShape one = shape;
+  one.queries = 1;
+  for (int64_t row = 0; row < shape.queries * width; row += width, ++one.start) {
+    llava::attend(query.data() + row, keys.data(), values.data(), alone.data() + row, one, 0.1f, parallel_for);
+  }
+  return std::memcmp(together.data(), alone.data(), alone.size() * sizeof(Element)) == 0;
+}
+
+// Returns how many numbers of queries, from this start on, are not as they are alone.
+int count_unlike_alone(const AttentionShape& shape, std::mt19937& random) {
+  int unlike = 0;
+  for (AttentionShape few = shape; few.queries <= llava::kMaxDecodeQueries; ++few.queries) {
+    for (const auto& parallel_for : {at_once, in_halves}) {
+      if (!same_as_alone<float>(few, random, parallel_for) || !same_as_alone<BFloat16>(few, random, parallel_for)) {
+        std::printf(
+            "T %ld start %ld heads %ld/%ld head_dim %ld, %s: not the same as alone\n", long(few.queries),
+            long(few.start), long(few.heads), long(few.key_value_heads), long(few.head_dim),
+            parallel_for == at_once ? "one thread" : "two threads");
+        ++unlike;
+      }
+    }
+  }
+  return unlike;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -143,5 +187,15 @@ int main(int argc, char** argv) {
     shapes += 2;
   }
   std::printf("%d of %d shapes failed\n", failures, shapes);
-  return failures ? 1 : 0;
+  int unlike = 0, tried = 0;
+  for (int64_t head_dim : {64, 80, 128}) {
+    for (const auto& [heads, key_value_heads] : {std::pair<int64_t, int64_t>{2, 2}, {6, 2}}) {
+      for (int64_t start : {0, 1, 15, 16, 17, 30, 31, 32, 33, 63, 64, 95, 200}) {
+        if (tried++ % step == 0) {
+          unlike += count_unlike_alone({1, start, heads, key_value_heads, head_dim}, random);
+        }
+      }
+    }
+  }
+  return failures + unlike ? 1 : 0;
 }
