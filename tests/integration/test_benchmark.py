@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from llava_export.benchmark import ladders
+from llava_export.benchmark.drafts import PERCENTS, ROWS
 from llava_export.benchmark.profile import profile, read_events
 from llava_export.benchmark.rounds import Work, cpp_runner, python_runner
 from llava_export.pte.read.describe import card_of
@@ -203,3 +204,21 @@ def test_mistakes_are_one_line(arguments, message, tiny_package, native_build):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+def test_drafts_are_timed_by_rows_and_by_how_many_guesses_are_right(tiny_package, native_build, tmp_path):
+    numbers, plot = tmp_path / "numbers.json", tmp_path / "plot.png"
+    flags = ("--draft", "--prompt-tokens=100", "--decode-tokens=40", "--depth=100", "--runs=2")
+    done = benchmark(tiny_package.folder, *flags, "--json", numbers, "--plot", plot)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(numbers.read_text())
+    assert found["rows_ratio"]["1"]["median"] == 1 and len(found["rows"]) == len(ROWS)
+    assert list(found["ratio"]) == list(map(str, PERCENTS))
+    for name, accepted in found["accepted"].items():
+        assert f"{accepted} of {found['drafted'][name]}" in done.stdout and found["changed"][name] == 0
+    assert found["accepted"]["0"] == 0 < found["accepted"]["60"] < found["drafted"]["60"]
+    assert found["accepted"]["100"] == found["drafted"]["100"] > 30
+    with Image.open(plot) as image:
+        assert image.width > 1000
+    done = benchmark(tiny_package.folder, "--draft", "--runner=python")
+    assert done.returncode == 2 and "--draft times the C++ runner alone" in done.stderr
