@@ -61,7 +61,7 @@ class Answerer:
         return lambda job: self._answer(job, request, dialogue, options)
 
     def _answer(self, job: Job, request: ChatRequest, dialogue: Dialogue, options: AnswerOptions) -> None:
-        pieces, reading = self.conversations.begin(dialogue, **options)
+        pieces, reading = self.conversations.begin(dialogue, before_turn=job.check, **options)
         try:
             if job.ending is not None:  # it came before the session knew of this answer
                 self.session.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -62,15 +62,20 @@ class Conversations:
         """The number of saved conversations."""
         return len(self._saved)
 
-    def begin(self, dialogue: Dialogue, **options: Unpack[AnswerOptions]) -> tuple[Iterator[str], Reading]:
+    def begin(
+        self, dialogue: Dialogue, *, before_turn: Callable[[], None] = lambda: None, **options: Unpack[AnswerOptions]
+    ) -> tuple[Iterator[str], Reading]:
         """Read what is new in a dialogue. Return the pieces of the answer, and what was read for it.
 
-        Raises ``PromptError`` and ``ImageError``.
+        ``before_turn`` is called before each turn is read. If it raises an exception, the turns that were read stay
+        known. Raises ``PromptError`` and ``ImageError``.
         """
+        before_turn()
         source = self._go_to(dialogue)
         reading = Reading(source)
         for turn in dialogue.past[len(self._live) :]:
             reading = self._replay(turn, reading)
+            before_turn()
         try:
             pieces = self._chat(dialogue.question, **options)
         except UserError:

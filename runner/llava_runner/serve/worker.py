@@ -16,6 +16,10 @@ class Stopping(Exception):
     """The server takes no more jobs."""
 
 
+def _early_end(why: Ending) -> Exception:
+    return Stopping() if why == "stopping" else TimeoutError()
+
+
 class Job:
     """A call that the worker makes, and what it tells the event loop meanwhile.
 
@@ -28,6 +32,11 @@ class Job:
         self.ending: Ending | None = None
         self._run = run
         self._loop = asyncio.get_running_loop()
+
+    def check(self) -> None:
+        """Raise ``Stopping`` or ``TimeoutError`` if the call should end early."""
+        if self.ending is not None:
+            raise _early_end(self.ending)
 
     def tell(self, event: Any) -> None:
         """Give an event to the event loop, from the worker's thread."""
@@ -88,7 +97,7 @@ class Worker:
                 self._cancel()
             elif job in self._jobs:
                 self._jobs.remove(job)
-                job.tell(Stopping() if why == "stopping" else TimeoutError())
+                job.tell(_early_end(why))
 
     def stop_taking(self) -> None:
         """Drop the jobs that wait, and take no more. The one that runs goes on."""

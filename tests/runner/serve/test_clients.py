@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from llava_runner.serve import access, server
-from tests.runner.serve.conftest import Live, user
+from tests.runner.serve.conftest import Live, assistant, user
 from tests.runner.sessions import conversation_of
 
 LONG = 20_000  # tokens that nobody waits for
@@ -115,6 +115,36 @@ def test_requests_wait_in_order_and_those_whose_client_goes_are_dropped(live, mo
     assert [answer(connection)[0] for connection in waiting] == [200] * 3
     assert asked == ["0", "1", "3", "4"]
     assert 'status="499"} 1.0' in live.served.chat.metrics.text().decode()
+
+
+@pytest.mark.parametrize("why", ["gone", "time"])
+def test_earlier_turns_are_read_for_somebody_alone(live, monkeypatch, why):
+    """The request's end comes while the second of them is read."""
+    session, worker = live.served.session, live.served.chat.worker
+    chat, go_on, asked = session.chat, threading.Event(), []
+
+    def note(text, **options):
+        asked.append(text)
+        if len(asked) == 2:
+            go_on.wait(20)
+        return chat(text, **options)
+
+    monkeypatch.setattr(session, "chat", note)
+    messages = [*(each for i in range(5) for each in (user(str(i)), assistant("Yes."))), user("last")]
+    connection = begin(live, messages=messages)
+    wait_until(lambda: len(asked) == 2)
+    if why == "gone":
+        connection.close()
+    else:
+        worker.end(worker._running, why)
+    wait_until(lambda: worker._running.ending == why)
+    go_on.set()
+    if why == "time":
+        assert answer(connection)[0] == 503
+    wait_until(lambda: not worker.is_running)
+    assert asked == ["0", "1"]
+    status, _ = answer(begin(live, messages=messages, max_tokens=3))  # goes on with what was read
+    assert (status, asked[2:]) == (200, ["2", "3", "4", "last"])
 
 
 def test_an_answer_that_takes_too_long_is_cut(make_live):

@@ -125,6 +125,27 @@ def test_without_saving_the_past_is_read_again(session):
     assert ask(conversations, session, "a", "c") == (["a", "c"], "none")
 
 
+def test_a_past_is_read_no_further_than_it_is_wanted(session):
+    conversations = Conversations(session, most_bytes=1000)
+    past = tuple(Turn(Question(text), f"Answer to {text}") for text in "abcd")
+
+    def begin(most):
+        session.read = []
+
+        def check():
+            if len(session.read) == most:
+                raise TimeoutError
+
+        return conversations.begin(Dialogue(past, Question("e")), before_turn=check)
+
+    for most, read in ((0, []), (2, ["a", "b"]), (2, ["c", "d"]), (0, [])):
+        with pytest.raises(TimeoutError):
+            begin(most)
+        assert session.read == read
+    assert (begin(9)[1].source, session.read) == ("live", ["e"])
+    assert [text for text, _ in session.turns] == list("abcde")
+
+
 def test_after_a_failure_nothing_is_taken_for_known(session):
     conversations = Conversations(session, most_bytes=1000)
     ask(conversations, session, "a")
