@@ -69,7 +69,8 @@ def test_a_conversation_is_kept(session, scenes, tmp_path):
     assert "".join(session.chat(FOLLOW_UP)) == expected
 
 
-def test_what_cannot_be_opened(package, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("session")  # has loaded the engine; where that is not, the Python runtime may be
+def test_what_cannot_be_opened(package, monkeypatch):
     with pytest.raises(PromptError, match=r"engine 'rust': it must be one of cpp, python"):
         Session.load(package, engine="rust")  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="the C\\+\\+ engine is in this process already"):
