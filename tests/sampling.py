@@ -110,7 +110,8 @@ def stop_cases(
             ids = choose.choices(choose.choice((ordinary, in_bytes)), k=choose.randint(1, 20))
         text = raw_text(tokenizer, ids)
         stops = [_part(text, choose) for _ in range(choose.choice((1, 1, 2, 5)))]
-        stops = [stop for stop in stops if stop and "\ufffd" not in stop]  # which stands for bytes of no character
+        # U+FFFD stands for bytes of no character, and a zero byte is refused.
+        stops = [stop for stop in stops if stop and not {"\ufffd", "\0"} & set(stop)]
         if stops:
             taken = _taken(theirs, ids, stops)
             cases.append(Stopped(ids, stops, taken, _shown(tokenizer, ids[:taken], stops)))

@@ -58,7 +58,7 @@ class StopStrings:
 
 
 def checked_stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return stop strings as a tuple. Raises ``PromptError`` for empty ones, for what is no text, and more than 16."""
+    """Return stop strings as a tuple. Raises ``PromptError`` for what cannot be one, and for more than 16."""
     is_one = isinstance(stop, (str, bytes)) or not isinstance(stop, Sequence)
     stops: tuple[object, ...] = () if stop is None else (stop,) if is_one else tuple(stop)
     if len(stops) > MAX_STOP_STRINGS:
@@ -73,7 +73,9 @@ def _checked(stop: object) -> str:
     if not stop:
         raise PromptError("a stop string is empty")
     try:
-        stop.encode()
+        content = stop.encode()
     except UnicodeEncodeError as error:
         raise PromptError(f"a stop string is not valid Unicode at character {error.start}") from None
+    if b"\0" in content:  # which the C++ engine cannot take
+        raise PromptError(f"a stop string has a zero byte, at byte {content.index(0)}")
     return stop

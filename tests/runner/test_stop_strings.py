@@ -96,6 +96,7 @@ def test_the_space_that_is_not_shown_may_begin_a_stop_string():
         (3, "a stop string is int, and must be text"),
         (b"a", "a stop string is bytes, and must be text"),
         ("a\udc80", "a stop string is not valid Unicode at character 1"),
+        (["a", "ü\0"], "a stop string has a zero byte, at byte 2"),
     ],
     ids=repr,
 )

@@ -81,6 +81,7 @@ REFUSED = [
     ({"stop": ["a"] * 17}, "stop"),
     ({"stop": 1}, "stop"),
     ({"stop": "\ud800"}, "stop"),
+    ({"stop": ["a", "b\0"]}, "stop"),
     ({"logprobs": 5}, "logprobs"),
     ({"top_logprobs": 5}, "top_logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
