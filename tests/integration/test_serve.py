@@ -141,7 +141,7 @@ def test_conversations_in_turn_find_their_states(serve, package):
 def test_the_verdict_is_that_of_llava_verify(serve, package):
     """Also on a file that was changed since the start."""
     server = serve(package)
-    assert json.loads(server.get("/package"))["proof"]["can_verify"] is True
+    assert json.loads(server.get("/package"))["verification"]["can_verify"] is True
     image = package / IMAGE_FILE
     content = image.read_bytes()
     image.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

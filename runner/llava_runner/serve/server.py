@@ -26,7 +26,7 @@ from llava_runner.serve.chat import Chat
 from llava_runner.serve.conversations import Conversations
 from llava_runner.serve.images import ImageReader
 from llava_runner.serve.page_files import page_files
-from llava_runner.serve.verification import Verification, proof_of
+from llava_runner.serve.verification import Verification, verification_of
 from llava_runner.session import Session
 from llava_runner.tokenizer_file import load_tokenizer
 
@@ -200,7 +200,7 @@ def open_chat(package: Path, settings: Settings) -> tuple[Chat, dict[str, Any]]:
     images = ImageReader(session.card, allows_remote=settings.allows_remote)
     verification = Verification(program, seconds=settings.seconds)
     told = describe(program, session, is_checked=settings.check)
-    told["proof"]["can_verify"] = verification.is_possible
+    told["verification"]["can_verify"] = verification.is_possible
     return Chat(answerer, images=images, verification=verification, seconds=settings.seconds), told
 
 
@@ -217,5 +217,5 @@ def describe(program: Path, session: Session, *, is_checked: bool) -> dict[str, 
         "engine": session.engine,
         "version": version_line(),
         "program": program.name,
-        "proof": proof_of(program, is_checked=is_checked),
+        "verification": verification_of(program, is_checked=is_checked),
     }

@@ -26,7 +26,7 @@ def verify_command(program: Path) -> str:
     return f"llava verify {program.parent.resolve() if is_alone else program}"
 
 
-def proof_of(program: Path, *, is_checked: bool) -> dict[str, str]:
+def verification_of(program: Path, *, is_checked: bool) -> dict[str, str]:
     """Return what the files of a package say of it, and the command that compares it with the original model."""
     command = verify_command(program)
     try:

@@ -9,7 +9,7 @@ import pytest
 from llava_runner.arguments import version_line
 from llava_runner.contract import manifest_path
 from llava_runner.serve.page_files import page_files
-from llava_runner.serve.verification import proof_of
+from llava_runner.serve.verification import verification_of
 from tests.runner.serve.conftest import PACKAGE, data_url, user
 from tests.runner.serve.test_refusals import error_of
 
@@ -63,12 +63,12 @@ def test_counts_are_those_of_the_answers(make_client):
     assert counts["llava_requests_waiting"] == counts["llava_requests_running"] == 0
 
 
-def test_the_proof_is_what_the_manifest_says(tmp_path):
+def test_what_is_known_of_a_program_is_what_the_manifest_says(tmp_path):
     program = tmp_path / "llava.pte"
     program.write_bytes(b"program")
-    assert proof_of(program, is_checked=False) == {
+    assert verification_of(program, is_checked=False) == {
         "text": "The package has no manifest: nothing says what its program should be.",
         "command": f"llava verify {tmp_path}",
     }
     manifest_path(program).write_text("{}")
-    assert "no manifest" in proof_of(program, is_checked=True)["text"]
+    assert "no manifest" in verification_of(program, is_checked=True)["text"]

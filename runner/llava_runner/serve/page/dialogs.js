@@ -48,12 +48,12 @@ function termAndValue(name, value) {
 export function showPackage(facts, { verify }) {
   const known = Object.keys(FACTS).filter((name) => (facts[name] ?? null) !== null);
   document.getElementById("package-facts").replaceChildren(...known.flatMap((name) => termAndValue(name, facts[name])));
-  document.getElementById("proof").textContent = facts.proof?.text ?? "The server does not say.";
-  const command = facts.proof?.command ?? "";
-  const code = document.getElementById("proof-command");
+  document.getElementById("verification").textContent = facts.verification?.text ?? "The server does not say.";
+  const command = facts.verification?.command ?? "";
+  const code = document.getElementById("verify-command");
   code.textContent = command;
   code.parentElement.hidden = command === "";
-  offerVerification(verify, { canVerify: facts.proof?.can_verify === true });
+  offerVerification(verify, { canVerify: facts.verification?.can_verify === true });
   return closed(document.getElementById("package-dialog"));
 }
 

@@ -234,7 +234,7 @@ async function loadFacts() {
     facts = await withKey(packageFacts);
   } catch (error) {
     if (!(error instanceof ServerError)) throw error;
-    facts = { proof: { text: error.message } };
+    facts = { verification: { text: error.message } };
   }
   document.getElementById("package-model").textContent = facts.model ?? "Package";
   const recipe = document.getElementById("package-recipe");
@@ -253,7 +253,7 @@ async function begin() {
     showPackage(facts, { verify: () => withKey(verifyPackage) });
   });
   document.querySelector(".command button").addEventListener("click", (event) => {
-    copy(document.getElementById("proof-command").textContent, event.currentTarget);
+    copy(document.getElementById("verify-command").textContent, event.currentTarget);
   });
   await openConversation(conversations[0] ?? current);
   loadFacts();

@@ -32,7 +32,7 @@ PACKAGE: dict[str, Any] = {
     "engine": "cpp",
     "version": "0.2.0",
     "program": "llava.pte",
-    "proof": {"text": "6 files intact. <b>Not</b> bold.", "command": "llava verify demo", "can_verify": True},
+    "verification": {"text": "6 files intact. <b>Not</b> bold.", "command": "llava verify demo", "can_verify": True},
 }
 TIMINGS = {
     "image_n": 64,

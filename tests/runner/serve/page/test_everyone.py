@@ -34,7 +34,7 @@ def test_the_package_is_one_click_away(browser, server):
         "Engine": "C++",
         "Version": "0.2.0",
     }
-    assert browser.texts("#proof, #proof-command") == ["6 files intact. <b>Not</b> bold.", "llava verify demo"]
+    assert browser.texts("#verification, #verify-command") == ["6 files intact. <b>Not</b> bold.", "llava verify demo"]
 
 
 def test_the_page_follows_the_system_until_the_switch_is_set(browser, server):

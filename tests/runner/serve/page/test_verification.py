@@ -57,9 +57,9 @@ def test_a_verification_that_is_refused_can_be_asked_for_again(browser, server):
 
 
 def test_there_is_no_button_where_the_server_cannot_verify(browser, server, monkeypatch):
-    monkeypatch.setitem(PACKAGE, "proof", {**PACKAGE["proof"], "can_verify": False})
+    monkeypatch.setitem(PACKAGE, "verification", {**PACKAGE["verification"], "can_verify": False})
     open_package(browser, server)
-    assert browser.is_shown("#proof-command") and not browser.is_shown("#verify")
+    assert browser.is_shown("#verify-command") and not browser.is_shown("#verify")
 
 
 def test_a_long_output_scrolls_on_a_phone(browser, server):
