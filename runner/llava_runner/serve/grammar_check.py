@@ -18,6 +18,7 @@ from functools import lru_cache
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from llava_runner.errors import PromptError
+from llava_runner.serve.child import child_command
 
 SECONDS = 5  # Python's start included
 MEMORY = 1 << 30  # bytes of address space
@@ -25,16 +26,14 @@ STACK = 1 << 20  # bytes; threads of the server have 2 MiB or more
 STEPS = 32  # bytes of an answer that are tried
 LONGEST_MESSAGE = 300
 ADVICE = re.compile(r"\. Enable |; consider |; either | <non-verbose/>")
-# The folders of modules are those of this process, wherever the child is started.
-CODE = "import sys; sys.path[:] = sys.argv[1:]; from llava_runner.serve.grammar_check import main; main()"
+CODE = "from llava_runner.serve.grammar_check import main; main()"
 
 
 @lru_cache(maxsize=64)
 def check_grammar(grammar: str) -> None:
     """Raise ``PromptError`` if llguidance does not take a grammar, or takes too much time or memory for it."""
-    command = [sys.executable, "-c", CODE, *sys.path]
     try:
-        done = subprocess.run(command, input=grammar.encode(), capture_output=True, timeout=SECONDS)
+        done = subprocess.run(child_command(CODE), input=grammar.encode(), capture_output=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         raise PromptError(f"the JSON schema is too complex: it takes more than {SECONDS} seconds to read") from None
     if done.returncode < 0:

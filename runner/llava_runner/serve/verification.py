@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from llava_runner.command import installed_commands
 from llava_runner.contract import Manifest, golden_path, manifest_path
 from llava_runner.errors import PackageError
+from llava_runner.serve.child import END_WITH_PARENT, child_command
 from llava_runner.serve.documented import Verdict
 from llava_runner.serve.refusal import Refusal, stopping
 
-# The modules are those of this process, and none of the folder that it was started in.
-CODE = "import sys; sys.path[:] = sys.argv[2:]; from llava_runner.command import main; main(['verify', sys.argv[1]])"
+CODE = "from llava_runner.command import main; main(['verify', sys.argv[1]])"
 PLAIN = {"COLUMNS": "80", "NO_COLOR": "1"}  # environment variables, for output that is shown on the page
 
 
@@ -78,10 +76,18 @@ class Verification:
         self._kill()
 
     async def _verify(self) -> Verdict:
-        arguments: list[Any] = [sys.executable, "-c", CODE, self._program.resolve(), *sys.path]
+        stdin, held = os.pipe()
+        try:
+            return await self._verify_while(stdin)
+        finally:
+            os.close(stdin)
+            os.close(held)
+
+    async def _verify_while(self, stdin: int) -> Verdict:
+        """Return what the command finds. It ends where the other end of its ``stdin`` is closed."""
         process = self._process = await asyncio.create_subprocess_exec(
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
+            *child_command(END_WITH_PARENT + CODE, self._program.resolve()),
+            stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, **PLAIN},

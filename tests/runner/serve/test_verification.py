@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -13,6 +14,7 @@ import pytest
 from llava_runner.command import RUN, SERVE
 from llava_runner.contract import golden_path, manifest_path
 from llava_runner.serve import verification
+from llava_runner.serve.child import child_command
 from tests.runner.serve.test_clients import wait_until
 from tests.runner.serve.test_refusals import error_of
 
@@ -115,6 +117,25 @@ def test_a_server_that_stops_ends_the_command(make_live, make_command, program):
     assert connection.getresponse().status == 503
     (pid,) = pids(program)
     assert not is_alive(pid)
+
+
+def test_the_command_ends_with_a_server_that_is_killed(program):
+    """What SIGKILL ends tells nobody. The end of a pipe tells when the command has ended."""
+    os.mkfifo(pipe := program.with_suffix(".fifo"))
+    busy = "ctypes.PyDLL(None).sleep(60)"  # as a model that computes, it lets no other thread of Python run
+    server = f"""
+import asyncio, sys
+from pathlib import Path
+from llava_runner.serve import verification
+
+verification.CODE = "import ctypes; held = open({str(pipe)!r}, 'w'); held.write('begun'); held.flush(); {busy}"
+asyncio.run(verification.Verification(Path({str(program)!r}), seconds=60).verdict())
+"""
+    with subprocess.Popen(child_command(server)) as process, pipe.open() as found:
+        assert found.read(5) == "begun"
+        process.kill()
+        begin = time.monotonic()
+        assert found.read() == "" and time.monotonic() - begin < 30
 
 
 @pytest.mark.parametrize("lacks", ["golden record", "manifest", "llava-export"])
