@@ -26,6 +26,8 @@ from llava_runner.serve.schema import ChatRequest, NoFields
 
 logger = logging.getLogger("llava_runner.serve")
 
+LONGEST_PATH = 200  # characters of a path in a message
+PATHS = "the API is POST /v1/chat/completions and GET /v1/models, and GET /openapi.json lists all paths"
 OPEN_PATHS = {"/", "/health"}  # which need no API key; those of the page need none, too
 
 
@@ -154,7 +156,14 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        return _refusal(Refusal(error.status_code, error.detail, headers=dict(error.headers or {})))
+        headers = dict(error.headers or {})
+        path = request.url.path if len(request.url.path) <= LONGEST_PATH else request.url.path[:LONGEST_PATH] + "..."
+        message = error.detail
+        if error.status_code == 404:
+            message = f"there is nothing at {path}; {PATHS}"
+        elif error.status_code == 405:
+            message = f"{request.method} is not possible at {path}, and {headers.get('Allow', 'nothing')} is"
+        return _refusal(Refusal(error.status_code, message, headers=headers))
 
     @app.exception_handler(MemoryError)
     async def no_memory(request: Request, error: MemoryError) -> Response:

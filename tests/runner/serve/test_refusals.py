@@ -173,9 +173,20 @@ def test_other_paths_are_not_found(client, path):
     error_of(client.post(path, json={}), 404)
 
 
+def test_who_errs_in_the_path_is_told_what_there_is(client):
+    error = error_of(client.post("/chat/completions", json={}), 404)  # a client whose base URL lacks /v1
+    assert error["message"].startswith("there is nothing at /chat/completions; the API is POST /v1/chat/")
+    assert error["type"] == "not_found_error"
+    long = error_of(client.get("/%ed%a0%80" + "a" * 5000), 404)
+    assert len(long["message"]) < 400
+    assert "/openapi.json" in long["message"] and "/v1/models" in client.get("/openapi.json").json()["paths"]
+
+
 def test_other_methods_are_refused(client):
-    error_of(client.get("/v1/chat/completions"), 405)
-    error_of(client.delete("/v1/models"), 405)
+    reply = client.get("/v1/chat/completions")
+    assert error_of(reply, 405)["message"] == "GET is not possible at /v1/chat/completions, and POST is"
+    assert reply.headers["Allow"] == "POST"
+    assert "GET is" in error_of(client.delete("/v1/models"), 405)["message"]
 
 
 def test_a_mistake_of_ours_is_told_without_its_details(make_app, monkeypatch):
