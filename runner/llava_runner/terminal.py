@@ -41,6 +41,7 @@ def converse(
                 return
             if command == "/reset":
                 reset()
+                images = ()
                 print("note: all is forgotten, the image too", file=sys.stderr)
             elif command == "/image":
                 images = [open_image(rest)]

@@ -263,6 +263,14 @@ def test_a_question_in_a_conversation_is_one_alone(end, both, tiny_package):
         assert ended.out == f"> {alone}> " + ("" if end.startswith(b"\n/quit") else "\n")
 
 
+def test_reset_forgets_an_image_that_nothing_was_asked_about(both, tiny_package):
+    image = tiny_package.folder / "image.png"
+    flags = [f"--model-path={tiny_package.folder}", f"--image={image}", "--interactive", "--json", "--max-new-tokens=4"]
+    for ended in both(flags, stdin=f"/reset\nWhy?\n/image {image}\n/reset\nWhy?".encode()):
+        first, second = (json.loads(line) for line in ended.out.splitlines())
+        assert first["ids"] == second["ids"] and first["timings"]["image_tokens"] == 0
+
+
 def test_a_full_context_is_told_and_reset_helps(both, tiny_package):
     script = b"circle " * 600 + b"\nAnd?\nWhat is that, then, if it is not a circle?\n/reset\nHow are you?\n"
     python, cpp = both([f"--model-path={tiny_package.folder}", "--interactive"], stdin=script)

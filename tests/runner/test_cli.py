@@ -150,6 +150,15 @@ def test_a_conversation_in_json_is_one_line_an_answer(run, monkeypatch):
     assert err == "error: the question is empty; /quit ends the conversation\nnote: all is forgotten, the image too\n"
 
 
+def test_reset_forgets_an_image_that_nothing_was_asked_about(run, package, monkeypatch):
+    lines = f"/reset\nWhy?\n/image {package / 'image.png'}\n/reset\nWhy?"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    _, out, _ = run(json="true", interactive="true", prompt=None, max_new_tokens=4)  # with --image
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [answer["timings"]["image_tokens"] for answer in answers] == [0, 0]
+    assert answers[0]["ids"] == answers[1]["ids"]
+
+
 def test_full_context_is_mentioned(run):
     _, _, err = run(max_new_tokens=None)
     assert err.startswith("note: the answer ends where the context of 128 is full\n")

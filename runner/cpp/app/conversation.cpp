@@ -90,6 +90,7 @@ void converse(
     const std::string command = line.substr(0, space), rest = stripped(line.substr(space));
     if (command == "/reset") {
       reset();
+      images.clear();
       note("note: all is forgotten, the image too\n");
     } else if (command == "/image") {
       Image opened = open_image(rest);  // may throw
