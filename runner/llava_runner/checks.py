@@ -11,6 +11,7 @@ from llava_runner.errors import PromptError
 
 MAX_SEED = 2**64 - 1  # what the C++ runner takes
 MAX_LOGPROBS = 100  # of the likeliest tokens in each place of an answer
+TOO_LONG = "shorten it or start afresh"  # the advice where a context is full
 MAX_THREADS = 1024  # far more only take memory, and end the process when that is used up
 
 
@@ -57,13 +58,16 @@ def answer_limits(card: ModelCard, *, seq_len: int | None, max_new_tokens: int |
     )
 
 
-def check_room(*, start: int, end: int, num_image_tokens: int, limit: int) -> None:
-    """Raise ``PromptError`` if a prompt from position ``start`` to ``end`` leaves no position for an answer."""
+def check_room(what: str, *, then: str, start: int, end: int, limit: int, num_image_tokens: int = 0) -> None:
+    """Raise ``PromptError`` if a text from position ``start`` to ``end`` leaves no position for what comes then.
+
+    The message names both, such as "the prompt" and "the answer". The server knows it by its end.
+    """
     if end < limit:
         return
-    needed = f"the prompt takes {end - start} positions"
+    needed = f"{what} takes {end - start} positions"
     if num_image_tokens:
         needed += f" ({num_image_tokens} of them the image)"
     if start:
         needed += f" after the {start} of the conversation so far"
-    raise PromptError(f"{needed} and the answer needs at least 1, but the limit is {limit}; shorten it or start afresh")
+    raise PromptError(f"{needed} and {then} needs at least 1, but the limit is {limit}; {TOO_LONG}")

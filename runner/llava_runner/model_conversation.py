@@ -65,12 +65,16 @@ class ModelConversation:
         """Read a turn as ``Conversation.begin`` says. If reading is interrupted, the turn has not happened."""
         card, limit = self.card, options.seq_len
         timings = Timings(load=self.load)
-        start = self._cached if is_question else 0
+        unread = self._unread_text() if is_question else []
+        start = self._cached + len(unread) if is_question else 0
         with timings.prompt.measure(0):
             chunks = self._tokenize(text, is_question=is_question, num_images=len(images))
         num_image_tokens = len(images) * card.num_image_tokens
         end = start + sum(len(chunk) for chunk in chunks) + num_image_tokens
-        check_room(start=start, end=end, num_image_tokens=num_image_tokens, limit=limit)
+        check_room(
+            "the prompt", then="the answer", start=start, end=end, limit=limit, num_image_tokens=num_image_tokens
+        )
+        chunks[0] = [*unread, *chunks[0]]
         with timings.image.measure(0):
             aspect_ratio = options.image_aspect_ratio
             pixels = [prepare_image_for(card, image, image_aspect_ratio=aspect_ratio) for image in images]
@@ -121,7 +125,8 @@ class ModelConversation:
             raise PromptError("there is no answer that the text could stand for; ask first")
         ids = self._tokenizer.encode_answer(text)
         start, num_ids, last_id = self._prompt_end
-        check_room(start=start, end=start + len(ids), num_image_tokens=0, limit=self.card.max_context_len)
+        limit = self.card.max_context_len
+        check_room("the given answer", then="the next turn", start=start, end=start + len(ids), limit=limit)
         self._cached, self._unread, self._last_id = start, ids, [last_id, *ids][-1]
         del self._ids[num_ids:]
         return AnswerSoFar.whole(ids, text, timings=self._answer.timings)
@@ -148,10 +153,14 @@ class ModelConversation:
             chunks = prompt_chunks(text, template=template, num_images=num_images)
         if first_turn:
             return self._tokenizer.encode_turn(chunks)
-        # The template spells the end of the answer, whether the model has come to it or was cut short.
-        unread = [token_id for token_id in self._unread if token_id not in self.card.eos_ids]
-        ids = self._tokenizer.encode_turn(chunks, before=self._last_id)
-        return [[*unread, *ids[0]], *ids[1:]]
+        return self._tokenizer.encode_turn(chunks, before=self._last_id)
+
+    def _unread_text(self) -> list[int]:
+        """Return the tokens of the newest answer that the model has not read yet, without its end.
+
+        The template spells that, whether the model has come to it or was cut short.
+        """
+        return [token_id for token_id in self._unread if token_id not in self.card.eos_ids]
 
     def _read(self, chunks: Sequence[list[int]], images: Sequence[np.ndarray], *, timings: Timings) -> np.ndarray:
         """Let the model read a turn: images, and the tokens around them.

@@ -217,6 +217,26 @@ def test_mistakes_leave_the_conversation_as_it_was(make_session):
     assert disturbed.last.ids == calm.last.ids
 
 
+@pytest.mark.parametrize("is_set", [True, False])
+def test_an_answer_is_part_of_the_conversation_so_far(make_session, tokenizer, is_set):
+    """Also the part of it that the model has not read yet."""
+    session = make_session()
+    list(session.chat(QUESTION, image=IMAGE, max_new_tokens=4))
+    if is_set:
+        session.set_answer("There are 12 shapes.")
+    answer = len(tokenizer.encode("There are 12 shapes.")) if is_set else 4
+    first = sum(len(chunk) for chunk in first_turn(tokenizer)[::2]) + 4
+    assert session.position == first + answer
+    question = "circle " * 200
+    turn = [2, *tokenizer.encode(f"USER: {question} ASSISTANT:")]
+    with pytest.raises(PromptError) as raised:
+        session.chat(question)
+    assert str(raised.value) == (
+        f"the prompt takes {len(turn)} positions after the {first + answer} of the conversation so far and the answer "
+        "needs at least 1, but the limit is 128; shorten it or start afresh"
+    )
+
+
 @pytest.mark.parametrize("started", [True, False])
 def test_an_answer_given_up_cannot_go_on(make_session, started):
     session = make_session()
@@ -272,8 +292,14 @@ def test_a_text_that_cannot_stand_for_an_answer(make_session, tokenizer):
         session.set_answer("A circle.")
     list(session.chat(QUESTION, image=IMAGE, max_new_tokens=4))
     answer = session.last
-    with pytest.raises(PromptError, match=r"takes \d+ positions after the \d+ .* limit is 128"):
-        session.set_answer("circle " * 200)
+    prompt = sum(len(chunk) for chunk in first_turn(tokenizer)[::2]) + 4
+    long = "circle " * 200
+    with pytest.raises(PromptError) as raised:
+        session.set_answer(long)
+    assert str(raised.value) == (
+        f"the given answer takes {len(tokenizer.encode(long))} positions after the {prompt} of the conversation so far "
+        "and the next turn needs at least 1, but the limit is 128; shorten it or start afresh"
+    )
     assert session.last == answer
     list(session.chat("And what color?", max_new_tokens=5))
     turn = second_turn(tokenizer, 2)

@@ -13,11 +13,13 @@ namespace {
 
 constexpr size_t kFeaturesKept = 4;  // images; one of LLaVA-1.5-7B takes 9 MB
 
-void check_room(int start, int end, int num_image_tokens, int limit) {
+// Throws PromptError if a text from position `start` to `end` leaves no position for what comes `then`.
+void check_room(
+    const std::string& what, const std::string& then, int start, int end, int limit, int num_image_tokens = 0) {
   if (end < limit) {
     return;
   }
-  std::string needed = "the prompt takes " + std::to_string(end - start) + " positions";
+  std::string needed = what + " takes " + std::to_string(end - start) + " positions";
   if (num_image_tokens > 0) {
     needed += " (" + std::to_string(num_image_tokens) + " of them the image)";
   }
@@ -25,7 +27,7 @@ void check_room(int start, int end, int num_image_tokens, int limit) {
     needed += " after the " + std::to_string(start) + " of the conversation so far";
   }
   throw PromptError(
-      needed + " and the answer needs at least 1, but the limit is " + std::to_string(limit) +
+      needed + " and " + then + " needs at least 1, but the limit is " + std::to_string(limit) +
       "; shorten it or start afresh");
 }
 
@@ -124,7 +126,8 @@ void Session::begin(std::span<const PreparedImage> images, const TurnText& text,
   const int start = text.is_question ? position_ : 0;
   const auto chunks = timings.prompt.measure(0, [&] { return tokenized(text, int(images.size()), start == 0); });
   const Context wanted = with_turn(start, chunks, images);
-  check_room(start, wanted.size(), int(images.size()) * card().num_image_tokens, limit);
+  const int before = text.is_question ? position_ + int(unread_text().size()) : 0;
+  check_room("the prompt", "the answer", before, wanted.size(), limit, int(images.size()) * card().num_image_tokens);
 
   // Nothing the caller gave can be wrong any more.
   if (start == 0) {
@@ -222,7 +225,8 @@ void Session::set_answer(const std::string& text) {
     throw PromptError("there is no answer that the text could stand for; ask first");
   }
   std::vector<int32_t> ids = tokenizer_->encode_answer(text);
-  check_room(prompt_end_, prompt_end_ + int(ids.size()), 0, card().max_context_len);
+  const int limit = card().max_context_len;
+  check_room("the given answer", "the next turn", prompt_end_, prompt_end_ + int(ids.size()), limit);
   end(StopReason::kEos);
   position_ = prompt_end_;
   last_id_ = ids.empty() ? prompt_last_id_ : ids.back();
@@ -255,10 +259,16 @@ std::vector<std::vector<int32_t>> Session::tokenized(const TurnText& text, int n
     return tokenizer_->encode_turn(chunks, std::nullopt);
   }
   auto ids = tokenizer_->encode_turn(chunks, last_id_);
-  // The template spells the end of the answer, whether the model has come to it or was cut short.
-  const auto end = std::find_if(unread_.begin(), unread_.end(), [this](int32_t id) { return is_eos(id); });
-  ids.front().insert(ids.front().begin(), unread_.begin(), end);
+  const auto unread = unread_text();
+  ids.front().insert(ids.front().begin(), unread.begin(), unread.end());
   return ids;
+}
+
+// Returns the tokens of the newest answer that the model has not read yet, without its end. The template spells that,
+// whether the model has come to it or was cut short.
+std::span<const int32_t> Session::unread_text() const {
+  const auto end = std::find_if(unread_.begin(), unread_.end(), [this](int32_t id) { return is_eos(id); });
+  return {unread_.begin(), end};
 }
 
 // Returns the first `start` positions of the conversation with a turn behind them, which is not read yet.

@@ -131,6 +131,7 @@ class Session {
   };
 
   std::vector<std::vector<int32_t>> tokenized(const TurnText& text, int num_images, bool first_turn) const;
+  std::span<const int32_t> unread_text() const;
   Context with_turn(
       int start, const std::vector<std::vector<int32_t>>& chunks, std::span<const PreparedImage> images) const;
   const Rows& features(const PreparedImage& image, Timings& timings);

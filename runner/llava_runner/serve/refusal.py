@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llava_runner.checks import TOO_LONG
 from llava_runner.errors import PromptError, UserError
 
 TYPES = {
@@ -52,5 +53,5 @@ def unusable(message: str, *, param: str | None = None, code: str | None = None)
 
 def mistake(error: UserError) -> Refusal:
     """Return the refusal of a request that the runner cannot use. OpenAI has a code for one that is too long."""
-    is_too_long = isinstance(error, PromptError) and "the answer needs at least 1" in str(error)
+    is_too_long = isinstance(error, PromptError) and str(error).endswith(TOO_LONG)
     return unusable(str(error), param="messages", code="context_length_exceeded" if is_too_long else None)
