@@ -75,6 +75,8 @@ def test_what_cannot_be_opened(package, monkeypatch):
         Session.load(package, engine="rust")  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="the C\\+\\+ engine is in this process already"):
         Session.load(package, engine="python")
+    with pytest.raises(PackageError, match=r"takes a tokenizer\.bin or tokenizer\.json"):
+        Session.load(package, tokenizer=package / "tokenizer.model", engine="cpp")
     monkeypatch.setenv("LLAVA_ENGINE", "off")
     with pytest.raises(PackageError, match="the C\\+\\+ engine is not here"):
         Session.load(package, engine="cpp")

@@ -196,7 +196,11 @@ def ask(llava_main: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     [
         ({"--model-path": "nowhere.pte"}, "nowhere.pte does not exist"),
         ({"--model-path": "{folder}/tokenizer.bin"}, "is not an ExecuTorch program"),
-        ({"--tokenizer-path": "{folder}/llava.pte"}, "is not a tokenizer that can be read"),
+        ({"--tokenizer-path": "{folder}/llava.pte"}, "is not a tokenizer that can be read (tokenizer.bin or"),
+        (
+            {"--tokenizer-path": "{folder}/tokenizer.model"},
+            "a tokenizer.model of SentencePiece; the C++ runner",
+        ),
         ({"--image": "nowhere.png"}, "nowhere.png does not exist"),
         ({"--image": "{folder}/tokenizer.bin"}, "neither JPEG nor PNG"),
         ({"--prompt": ""}, "--prompt is missing"),

@@ -17,6 +17,7 @@
 namespace llava {
 namespace {
 
+constexpr char kUnreadable[] = " is not a tokenizer that can be read (tokenizer.bin or tokenizer.json): ";
 constexpr std::string_view kUnknownSign = " \u2047 ";  // how it shows the unknown token
 constexpr size_t kPieceAtMost = 1 << 10;               // bytes
 
@@ -34,7 +35,7 @@ class Reader {
 
   std::string_view take(size_t length) {
     if (content_.size() < length) {
-      throw PackageError(path_ + " is not a tokenizer that can be read: it ends too early");
+      throw PackageError(path_ + kUnreadable + "it ends too early");
     }
     const std::string_view taken = content_.substr(0, length);
     content_.remove_prefix(length);
@@ -122,9 +123,7 @@ struct Merge {
 
 SentencePieceTokenizer SentencePieceTokenizer::parse(std::string_view content, const std::string& path) {
   Reader reader(content, path);
-  const auto fail = [&](const std::string& why) {
-    throw PackageError(path + " is not a tokenizer that can be read: " + why);
-  };
+  const auto fail = [&](const std::string& why) { throw PackageError(path + kUnreadable + why); };
   const auto vocab_size = reader.number<uint32_t>();
   const auto bos_id = reader.number<uint32_t>();
   const auto eos_id = reader.number<uint32_t>();

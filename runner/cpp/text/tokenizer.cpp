@@ -26,6 +26,12 @@ void check_utf8(std::string_view text) {
   }
 }
 
+// Returns whether a file is SentencePiece's own: a protobuf message whose first field is a piece, which begins with its
+// text.
+bool is_sentencepiece_model(std::string_view content) {
+  return content.size() > 4 && content[0] == '\n' && content[2] == '\n' && content[3] != '\0';
+}
+
 bool is_json(std::string_view content) {
   const size_t first = content.find_first_not_of(" \t\r\n");
   return first != content.npos && content[first] == '{';
@@ -36,6 +42,12 @@ bool is_json(std::string_view content) {
 std::unique_ptr<Tokenizer> Tokenizer::open(const std::string& path) {
   std::string content = read_file<PackageError>(path, kTokenizerAtMost);
   if (!is_json(content)) {
+    if (is_sentencepiece_model(content)) {
+      throw PackageError(
+          path +
+          " is a tokenizer.model of SentencePiece; the C++ runner takes a tokenizer.bin or tokenizer.json, as it is in "
+          "the package's folder");
+    }
     return std::make_unique<SentencePieceTokenizer>(SentencePieceTokenizer::parse(content, path));
   }
 #ifdef LLAVA_PCRE2
