@@ -12,8 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+from pytorch_tokenizers.llama2c import Llama2cTokenizer
 
-from tests.integration.llava_main import PACKING, ask, command, packed_files
+from llava_runner.tokenizer_file import load_tokenizer
+from tests.integration.llava_main import PACKING, QUESTION, ask, command, packed_files
+from tests.runner.conftest import train_tokenizer
+from tests.runner.fake_program import make_card
+from tests.runner.tiny_program import build_pte
 
 
 def test_weights_are_packed_once_and_then_mapped(llava_main, package, expected):
@@ -30,6 +35,16 @@ def test_weights_are_packed_once_and_then_mapped(llava_main, package, expected):
 def test_nothing_is_kept_on_request(llava_main, package, expected):
     assert ask(llava_main, package, "--packed-cache-path=off") == (expected, [])
     assert not packed_files(package)
+
+
+def test_a_program_without_parts_of_xnnpack_has_nothing_to_pack(llava_main, tmp_path):
+    model, program = train_tokenizer(tmp_path / "tokenizer.model"), tmp_path / "llava.pte"
+    program.write_bytes(build_pte(make_card(vocab_size=load_tokenizer(model).vocab_size)))
+    Llama2cTokenizer(str(model)).export(str(tmp_path / "tokenizer.bin"))
+    flags = [f"--model-path={program}", f"--prompt={QUESTION}", "--max-new-tokens=3"]
+    done = subprocess.run([llava_main, *flags], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip()
+    assert "note: " not in done.stderr and not packed_files(tmp_path)
 
 
 def test_the_file_may_be_elsewhere(llava_main, package, expected, tmp_path):

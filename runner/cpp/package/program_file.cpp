@@ -32,10 +32,12 @@ constexpr uint64_t kProgramAtMost = 256 << 20;  // bytes that ExecuTorch interpr
 constexpr uint32_t kTablesAtMost = 1 << 20;     // in a list; far more than the layers of any model need
 
 // Numbers of fields in ExecuTorch's program.fbs.
-constexpr int kSegmentsField = 4, kConstantSegmentField = 5, kNamedDataField = 7;  // of Program
-constexpr int kOffsetField = 0, kSizeField = 1;                                    // of DataSegment
-constexpr int kConstantIndexField = 0;                                             // of SubsegmentOffsets
-constexpr int kSegmentIndexField = 1;                                              // of NamedData
+constexpr int kPlansField = 1, kSegmentsField = 4, kConstantSegmentField = 5, kNamedDataField = 7;  // of Program
+constexpr int kDelegatesField = 7;                                                                  // of ExecutionPlan
+constexpr int kIdField = 0;                      // of BackendDelegate
+constexpr int kOffsetField = 0, kSizeField = 1;  // of DataSegment
+constexpr int kConstantIndexField = 0;           // of SubsegmentOffsets
+constexpr int kSegmentIndexField = 1;            // of NamedData
 
 [[noreturn]] void fail(const std::string& path) {
   throw PackageError(path + " is damaged. Copy or export it again.");
@@ -100,6 +102,20 @@ class Flatbuffer {
     return at ? number<T>(at) : 0;
   }
 
+  // Returns the text in a field of a table; nothing if the field has its default.
+  std::string_view text_in(uint64_t table, int index) const {
+    const uint64_t at = field(table, index);
+    if (!at) {
+      return {};
+    }
+    const uint64_t text = follow(at);
+    const auto size = number<uint32_t>(text);
+    if (size > bytes_.size() - text - sizeof(size)) {
+      fail(path_);
+    }
+    return bytes_.substr(text + sizeof(size), size);
+  }
+
   // Returns the places of the tables in a list, which is a field of a table.
   std::vector<uint64_t> tables(uint64_t table, int index) const {
     std::vector<uint64_t> found;
@@ -120,6 +136,22 @@ class Flatbuffer {
   const std::string& path_;
   std::string_view bytes_;
 };
+
+std::string read(const std::string& path, std::ifstream& file, uint64_t offset, uint64_t size) {
+  std::string bytes(size, '\0');
+  file.seekg(std::streamoff(offset));
+  if (!file.read(bytes.data(), std::streamsize(size))) {
+    fail(path);
+  }
+  return bytes;
+}
+
+std::string read_flatbuffer(const std::string& path, std::ifstream& file, const Head& head) {
+  if (head.program_size > kProgramAtMost) {
+    fail(path);
+  }
+  return read(path, file, 0, head.program_size);
+}
 
 }  // namespace
 
@@ -157,18 +189,7 @@ void check_program_file(const std::string& path) {
 std::string digest_of_structure(const std::string& path) {
   std::ifstream file;
   const Head head = read_head(path, file);
-  if (head.program_size > kProgramAtMost) {
-    fail(path);
-  }
-  const auto read = [&](uint64_t offset, uint64_t size) {
-    std::string bytes(size, '\0');
-    file.seekg(std::streamoff(offset));
-    if (!file.read(bytes.data(), std::streamsize(size))) {
-      fail(path);
-    }
-    return bytes;
-  };
-  const std::string program = read(0, head.program_size);
+  const std::string program = read_flatbuffer(path, file, head);
   Sha256 hash;
   hash.add(bytes_of(program));
   const Flatbuffer flatbuffer(path, program);
@@ -193,10 +214,31 @@ std::string digest_of_structure(const std::string& path) {
         fail(path);
       }
       left -= size;
-      hash.add(bytes_of(read(head.segment_offset + offset, size)));
+      hash.add(bytes_of(read(path, file, head.segment_offset + offset, size)));
     }
   }
   return hash.digest();
+}
+
+bool uses_xnnpack(const std::string& path) {
+  std::ifstream file;
+  const Head head = read_head(path, file);
+  const std::string program = read_flatbuffer(path, file, head);
+  const Flatbuffer flatbuffer(path, program);
+  size_t left = kTablesAtMost;  // plans that share their delegates could have far more
+  for (const uint64_t plan : flatbuffer.tables(flatbuffer.follow(0), kPlansField)) {
+    const auto delegates = flatbuffer.tables(plan, kDelegatesField);
+    if (delegates.size() > left) {
+      fail(path);
+    }
+    left -= delegates.size();
+    for (const uint64_t delegate : delegates) {
+      if (flatbuffer.text_in(delegate, kIdField) == kXnnpack) {
+        return true;
+      }
+    }
+  }
+  return false;
 }
 
 }  // namespace llava

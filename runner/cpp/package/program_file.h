@@ -5,6 +5,8 @@
 
 namespace llava {
 
+constexpr char kXnnpack[] = "XnnpackBackend";  // as programs name it
+
 // Returns the one .pte in the folder of a package, or the path itself if it is no folder. Throws PackageError.
 std::string find_program(const std::string& package);
 
@@ -19,5 +21,8 @@ void check_program_file(const std::string& path);
 // program names the weights by the SHA-256 of their bytes, so it covers what they must be. 64 hexadecimal digits.
 // Throws PackageError for damaged files.
 std::string digest_of_structure(const std::string& path);
+
+// Returns whether XNNPACK computes a part of a program. Throws PackageError for damaged files.
+bool uses_xnnpack(const std::string& path);
 
 }  // namespace llava

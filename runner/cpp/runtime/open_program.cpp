@@ -20,7 +20,8 @@ Program open_program(const ProgramOptions& options) {
     with_cache.structure = structure;
     return Program(options.model_path, with_cache);
   };
-  if (options.packed_cache_path == kNoPackedCache) {
+  // Only XNNPACK packs weights.
+  if (options.packed_cache_path == kNoPackedCache || !uses_xnnpack(options.model_path)) {
     return load("");
   }
   const PackedCacheOptions kept{

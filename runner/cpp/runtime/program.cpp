@@ -31,8 +31,7 @@ constexpr const char* kTokenEmbedding = "token_embedding";
 constexpr const char* kTextDecoder = "text_decoder";
 constexpr const char* kModelCard = "get_model_card";
 
-// Names of ExecuTorch's XNNPACK backend and its options. The wheel has no header with them.
-constexpr char kXnnpack[] = "XnnpackBackend";
+// Names of options of ExecuTorch's XNNPACK backend. The wheel has no header with them.
 constexpr char kWorkspaceSharing[] = "workspace_sharing_mode";
 constexpr char kWeightCache[] = "weight_cache_enabled";
 constexpr char kPackedCachePath[] = "packed_cache_path";

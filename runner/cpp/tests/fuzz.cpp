@@ -232,6 +232,7 @@ void program(std::string_view input) {
   const std::string path = file_with(input, "llava.pte");
   check_program_file(path);
   digest_of_structure(path);
+  uses_xnnpack(path);
 }
 
 void manifest(std::string_view input) {
