@@ -28,6 +28,7 @@ from llava_runner.errors import UserError
 ROOT = Path(__file__).parents[1]
 MODELS = ("llava-1.5-7b", "mobilevlm-1.7b", "llava-interleave-qwen-0.5b", "llava-llama-3-8b")
 STRAIGHTFORWARD_MODELS = MODELS[:2]  # exported in the straightforward way, too, and in README.md
+DRAFT_MODELS = MODELS[:2]  # decoded with guessed tokens
 LADDER_MODELS = MODELS[:1]  # the model that the published ladders are about
 PEER = "llama.cpp"
 READ_BYTES, READS = 2 * 2**30, 11  # to find out how fast memory is
@@ -150,10 +151,16 @@ def measure_ladders(work: WorkFolder, model: str) -> dict[str, Any]:
     return work.measure(f"ladders-{model}", "llava", "benchmark", "--ablation", "--model", model, "--runs", "2")
 
 
+def measure_draft(work: WorkFolder, model: str) -> dict[str, Any]:
+    """Time calls of several rows, and decoding with guessed tokens, in the C++ runner."""
+    return work.measure(f"draft-{model}", "llava", "benchmark", f"{model}-pte", "--draft")
+
+
 # The parts of the page, in the order in which they are measured.
 PARTS: dict[str, Callable[[WorkFolder, str], dict[str, Any]]] = {
     "export": measure_export,
     "speed": measure_speed,
+    "draft": measure_draft,
     "profile": measure_profile,
     "ladders": measure_ladders,
 }
@@ -166,4 +173,4 @@ def measure_part(part: str, work: WorkFolder, models: Iterable[str]) -> dict[str
 
 def models_of(part: str) -> tuple[str, ...]:
     """Return the models that a part of the page is about."""
-    return LADDER_MODELS if part == "ladders" else MODELS
+    return {"ladders": LADDER_MODELS, "draft": DRAFT_MODELS}.get(part, MODELS)

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.measuring import PEER
 from llava_export.benchmark.ladders import Ladder
 from llava_export.benchmark.profile import TOP, CallProfile, short
-from llava_export.benchmark.rounds import Results, unit
+from llava_export.benchmark.rounds import Figure, Results, unit
 from llava_export.benchmark.show import ladder_rows, with_spread
 
 
@@ -53,6 +53,24 @@ def speed_table(found: Mapping[str, Any]) -> str:
         cells = [with_spread(results.figure(contender, name)) for contender in results.rounds]
         rows.append((f"{name}, {unit(name)}", *cells, f"**{ratio.median:.2f}** ({ratio.low:.2f} to {ratio.high:.2f})"))
     return table(("", *results.rounds, "better"), rows)
+
+
+def rows_table(found: Mapping[str, Any]) -> str:
+    """Return the time of a decoder's call by its rows, as multiples of a call with one."""
+    ratios = {count: f"{ratio['median']:.2f}" for count, ratio in found["rows_ratio"].items()}
+    return table(("rows of a call", *ratios), [("time", *ratios.values())])
+
+
+def drafts_table(found: Mapping[str, Any]) -> str:
+    """Return the decoding speed by how many guesses are right."""
+    rows = []
+    for percent, ratio in found["ratio"].items():
+        speed = Figure(**found["speed"][percent])
+        better = f"**{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f})"
+        accepted = f"{found['accepted'][percent]} of {found['drafted'][percent]}"
+        rows.append((f"{percent} %", with_spread(speed), better, accepted, str(found["changed"][percent])))
+    plain = ("no draft", with_spread(Figure(**found["plain"])), "1", "", "")
+    return table(("guesses that are right", "tok/s", "times plain", "accepted", "changed tokens"), [plain, *rows])
 
 
 def profile_table(profiles: Sequence[Mapping[str, Any]]) -> str:

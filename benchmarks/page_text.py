@@ -7,7 +7,16 @@ from string import Template
 from typing import Any
 
 from benchmarks.measuring import PEER
-from benchmarks.page_tables import console, export_table, ladder_table, profile_table, sizes_table, speed_table
+from benchmarks.page_tables import (
+    console,
+    drafts_table,
+    export_table,
+    ladder_table,
+    profile_table,
+    rows_table,
+    sizes_table,
+    speed_table,
+)
 from llava_export.benchmark.ladders import Ladder, Rung
 from llava_export.benchmark.rounds import Results
 from llava_runner.bench import DEFAULT_PROMPT_TOKENS
@@ -42,6 +51,14 @@ $export
   lowest and the highest.
 
 $speed
+## Guessed tokens
+
+A draft that knows the tokens guesses them, and so many percent of its guesses are right
+([how drafts work](guides/drafts.md)). How many it guesses at a time depends on how many were right lately. What making
+guesses takes is not in these figures: prompt lookup takes nearly nothing, and a model that drafts its own time.
+"changed tokens" came out otherwise than without a draft.
+
+$draft
 ## Where the time goes
 
 These are times from ExecuTorch's event tracer in the C++ runner. Tracing itself costs a little. Operators in italics
@@ -87,6 +104,7 @@ def render(results: Mapping[str, Any]) -> str:
         again=again(results.get("again", {})),
         export=export_section(results["export"]),
         speed=speed_sections(results["speed"], results["export"], results["profile"]),
+        draft=draft_sections(results["draft"]),
         profile=profile_sections(results["profile"]),
         ladders=ladder_sections(results["ladders"]),
     )
@@ -176,6 +194,20 @@ def what_limits(found: Mapping[str, Any], read: Mapping[str, float], token: Mapp
         f"Decoding is bound by memory. {reads}\n{parts}\nAt the same bandwidth that makes us "
         f"**{theirs / ours:.2f}** times as fast. A larger ratio comes from better use of the bandwidth.\n"
     )
+
+
+def draft_sections(draft: Mapping[str, Any]) -> str:
+    """Return a section about guessed tokens for each model."""
+    sections = []
+    for model, found in draft.items():
+        sections += [
+            f"### {model}, {found['work']['decode_tokens']} tokens at depth {found['depth']}\n",
+            rows_table(found),
+            drafts_table(found),
+            console([found["command"]]),
+            f"![time by rows, and speed by how many guesses are right](benchmarks/draft-{model}.png)\n",
+        ]
+    return "\n".join(sections)
 
 
 def profile_sections(profile: Mapping[str, Any]) -> str:
