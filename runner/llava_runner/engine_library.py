@@ -61,6 +61,7 @@ class AskOptions(_Sized):
         ("repetition_penalty", c_double),
         ("logprobs", c_int32),
         ("top_logprobs", c_int32),
+        ("draft_max", c_int32),
     )
 
     def __init__(self, *, stops: Sequence[str] = (), **fields: Any) -> None:
@@ -86,6 +87,8 @@ class AnswerFields(_Sized):
         ("prompt", StageFields),
         ("sample", StageFields),
         ("eval", StageFields),
+        ("num_drafted", c_int32),
+        ("num_accepted", c_int32),
     )
 
 

@@ -7,8 +7,8 @@ from ctypes import byref
 import numpy as np
 import pytest
 
-from llava_runner.engine import MISUSE, STOP_REASONS
-from llava_runner.engine_library import AskOptions
+from llava_runner.engine import MISUSE, OK, STOP_REASONS
+from llava_runner.engine_library import AnswerFields, AskOptions
 from llava_runner.errors import PromptError
 from tests.engine.test_c_interface import NEW_TOKENS, answer, asked
 
@@ -52,6 +52,36 @@ def test_log_probabilities_are_those_of_the_logits(engine, scenes):
         engine.ask("What?", logprobs=1, top_logprobs=101)
     engine.ask("What?", max_new_tokens=1)
     assert engine.last_logprobs(0) == []
+
+
+def test_guesses_change_no_answer_and_are_counted(engine):
+    """What the logits allow is said again and again, so that guesses are right."""
+    counts = {}
+    for draft_max in (-1, 0, 3, 15):
+        engine.reset()
+        engine.begin("What?", max_new_tokens=40, draft_max=draft_max)
+        while (logits := engine.logits()) is not None:
+            logits[300 + engine.last().num_tokens % 5] = 1000
+            engine.next()
+        assert engine.last_ids() == [300 + i % 5 for i in range(40)]
+        counts[draft_max] = engine.last().num_drafted, engine.last().num_accepted
+    assert counts[-1] == (0, 0) and all(drafted >= accepted > 20 for drafted, accepted in list(counts.values())[1:])
+    assert engine.last().eval.count == 39
+    with pytest.raises(PromptError, match="draft_max 16: it must be from 0 to 15"):
+        engine.ask("What?", draft_max=16)
+
+
+def test_a_caller_of_an_older_version_gets_what_it_knows(engine):
+    """Whose structures end before the fields that came later."""
+    options = AskOptions(max_new_tokens=20, draft_max=99)
+    options.struct_size = AskOptions.draft_max.offset
+    assert engine._library.llava_begin(engine._number, b"What?", byref(options)) == OK
+    while engine.next() is not None:
+        pass
+    fields = AnswerFields(num_drafted=-5)
+    fields.struct_size = AnswerFields.num_drafted.offset
+    assert engine._library.llava_last(engine._number, byref(fields)) == OK
+    assert fields.num_tokens == engine.last().num_tokens > 0 and fields.num_drafted == -5
 
 
 def test_one_token_must_be_left(engine):

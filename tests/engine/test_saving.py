@@ -31,6 +31,27 @@ def test_answers_after_restoring_are_those_without(engine, scenes, tmp_path):
             assert [answer(engine, follow_up, max_new_tokens=20) for follow_up in follow_ups] == expected
 
 
+def test_a_conversation_is_kept_without_the_guess_that_is_being_checked(engine, scenes):
+    cut = 0
+    for count in range(20, 28):
+        answers = []
+        for draft_max in (-1, 7):
+            engine.reset()
+            engine.add_image(scenes[0].content)
+            engine.begin(scenes[0].question, draft_max=draft_max)
+            while (length := engine.last().num_tokens) < count:
+                engine.logits()[300 + length % 5] = 1000
+                engine.next()
+            cut += engine.last().num_drafted > engine.last().num_accepted
+            saved = engine.save()
+            answers.append(answer(engine, "Is it red?", max_new_tokens=20))
+            engine.reset()
+            engine.restore(saved)
+            answers.append(answer(engine, "Is it red?", max_new_tokens=20))
+        assert len(set(answers)) == 1
+    assert cut > 2
+
+
 def test_another_process_goes_on(library, engine, scenes, package, tmp_path):
     scene = scenes[4]
     asked(engine, scene.content, scene.question)

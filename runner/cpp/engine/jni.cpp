@@ -162,6 +162,7 @@ NATIVE(void, ask)
  jobjectArray stop_texts,
  jboolean has_logprobs,
  jint logprobs,
+ jint draft_max,
  jobject receiver) {
   guarded(env, [&] {
     const Bytes question(env, text);
@@ -191,6 +192,7 @@ NATIVE(void, ask)
     options.num_stops = int32_t(stops.size());
     options.logprobs = has_logprobs;
     options.top_logprobs = logprobs;
+    options.draft_max = draft_max;
     Receiver to{env, receiver, env->GetMethodID(env->GetObjectClass(receiver), "receive", "([B)Z")};
     if (to.receive) {
       check(env, llava_ask(session, question.get(), &options, on_text, &to));

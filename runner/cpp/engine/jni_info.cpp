@@ -48,10 +48,11 @@ NATIVE(jdoubleArray, last)(JNIEnv* env, jclass, jlong session) {
   if (env->ExceptionCheck()) {
     return nullptr;
   }
-  const std::array<jdouble, 11> numbers{
+  const std::array<jdouble, 13> numbers{
       jdouble(answer.stop_reason),  answer.load.ms,   jdouble(answer.load.count),   answer.image.ms,
       jdouble(answer.image.count),  answer.prompt.ms, jdouble(answer.prompt.count), answer.sample.ms,
-      jdouble(answer.sample.count), answer.eval.ms,   jdouble(answer.eval.count)};
+      jdouble(answer.sample.count), answer.eval.ms,   jdouble(answer.eval.count),   jdouble(answer.num_drafted),
+      jdouble(answer.num_accepted)};
   return java_doubles(env, numbers);
 }
 

@@ -1,6 +1,7 @@
 // The C interface: no exception and no C++ type leaves a function here.
 #include "engine/llava.h"
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 #include <string>
@@ -46,6 +47,9 @@ AnswerOptions answer_options(const llava_ask_options& options) {
   }
   if (options.logprobs != 0) {
     answer.logprobs = options.top_logprobs;
+  }
+  if (options.draft_max != 0) {
+    answer.draft_max = std::max(options.draft_max, 0);
   }
   return answer;
 }

@@ -93,6 +93,8 @@ typedef struct llava_ask_options {
   double repetition_penalty; /* above 1 makes tokens less likely that the conversation has; 0: 1 */
   int32_t logprobs;          /* not 0: keep how likely each token was, for llava_last_logprobs */
   int32_t top_logprobs;      /* then also so many of the tokens that were the most likely in its place */
+  int32_t draft_max;         /* guess up to so many tokens at a time, at most 15, and check them at once; no choice
+                                depends on it. 0: 7; negative: guess none */
 } llava_ask_options;
 
 /* Takes the next turn: reads the added images and the text. llava_next then computes the answer. After an error the
@@ -146,11 +148,13 @@ typedef struct llava_answer {
   size_t struct_size;
   int32_t stop_reason; /* a llava_stop_reason */
   int32_t num_tokens;
-  llava_stage load;   /* of the package */
-  llava_stage image;  /* positions of images that were encoded */
-  llava_stage prompt; /* positions that were read, images' among them; not those that the KV cache had already */
-  llava_stage sample; /* tokens */
-  llava_stage eval;   /* tokens */
+  llava_stage load;     /* of the package */
+  llava_stage image;    /* positions of images that were encoded */
+  llava_stage prompt;   /* positions that were read, images' among them; not those that the KV cache had already */
+  llava_stage sample;   /* tokens */
+  llava_stage eval;     /* tokens */
+  int32_t num_drafted;  /* tokens that were guessed */
+  int32_t num_accepted; /* and were right */
 } llava_answer;
 
 /* Describes the newest answer as far as it has come. */

@@ -46,7 +46,9 @@ llava_status llava_last(llava_session session, llava_answer* answer) {
         .image = stage(timings.image),
         .prompt = stage(timings.prompt),
         .sample = stage(timings.sample),
-        .eval = stage(timings.eval)};
+        .eval = stage(timings.eval),
+        .num_drafted = timings.drafted,
+        .num_accepted = timings.accepted};
     describe(found, answer, "answer");
     return LLAVA_OK;
   });

@@ -58,6 +58,7 @@ final class Cases {
             Cases::choicesAreNarrowed,
             Cases::logProbabilitiesAreThoseOfThePythonRunner,
             Cases::anAnswerEndsBeforeAStopString,
+            Guesses::changeNoAnswer,
             Cases::emojiAreText,
             Cases::threadsTakeTurns,
             Cases::memoryDoesNotGrow);

@@ -79,6 +79,12 @@ public final class Answer {
   /** Computing tokens. */
   public final Stage eval;
 
+  /** Tokens that were guessed. */
+  public final int drafted;
+
+  /** Those of them that were right. */
+  public final int accepted;
+
   Answer(double[] numbers, int[] tokenIds, double[] logprobs) {
     this.tokenIds = tokenIds;
     this.logprobs = tokens(logprobs);
@@ -88,6 +94,8 @@ public final class Answer {
     prompt = new Stage(numbers, 2);
     sample = new Stage(numbers, 3);
     eval = new Stage(numbers, 4);
+    drafted = (int) numbers[11];
+    accepted = (int) numbers[12];
   }
 
   /** Returns what {@link Native#lastLogprobs} has found. */

@@ -39,4 +39,10 @@ public final class AskOptions {
 
   /** Keeps how likely each token was, and so many of the most likely ones in its place, at most 100; null: neither. */
   public Integer logprobs;
+
+  /**
+   * Up to so many tokens are guessed at a time, at most 15, and checked at once; no choice depends on it. 0: 7; negative:
+   * none are.
+   */
+  public int draftMax;
 }

@@ -108,6 +108,7 @@ public final class LlavaSession implements AutoCloseable {
         chosen.stops.stream().map(LlavaSession::bytes).toArray(byte[][]::new),
         chosen.logprobs != null,
         chosen.logprobs == null ? 0 : chosen.logprobs,
+        chosen.draftMax,
         pieces);
     return pieces.answer.toString();
   }

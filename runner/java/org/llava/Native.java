@@ -48,6 +48,7 @@ final class Native {
       byte[][] stops,
       boolean hasLogprobs,
       int logprobs,
+      int draftMax,
       Receiver receiver);
 
   static native void cancel(long session);
@@ -64,7 +65,8 @@ final class Native {
 
   static native int context(long session);
 
-  /** Returns what {@link Answer} takes: the stop reason, then milliseconds and count of each stage. */
+  /** Returns what {@link Answer} takes: the stop reason, then milliseconds and count of each stage, then the
+   * tokens that were guessed, and those that were right. */
   static native double[] last(long session);
 
   static native int[] lastIds(long session);
