@@ -68,6 +68,16 @@ class FloatModel:
         """Read rows ``float32 [1, T, hidden_size]`` from ``position`` on. Return the last logits ``[vocab_size]``."""
         return self.modules.text_decoder(inputs_embeds, torch.tensor([position]))[0, -1]
 
+    @torch.no_grad()
+    def verify(self, inputs_embeds: Tensor, *, position: int) -> Tensor:
+        """Read rows as ``decode`` does. Return the logits ``[T, vocab_size]`` after each of them."""
+        decoder = self.modules.text_decoder
+        x_1TD = inputs_embeds
+        start, cos_T1e, sin_T1e = decoder.positions(torch.tensor([position]), x_1TD.shape[1])
+        for layer in decoder.layers:
+            x_1TD = layer(x_1TD, cos_T1e, sin_T1e, start)
+        return decoder.logits(x_1TD)[0]
+
 
 class FloatReference:
     """The model of a checkpoint in float32, with the methods of ``llava_runner.model.Model``.
@@ -121,14 +131,25 @@ class FloatReference:
 
         The model's KV cache keeps what was read.
         """
+        return self._logits(inputs_embeds, position=position, kept=1)[0]
+
+    @torch.no_grad()
+    def verify(self, inputs_embeds: Tensor, *, position: int) -> Tensor:
+        """Read rows as ``decode`` does. Return the logits ``[T, vocab_size]`` after each of them."""
+        return self._logits(inputs_embeds, position=position, kept=inputs_embeds.shape[1])
+
+    def _logits(self, inputs_embeds: Tensor, *, position: int, kept: int) -> Tensor:
+        """Read rows. Return the logits ``[kept, vocab_size]`` of the last of them."""
         decoder = self._model.text_decoder
         x_1TD = inputs_embeds
         start, cos_T1e, sin_T1e = decoder.positions(torch.tensor([position]), x_1TD.shape[1])
         for i in range(len(decoder.layers)):
             with self._filled(decoder_layer(i)) as layer:
                 x_1TD = layer(x_1TD, cos_T1e, sin_T1e, start)
-        with self._filled(DECODER_NORM), self._filled(LM_HEAD):
-            return decoder.logits(x_1TD[:, -1:]).flatten()
+        with self._filled(DECODER_NORM) as norm:
+            x_1TD = norm(x_1TD[:, -kept:])
+        with self._filled(LM_HEAD) as lm_head:
+            return lm_head(x_1TD)[0]
 
     @contextmanager
     def _filled(self, fqn: str) -> Iterator[Any]:

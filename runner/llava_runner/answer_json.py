@@ -11,12 +11,13 @@ from llava_runner.timings import Timings
 
 
 def answer_json(answer: Answer) -> str:
-    """Return an answer that has ended as one line of ASCII: text, ids, stop reason, timings, and perhaps logprobs."""
+    """Return an answer that has ended as one line of ASCII: text, ids, stop reason, timings, draft, logprobs."""
     found: dict[str, Any] = {
         "text": answer.text,
         "ids": answer.ids,
         "stop_reason": answer.stop_reason,
         "timings": _timings(answer.timings),
+        "draft": {"drafted": answer.timings.drafted, "accepted": answer.timings.accepted},
     }
     if answer.logprobs is not None:
         found["logprobs"] = [dataclasses.asdict(token) for token in answer.logprobs]

@@ -10,6 +10,7 @@ import numpy as np
 
 from llava_runner.checks import MAX_LOGPROBS, answer_limits, whole_number
 from llava_runner.contract import ModelCard
+from llava_runner.draft import DRAFT_MAX, DRAFT_MAX_AT_MOST
 from llava_runner.sampler import Sampler
 from llava_runner.stop_strings import checked_stops
 
@@ -32,6 +33,7 @@ class AnswerOptions(TypedDict, total=False):
     stop: str | Sequence[str] | None
     logprobs: int | None
     logits_processor: LogitsProcessor | None
+    draft_max: int | None
     seq_len: int | None
     image_aspect_ratio: str | None
 
@@ -46,6 +48,7 @@ class CheckedOptions:
     max_new_tokens: int
     logprobs: int | None
     logits_processor: LogitsProcessor | None
+    draft_max: int
     image_aspect_ratio: str | None
 
     @classmethod
@@ -56,6 +59,7 @@ class CheckedOptions:
         stop: str | Sequence[str] | None = None,
         logprobs: int | None = None,
         logits_processor: LogitsProcessor | None = None,
+        draft_max: int | None = None,
         max_new_tokens: int | None = None,
         seq_len: int | None = None,
         image_aspect_ratio: str | None = None,
@@ -66,6 +70,7 @@ class CheckedOptions:
         seq_len, max_new_tokens = answer_limits(card, seq_len=seq_len, max_new_tokens=max_new_tokens)
         if logprobs is not None:
             logprobs = whole_number("logprobs", logprobs, least=0, most=MAX_LOGPROBS)
+        draft_max = DRAFT_MAX if draft_max is None else draft_max
         return cls(
             sampler=sampler,
             stops=checked_stops(stop),
@@ -73,5 +78,6 @@ class CheckedOptions:
             max_new_tokens=max_new_tokens,
             logprobs=logprobs,
             logits_processor=logits_processor,
+            draft_max=whole_number("draft_max", draft_max, least=0, most=DRAFT_MAX_AT_MOST),
             image_aspect_ratio=image_aspect_ratio,
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llava_runner.checks import MAX_LOGPROBS, MAX_SEED, MAX_THREADS
+from llava_runner.draft import DRAFT_MAX_AT_MOST
 from llava_runner.engine_library import ENGINES
 from llava_runner.errors import complain, exit_cleanly
 from llava_runner.paths import with_home
@@ -130,6 +131,14 @@ def logprob_count(text: str) -> int:
     value = whole_number(text)
     if not 0 <= value <= MAX_LOGPROBS:
         raise argparse.ArgumentTypeError(f"{value} must be from 0 to {MAX_LOGPROBS}")
+    return value
+
+
+def draft_count(text: str) -> int:
+    """Return how many tokens to guess at a time. For the ``type`` of an argument: raises ``ArgumentTypeError``."""
+    value = whole_number(text)
+    if not 0 <= value <= DRAFT_MAX_AT_MOST:
+        raise argparse.ArgumentTypeError(f"{value} must be from 0 to {DRAFT_MAX_AT_MOST}")
     return value
 
 

@@ -12,6 +12,7 @@ from llava_runner.arguments import (
     ArgumentParser,
     add_engine,
     add_image_and_threads,
+    draft_count,
     logprob_count,
     path,
     positive_int,
@@ -21,6 +22,7 @@ from llava_runner.arguments import (
     whole_number,
 )
 from llava_runner.contract import IMAGE_ASPECT_RATIOS
+from llava_runner.draft import DRAFT_MAX
 from llava_runner.errors import PromptError
 
 if TYPE_CHECKING:
@@ -101,6 +103,13 @@ def build_parser(prog: str = "llava run") -> ArgumentParser:
         metavar="N",
         help="with --json, also the log probability of each token, and of the N most likely ones in its place",
     )
+    add(
+        "--draft-max",
+        type=draft_count,
+        default=DRAFT_MAX,
+        metavar="N",
+        help="guess up to N tokens at a time, and check them at once; 0 guesses none (default: %(default)s)",
+    )
     add("--temperature", type=real_number, default=0.0, metavar="T", help="0 takes the most likely token (default: 0)")
     add(
         "--top-k",
@@ -177,6 +186,7 @@ def run(arguments: argparse.Namespace) -> None:
         **sampling,
         "stop": stops,
         "logprobs": arguments.logprobs,
+        "draft_max": arguments.draft_max,
         "max_new_tokens": arguments.max_new_tokens or MAX_CONTEXT,  # in place of the model's own
         "seq_len": arguments.seq_len,
         "image_aspect_ratio": arguments.image_aspect_ratio,

@@ -60,6 +60,7 @@ class EngineConversation:
             repetition_penalty=sampler.repetition_penalty,
             logprobs=options.logprobs is not None,
             top_logprobs=options.logprobs or 0,
+            draft_max=options.draft_max or -1,
         )
         self._options = options
         self._image_ms = timings.image.ms
@@ -118,5 +119,6 @@ class EngineConversation:
             found = getattr(last, name)
             setattr(answer.timings, name, Stage(found.ms, found.count))
         answer.timings.image = Stage(self._image_ms + last.image.ms, last.image.count)
+        answer.timings.drafted, answer.timings.accepted = last.num_drafted, last.num_accepted
         answer.stop_reason = STOP_REASONS[last.stop_reason]  # at the end: where there is one, the rest is complete
         return text

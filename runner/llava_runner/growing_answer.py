@@ -39,6 +39,11 @@ class GrowingAnswer(AnswerSoFar):
         self._reason = reason
         self._num_likely = logprobs or 0
 
+    @property
+    def room(self) -> int:
+        """The number of tokens that may still come."""
+        return self._budget - len(self.ids)
+
     def add(self, token_id: int, logits: np.ndarray) -> str:
         """Add a token that was chosen by logits ``[vocab_size]``. It may be the last.
 

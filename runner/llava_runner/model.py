@@ -1,4 +1,4 @@
-"""The three calls that the float model and an exported program have in common, and the greedy loop over either."""
+"""The calls that the float model and an exported program have in common, and the greedy loop over either."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ class Model(Protocol):
 
     def decode(self, inputs_embeds: torch.Tensor, *, position: int) -> torch.Tensor:
         """Read rows ``float32 [1, T, D]`` from ``position`` on. Return the last row's logits ``float32 [V]``."""
+        ...
+
+    def verify(self, inputs_embeds: torch.Tensor, *, position: int) -> torch.Tensor:
+        """Read rows as ``decode`` does. Return the logits ``float32 [T, V]`` after each of them.
+
+        A program takes at most ``card.logits_to_keep`` rows.
+        """
         ...
 
 

@@ -12,6 +12,7 @@ from llava_runner.answer import AnswerSoFar, StopReason
 from llava_runner.answer_options import CheckedOptions
 from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.checks import check_room
+from llava_runner.draft import look_up
 from llava_runner.engine_library import EngineName
 from llava_runner.errors import PromptError, StateError
 from llava_runner.growing_answer import GrowingAnswer
@@ -19,6 +20,7 @@ from llava_runner.image import prepare_image_for
 from llava_runner.image.kinds import ImageSource
 from llava_runner.model import ModelWithCard
 from llava_runner.prompt import prompt_chunks, question_chunks
+from llava_runner.speculative_decoding import SpeculativeDecoding
 from llava_runner.stop_strings import StopStrings
 from llava_runner.timings import Stage, Timings
 from llava_runner.tokenizer import TextStream
@@ -31,6 +33,7 @@ class ModelConversation:
     engine: EngineName = "python"
     _answer: GrowingAnswer
     _options: CheckedOptions
+    _decoding: SpeculativeDecoding  # of the newest answer
     _logits: np.ndarray | None  # of the answer's next token. None: the newest one must be read first
     _ids: list[int]  # the tokens in the KV cache. An image has none
     _prompt_end: tuple[int, int, int] | None  # positions, ids and the last id before the newest answer, if there is one
@@ -96,6 +99,7 @@ class ModelConversation:
             logprobs=options.logprobs,
         )
         self._options = options
+        self._decoding = SpeculativeDecoding(options.draft_max)
         self._logits = self._read(chunks, pixels, timings=timings)
         self._prompt_end = self._cached, len(self._ids), self._last_id
         return self._answer
@@ -185,9 +189,20 @@ class ModelConversation:
         return logits.numpy()
 
     def _read_newest(self) -> np.ndarray:
-        """Let the model read the newest token. Return the logits ``float32 [vocab_size]`` of the next one."""
-        with self._answer.timings.eval.measure():
-            logits = self._model.decode(self._model.embed(self._unread), position=self._cached)
-        self._ids += self._unread
-        self._cached, self._unread = self._cached + 1, []
-        return logits.numpy()
+        """Return the logits ``float32 [vocab_size]`` after the newest token, which the model reads if it has not."""
+        timings, decoding = self._answer.timings, self._decoding
+        (token_id,) = self._unread
+        with timings.eval.measure():
+            logits = decoding.logits_after(
+                self._model, token_id, position=self._cached, room=self._answer.room - 1, guess=self._guess
+            )
+        timings.drafted, timings.accepted = decoding.drafted, decoding.accepted
+        self._ids.append(token_id)
+        self._cached, self._unread = self._cached + 1, []  # guesses behind it are overwritten if they do not come
+        return logits
+
+    def _guess(self, most: int) -> list[int]:
+        """Return at most ``most`` tokens that may follow the newest one."""
+        ids = look_up([*self._ids, *self._unread], most)
+        end = next((i + 1 for i, token_id in enumerate(ids) if token_id in self.card.eos_ids), len(ids))
+        return ids[:end]  # what followed that answer will not follow this one

@@ -139,7 +139,8 @@ class Session:
         the first of the texts in ``stop``, if it comes. With ``logprobs``, ``last`` has the probability of each token,
         and of so many that were the most likely in its place. ``logits_processor`` is called before each token with the
         ids of the answer so far and the logits ``float32 [vocab_size]``, which it may change: -infinity rules a token
-        out.
+        out. Up to ``draft_max`` tokens (by default 7, at most 15) are guessed at a time by what was said before, and
+        checked in one call of the model; no choice depends on it. 0 guesses none.
 
         Raises ``PromptError`` and ``ImageError`` from this call, not from the iterator, and before the model runs.
         """

@@ -40,7 +40,7 @@ class Timings:
 
     ``image`` counts positions of the image, and its time includes preprocessing. ``prompt`` counts all positions of the
     prompt, those of the image too. ``sample`` and ``eval`` count tokens: an answer of n tokens takes n samples and
-    n - 1 evals.
+    n - 1 evals. Of ``drafted`` tokens that were guessed, ``accepted`` were right.
     """
 
     load: Stage
@@ -48,6 +48,8 @@ class Timings:
     prompt: Stage = field(default_factory=Stage)
     sample: Stage = field(default_factory=Stage)
     eval: Stage = field(default_factory=Stage)
+    drafted: int = 0
+    accepted: int = 0
 
     @property
     def total_ms(self) -> float:
@@ -57,10 +59,16 @@ class Timings:
     def report(self, *, columns: int | None = None) -> str:
         """Return a line for each stage, the total, and the peak memory of the process where the system tells it.
 
+        One more line follows if tokens were guessed.
         The lines are those of llama.cpp. On a terminal of fewer than 80 ``columns`` shorter ones have the same figures.
         """
         is_narrow = columns is not None and columns < NARROW
-        return "\n".join(self._lines(_short_line if is_narrow else _long_line))
+        lines = self._lines(_short_line if is_narrow else _long_line)
+        if self.drafted:
+            label = "draft " if is_narrow else f"llava_print_timings: {'draft':>16} ="
+            count = f"{self.accepted:5d} accepted" if is_narrow else f"{self.accepted:7d}    accepted"
+            lines.append(f"{label} {count} of {self.drafted}")
+        return "\n".join(lines)
 
     def _lines(self, line: Callable[..., str]) -> list[str]:
         """Return the lines of the report."""

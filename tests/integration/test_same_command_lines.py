@@ -72,6 +72,7 @@ def both(native_build, capfd, monkeypatch) -> Both:
         *(["--repetition-penalty", text] for text in ("0", "-1", "-0", "inf", "1e999", "x")),
         *([f"--logprobs={text}", "--json"] for text in ("-1", "101", "1.5", "")),
         *(["--stop", "a", *flags] for flags in (["--stop="], ["--stop"], ["--stop=b"] * 16)),
+        *([f"--draft-max={text}"] for text in ("-1", "16", "1.5", "")),
         ["--logprobs=0"],
         ["--logprobs=0", "--json", "--json=false"],
         ["--json=yes"],
@@ -191,6 +192,7 @@ def test_answers_in_json_are_the_same(options, both, tiny_package):
         counts = [{key: it for key, it in each["timings"].items() if key.endswith("_tokens")} for each in (one, other)]
         # After /reset the C++ runner does not read again what its cache still holds of the beginning.
         assert counts[0] == counts[1] or one is found[3]
+        assert one["draft"] == other["draft"]
         assert [token["id"] for token in one["logprobs"]] == one["ids"]
         for token, same in zip(one["logprobs"], other["logprobs"], strict=True):
             # The last bits of sums differ between the runners, and the unlikeliest tokens show it most.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from llava_runner.draft import DraftLength, look_up
 from llava_runner.logprobs import token_logprobs
 from llava_runner.tokenizer_file import AnyTokenizer, load_tokenizer
 from tests.byte_level import TEXTS, tokenizer_json
@@ -110,3 +111,27 @@ def test_any_text_becomes_json(text, native_build):
         assert line.isascii() and line.count(b"\n") == 1
         found = json.loads(line)["text"]
         assert found == text if stdin == text.encode() else found.rstrip("\ufffd") in stdin.decode(errors="replace")
+
+
+def test_guesses_are_those_of_the_python_runner(parts):
+    random = np.random.default_rng(0)
+    asked = [
+        {"ids": random.integers(0, vocab, size).tolist(), "most": int(random.integers(-1, 16))}
+        for vocab in (1, 2, 3, 5, 20)
+        for size in range(60)
+    ]
+    found = [each["guess"] for each in parts("look_up", stdin=asked)]
+    assert found == [look_up(each["ids"], each["most"]) for each in asked]
+    assert sum(map(bool, found)) > 100 and [] in found
+
+
+def test_guesses_are_as_long_as_in_the_python_runner(parts):
+    random = np.random.default_rng(0)
+    asked = [{"most": most, "right": (random.integers(0, 3, 90) * 7 // 2).tolist()} for most in range(16)]
+    for each, found in zip(asked, parts("draft_length", stdin=asked), strict=True):
+        length, lengths = DraftLength(each["most"]), []
+        for right in each["right"]:
+            lengths.append(guessed := length.next())
+            if guessed:
+                length.record(guessed=guessed, right=min(guessed, right))
+        assert found["lengths"] == lengths

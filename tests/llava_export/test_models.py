@@ -9,7 +9,7 @@ from transformers import LlavaForConditionalGeneration
 from llava_export.checkpoint.checkpoint import open_checkpoint
 from llava_export.models.llama import QkvLinear
 from llava_export.models.llava import LlavaModel
-from llava_export.reference import FloatReference
+from llava_export.reference import FloatModel, FloatReference
 from tests.checkpoints import SHAPES, VOCAB_SIZE, random_llava, save_checkpoint
 
 TOLERANCE = 1e-4
@@ -96,6 +96,9 @@ def test_reference_run_block_by_block_equals_the_whole_model(dtype, tmp_path):
     assert all(parameter.is_meta for parameter in reference._model.parameters())
     num_blocks = len(list(reference._model.blocks()))
     assert len(steps) == num_blocks + 2 * (checkpoint.config.text.num_hidden_layers + 2)  # the decoder ran three times
+    for model in (reference, FloatModel(whole)):
+        each = [model.decode(rows[:, i : i + 1], position=i) for i in range(len(ids))]
+        torch.testing.assert_close(model.verify(rows, position=0), torch.stack(each), rtol=1e-5, atol=1e-5)
 
 
 def test_positions_beyond_the_context_are_refused(checkpoint_of):

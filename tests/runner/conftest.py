@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceTrainer
 
+from llava_runner.contract import MAX_LOGITS_TO_KEEP
 from llava_runner.tokenizer_file import load_tokenizer
 from tests.runner.fake_program import make_card
 from tests.runner.sessions import PROGRAM, tiny_session
@@ -52,13 +53,17 @@ def tokenizer(tokenizer_model):
 
 @pytest.fixture
 def make_session(tokenizer, tokenizer_model, tmp_path_factory):
-    """Return a function that makes a session with a tiny model, and a card with changed values."""
+    """Return a function that makes a session with a tiny model, and a card with changed values.
+
+    With ``repeats``, its answers repeat themselves, and the model gives the logits of several tokens.
+    """
     sessions = []
 
-    def make(**card):
-        changed = make_card(vocab_size=tokenizer.vocab_size, **card)
+    def make(*, repeats=False, **card):
+        kept = MAX_LOGITS_TO_KEEP if repeats else 1
+        changed = make_card(vocab_size=tokenizer.vocab_size, logits_to_keep=kept, **card)
         folder = tmp_path_factory.mktemp("session")
-        sessions.append(tiny_session(changed, tokenizer_model=tokenizer_model, folder=folder))
+        sessions.append(tiny_session(changed, tokenizer_model=tokenizer_model, folder=folder, repeats=repeats))
         return sessions[-1]
 
     yield make

@@ -1,4 +1,4 @@
-"""A model without a runtime: it has the three calls of a program, and its whole context is one tensor.
+"""A model without a runtime: it has the calls of a program, and its whole context is one tensor.
 
 ``tests/runner/tiny_program.py`` makes a real program that computes the same.
 """
@@ -72,11 +72,13 @@ def make_card(
 class FakeProgram:
     """A model whose logits depend on each row of the context and its position, so that one misplaced row changes them.
 
-    It never chooses token 2, so no answer ends by itself.
+    It never chooses token 2, so no answer ends by itself. With ``repeats``, the newest row counts most: then answers
+    soon say again what they said before.
     """
 
-    def __init__(self, card: ModelCard) -> None:
+    def __init__(self, card: ModelCard, *, repeats: bool = False) -> None:
         self.card = card
+        self.newest, self.others = (3.0, 0.02) if repeats else (0.0, 1.0)
         generator = torch.Generator().manual_seed(0)
         self.embedding = torch.randn(card.vocab_size, card.hidden_size, generator=generator)
         self.head = torch.randn(card.hidden_size, card.vocab_size, generator=generator)
@@ -95,6 +97,13 @@ class FakeProgram:
         return self.embedding[input_ids].unsqueeze(0)
 
     def decode(self, inputs_embeds: torch.Tensor, *, position: int) -> torch.Tensor:
+        return self._logits(inputs_embeds, position)[-1]
+
+    def verify(self, inputs_embeds: torch.Tensor, *, position: int) -> torch.Tensor:
+        assert inputs_embeds.shape[1] <= self.card.logits_to_keep
+        return self._logits(inputs_embeds, position)
+
+    def _logits(self, inputs_embeds: torch.Tensor, position: int) -> torch.Tensor:
         self.calls += 1
         end = position + inputs_embeds.shape[1]
         self.rows[position:end] = inputs_embeds[0]
@@ -102,6 +111,7 @@ class FakeProgram:
             self.interrupt_next = False
             raise KeyboardInterrupt
         weights = torch.arange(1, end + 1).cos().unsqueeze(1)
-        logits = (self.rows[:end] * weights).sum(0).tanh() @ self.head
-        logits[2] = -torch.inf
+        sums = (self.rows[:end] * weights).cumsum(0)[position:]
+        logits = (self.others * sums + self.newest * inputs_embeds[0]).tanh() @ self.head
+        logits[:, 2] = -torch.inf
         return logits

@@ -19,6 +19,7 @@ from tests.runner.fake_program import FakeProgram, make_card
 
 CARD_BYTES = 8000  # with spaces behind it
 PROGRAM = os.environ.get("LLAVA_TEST_PROGRAM")  # its tokenizer.model and tokenizer.bin are next to it
+REPEATING = "repeating.pte"  # next to it, too: the program whose answers repeat themselves
 
 
 def template_card(vocab_size: int) -> str:
@@ -38,12 +39,13 @@ def model_session(model: FakeProgram, tokenizer: AnyTokenizer) -> Session:
     return Session(ModelConversation(model, tokenizer=tokenizer))
 
 
-def tiny_session(card: ModelCard, *, tokenizer_model: Path, folder: Path) -> Session:
+def tiny_session(card: ModelCard, *, tokenizer_model: Path, folder: Path, repeats: bool = False) -> Session:
     """Return a session with a tiny model, computed by the engine that this process tests."""
     if PROGRAM is None:
-        return model_session(FakeProgram(card), load_tokenizer(tokenizer_model))
+        return model_session(FakeProgram(card, repeats=repeats), load_tokenizer(tokenizer_model))
+    program = Path(PROGRAM).with_name(REPEATING) if repeats else Path(PROGRAM)
     path = folder / f"{len(list(folder.glob('*.pte')))}.pte"
-    path.write_bytes(with_card(Path(PROGRAM).read_bytes(), card))
+    path.write_bytes(with_card(program.read_bytes(), card))
     return Session.load(path, tokenizer=Path(PROGRAM).with_name("tokenizer.bin"), engine="cpp")
 
 

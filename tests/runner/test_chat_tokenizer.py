@@ -37,10 +37,10 @@ class Scripted(FakeProgram):
         self.read += input_ids
         return super().embed(input_ids)
 
-    def decode(self, inputs_embeds, *, position):
-        logits = super().decode(inputs_embeds, position=position)
+    def _logits(self, inputs_embeds, position):
+        logits = super()._logits(inputs_embeds, position)
         logits[:] = 0
-        logits[self.answers[0].pop(0)] = 1
+        logits[-1, self.answers[0].pop(0)] = 1
         self.answers = [answer for answer in self.answers if answer]
         return logits
 

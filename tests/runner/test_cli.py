@@ -126,13 +126,14 @@ def test_json_has_the_whole_answer(run, package):
     code, out, err = run(json="true", logprobs=2)
     assert (code, err, out.count("\n"), out.isascii()) == (0, "", 1, True)
     found = json.loads(out)
-    assert list(found) == ["text", "ids", "stop_reason", "timings", "logprobs"]
+    assert list(found) == ["text", "ids", "stop_reason", "timings", "draft", "logprobs"]
     assert (found["text"], found["ids"], found["stop_reason"]) == (text, list(answer.ids), "length")
     stages = ("image", "prompt", "sample", "eval")
     names = ["load_ms", *(f"{stage}_{what}" for stage in stages for what in ("ms", "tokens")), "total_ms"]
     assert list(found["timings"]) == names
     counts = {stage: getattr(answer.timings, stage).count for stage in stages}
     assert {stage: found["timings"][f"{stage}_tokens"] for stage in stages} == counts
+    assert found["draft"] == {"drafted": answer.timings.drafted, "accepted": answer.timings.accepted}
     assert found["timings"]["total_ms"] >= found["timings"]["load_ms"] > 0
     assert found["logprobs"] == [
         {"id": it.id, "logprob": it.logprob, "top": [{"id": top.id, "logprob": top.logprob} for top in it.top]}

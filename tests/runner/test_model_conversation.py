@@ -48,6 +48,32 @@ def test_a_token_interrupted_while_it_is_decoded_is_decoded_again(make_session):
     assert disturbed.last.ids == calm.last.ids
 
 
+def test_a_guess_interrupted_while_it_is_checked_has_not_been_made(make_session):
+    for count in range(30, 36):
+        disturbed, calm = make_session(repeats=True), make_session(repeats=True)
+        pieces = disturbed.chat(QUESTION, image=IMAGE)
+        while len(disturbed.last.ids) < count:
+            next(pieces)
+        model_of(disturbed).interrupt_next = True
+        with pytest.raises(KeyboardInterrupt):
+            list(pieces)
+        list(calm.chat(QUESTION, image=IMAGE, max_new_tokens=len(disturbed.last.ids), draft_max=0))
+        assert disturbed.last.ids == calm.last.ids
+        for session in (disturbed, calm):
+            list(session.chat("And what color?", max_new_tokens=5))
+        assert disturbed.last.ids == calm.last.ids
+
+
+def test_guesses_save_calls_of_the_model(make_session):
+    session = make_session(repeats=True)
+    session.ask(IMAGE, QUESTION, draft_max=0)
+    calls = model_of(session).calls
+    session.ask(IMAGE, QUESTION)
+    accepted = session.last.timings.accepted
+    assert model_of(session).calls - calls == calls - 2 * accepted  # an embedding and a decoding each
+    assert accepted > len(session.last.ids) // 2
+
+
 def test_tokenizer_of_another_vocabulary(tokenizer):
     with pytest.raises(PackageError, match=f"{tokenizer.vocab_size} tokens and the model was trained with 32000"):
         model_session(FakeProgram(make_card(vocab_size=32000)), tokenizer)

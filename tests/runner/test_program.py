@@ -62,6 +62,17 @@ def test_decode_continues_where_it_is_told_and_keeps_what_it_returned(program, f
     assert torch.equal(first, kept)
 
 
+def test_verify_gives_the_logits_after_each_row(program, fake):
+    rows = torch.randn(1, 11, 8)
+    program.decode(rows[:, :7], position=0)
+    fake.decode(rows[:, :7], position=0)
+    found = program.verify(rows[:, 7:], position=7)
+    torch.testing.assert_close(found, fake.verify(rows[:, 7:], position=7))
+    for end in range(8, 12):
+        torch.testing.assert_close(found[end - 8], fake.decode(rows[:, :end], position=0))
+    torch.testing.assert_close(program.verify(rows[:, :1], position=7)[0], fake.decode(rows[:, :1], position=7))
+
+
 @pytest.mark.parametrize("fraction", [0, 0.001, 0.004, 0.006, 0.1, 0.5, 0.9, 0.9999])
 def test_truncated_files(tiny_pte, tmp_path, fraction):
     content = tiny_pte.read_bytes()

@@ -69,6 +69,9 @@ def test_options_are_the_authors_unless_they_are_given(make_session):
         ({"stop": ["x", ""]}, "a stop string is empty"),
         ({"logprobs": -1}, "logprobs -1: it must be from 0 to 100"),
         ({"logprobs": 101}, "logprobs 101: it must be from 0 to 100"),
+        ({"draft_max": -1}, "draft_max -1: it must be from 0 to 15"),
+        ({"draft_max": 16}, "draft_max 16: it must be from 0 to 15"),
+        ({"draft_max": 1.5}, "draft_max 1.5: it must be a whole number"),
     ],
 )
 def test_mistakes_are_raised_by_the_call_itself(make_session, options, message):

@@ -29,6 +29,14 @@ def test_report_has_the_shape_of_llama_cpp():
     assert re.fullmatch(r"llava_print_timings: +peak memory = +[\d.]+ MiB", memory)
 
 
+def test_the_report_tells_of_guesses_where_there_were_any():
+    timings = Timings(load=Stage(1.0))
+    assert "draft" not in timings.report()
+    timings.drafted, timings.accepted = 20, 13
+    assert timings.report().splitlines()[-1] == "llava_print_timings:            draft =      13    accepted of 20"
+    assert timings.report(columns=40).splitlines()[-1] == "draft     13 accepted of 20"
+
+
 def test_stages_add_up():
     stage = Stage()
     for _ in range(3):

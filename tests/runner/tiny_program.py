@@ -31,6 +31,7 @@ class TinyTextDecoder(nn.Module):
         context = fake.card.max_context_len
         self.logits_to_keep = fake.card.logits_to_keep
         self.head = nn.Parameter(fake.head)
+        self.newest, self.others = fake.newest, fake.others
         self.register_buffer("rows", torch.zeros(context, fake.card.hidden_size))
         self.register_buffer("positions", torch.arange(context))
         self.register_buffer("weights", torch.arange(1, context + 1).cos())
@@ -46,10 +47,13 @@ class TinyTextDecoder(nn.Module):
         kept = torch.sym_min(length, self.logits_to_keep) if self.logits_to_keep > 1 else 1
         ends = at.narrow(0, length - kept, kept).unsqueeze(1)
         sums = (self.positions <= ends).float() @ rows
-        return (sums.tanh() @ self.head + self.bias).unsqueeze(0)
+        newest = inputs_embeds[0].narrow(0, length - kept, kept)
+        return ((self.others * sums + self.newest * newest).tanh() @ self.head + self.bias).unsqueeze(0)
 
 
-def build_pte(card: ModelCard, *, card_json: str | None = None, leave_out: str | None = None) -> bytes:
+def build_pte(
+    card: ModelCard, *, card_json: str | None = None, leave_out: str | None = None, repeats: bool = False
+) -> bytes:
     """Return the program. ``card_json`` replaces its card; the method named ``leave_out`` is missing from it."""
     from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
     from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
@@ -61,7 +65,7 @@ def build_pte(card: ModelCard, *, card_json: str | None = None, leave_out: str |
         TOKEN_EMBEDDING: ((torch.zeros(1, 3, dtype=torch.int64),), (length,)),
         TEXT_DECODER: ((torch.zeros(1, 3, card.hidden_size), torch.zeros(1, dtype=torch.int64)), (length, None)),
     }
-    fake = FakeProgram(card)
+    fake = FakeProgram(card, repeats=repeats)
     modules = {
         VISION_ENCODER: TinyVisionEncoder(fake),
         TOKEN_EMBEDDING: nn.Embedding.from_pretrained(fake.embedding),

@@ -42,6 +42,7 @@ std::string answer_json(const AnswerRecord& answer) {
       {"ids", answer.ids},
       {"stop_reason", answer.stop_reason},
       {"timings", timings_json(answer.timings)},
+      {"draft", {{"drafted", answer.timings.drafted}, {"accepted", answer.timings.accepted}}},
   };
   if (answer.logprobs) {
     line["logprobs"] = Json::array();

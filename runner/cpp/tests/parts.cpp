@@ -15,6 +15,8 @@
 //   parts sample                          for each line of JSON on stdin the probabilities of its logits
 //   parts logprobs                        for each line of JSON on stdin, how likely a token is by its logits
 //   parts stop TOKENIZER                  for each line of JSON on stdin, how its ids are shown up to a stop string
+//   parts look_up                         for each line of JSON on stdin, the guess that its ids have
+//   parts draft_length                    for each line of JSON on stdin, the lengths of the guesses it records
 //   parts json                            the JSON of an answer that has the text on stdin
 //   parts throw WHAT                      nothing: it ends as a program does that has a bug, or no memory left
 #include <algorithm>
@@ -35,6 +37,7 @@
 #include "base/errors.h"
 #include "base/exit.h"
 #include "image/prepare_image.h"
+#include "runtime/draft.h"
 #include "runtime/logprobs.h"
 #include "runtime/sampler.h"
 #include "text/chat_tokenizer.h"
@@ -132,6 +135,25 @@ nlohmann::json stopped(const Tokenizer& tokenizer, const nlohmann::json& line) {
     pieces.push_back(stops.finish(stream.flush()));
   }
   return {{"pieces", pieces}, {"taken", taken}, {"found", stops.found()}};
+}
+
+// Returns what is guessed to follow a line's ids.
+nlohmann::json looked_up(const nlohmann::json& line) {
+  return {{"guess", look_up(line.at("ids").get<std::vector<int32_t>>(), line.at("most"))}};
+}
+
+// Returns how long a line's guesses are: each was right so far as `right` says, where it was as long.
+nlohmann::json draft_lengths(const nlohmann::json& line) {
+  DraftLength length(line.at("most"));
+  auto lengths = nlohmann::json::array();
+  for (const int right : line.at("right").get<std::vector<int>>()) {
+    const int guessed = length.next();
+    lengths.push_back(guessed);
+    if (guessed > 0) {
+      length.record(guessed, std::min(guessed, right));
+    }
+  }
+  return {{"lengths", lengths}};
 }
 
 // Writes what `answer` makes of each line of JSON on stdin, or its error.
@@ -238,6 +260,10 @@ void run(const std::vector<std::string>& arguments) {
     for_each_line(sampled);
   } else if (part == "logprobs") {
     for_each_line(likely);
+  } else if (part == "look_up") {
+    for_each_line(looked_up);
+  } else if (part == "draft_length") {
+    for_each_line(draft_lengths);
   } else if (part == "stop") {
     const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(arguments.at(1));
     for_each_line([&](const nlohmann::json& line) { return stopped(*tokenizer, line); });
