@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = checkpoint.build_model(max_context_len=CONTEXT)
     part = "" if arguments.scenes else "vision_encoder"
     checkpoint.weights.fill(model.get_submodule(part), prefix=part)
-    side = checkpoint.config.vision.image_size
+    side = checkpoint.images.size
 
     cosines: dict[str, list[float]] = {FLOAT: [], CLASS_TOKEN_LAST: []}
 

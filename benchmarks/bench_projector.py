@@ -102,6 +102,7 @@ def ours(checkpoint: Checkpoint) -> nn.Module:
 def naive(checkpoint: Checkpoint) -> nn.Module:
     """Return the projector in torch's own layout, with the checkpoint's weights."""
     config, reader = checkpoint.config.projector, CheckpointReader(checkpoint.own_folders[-1])
+    assert config is not None
     projector = PROJECTORS[PUBLISHED[config.type]](config.in_features, config.out_features).eval()
     projector.load_state_dict({name: reader.read(KEYS + name).float() for name in projector.state_dict()})
     return projector.requires_grad_(False)
@@ -129,14 +130,16 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure and print the tables. Raises a ``UserError`` for the user's mistakes."""
     silence_libraries()
     checkpoint = open_checkpoint(arguments.model)
-    if checkpoint.config.projector.type not in PUBLISHED:
-        raise UserError(f"{arguments.model} is no MobileVLM: its projector is {checkpoint.config.projector.type}")
+    vision, projector = checkpoint.config.vision, checkpoint.config.projector
+    assert vision is not None and projector is not None
+    if projector.type not in PUBLISHED:
+        raise UserError(f"{arguments.model} is no MobileVLM: its projector is {projector.type}")
     card = Program.open(arguments.package).card
     recipe = RECIPES["8da4w"].with_changes(vision=card.recipe["vision"], group_size=card.recipe["group_size"])
     side = card.image_size
     torch.manual_seed(0)
     image = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
-    features = torch.randn(1, checkpoint.config.vision.num_features, checkpoint.config.vision.feature_size)
+    features = torch.randn(1, vision.num_features, vision.feature_size)
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

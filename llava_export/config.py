@@ -228,14 +228,14 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaConfig:
-    """A whole model.
+    """A whole model, or a language model alone: then ``vision`` and ``projector`` are None.
 
     ``bos_id`` is the token that every prompt begins with, and any of ``eos_ids`` ends an answer. All are in the
     vocabulary. ``around_image`` are the texts of two tokens between which an image stands, or None.
     """
 
-    vision: VisionConfig
-    projector: ProjectorConfig
+    vision: VisionConfig | None
+    projector: ProjectorConfig | None
     text: TextConfig
     bos_id: int
     eos_ids: tuple[int, ...]
@@ -243,29 +243,39 @@ class LlavaConfig:
 
     @property
     def num_image_tokens(self) -> int:
-        """The number of positions that an image takes in the decoder."""
+        """The number of positions that an image takes in the decoder; 0 if the model sees none."""
+        if self.vision is None or self.projector is None:
+            return 0
         return self.vision.num_patches // 4 if self.projector.halves_grid else self.vision.num_features
+
+    @property
+    def num_vision_layers(self) -> int:
+        """The number of layers of the vision tower that the features need."""
+        return self.vision.num_used_layers if self.vision else 0
 
     def __post_init__(self) -> None:
         """Raise ``ConfigError`` for parts that do not fit each other."""
-        if self.projector.in_features != self.vision.feature_size:
-            raise ConfigError(
-                f"the projector reads {self.projector.in_features} features, the vision tower gives "
-                f"{self.vision.feature_size}"
-            )
-        if self.projector.halves_grid and self.vision.num_features != self.vision.num_patches:
-            raise ConfigError(
-                f"projector {self.projector.type} reads a grid of {self.vision.num_patches} patches, and the vision "
-                f"tower gives {self.vision.num_features} rows"
-            )
-        if self.projector.out_features != self.text.hidden_size:
-            raise ConfigError(
-                f"the projector writes {self.projector.out_features} features, "
-                f"the decoder reads {self.text.hidden_size}"
-            )
+        if self.vision is not None and self.projector is not None:
+            self._check_vision(self.vision, self.projector)
         for name, ids in (("bos_token_id", {self.bos_id} - {NONE}), ("eos_token_id", self.eos_ids)):
             if ids:
                 check_token_ids(name, *ids, vocab_size=self.text.vocab_size)
+
+    def _check_vision(self, vision: VisionConfig, projector: ProjectorConfig) -> None:
+        """Raise ``ConfigError`` for a projector that does not fit what is before and behind it."""
+        if projector.in_features != vision.feature_size:
+            raise ConfigError(
+                f"the projector reads {projector.in_features} features, the vision tower gives {vision.feature_size}"
+            )
+        if projector.halves_grid and vision.num_features != vision.num_patches:
+            raise ConfigError(
+                f"projector {projector.type} reads a grid of {vision.num_patches} patches, and the vision "
+                f"tower gives {vision.num_features} rows"
+            )
+        if projector.out_features != self.text.hidden_size:
+            raise ConfigError(
+                f"the projector writes {projector.out_features} features, the decoder reads {self.text.hidden_size}"
+            )
 
 
 def check_token_ids(name: str, *ids: int, vocab_size: int) -> None:

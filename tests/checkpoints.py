@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    AutoModelForCausalLM,
     CLIPVisionConfig,
     CLIPVisionModel,
     LlamaConfig,
@@ -20,6 +21,7 @@ from transformers import (
     MistralConfig,
     Phi3Config,
     PreTrainedConfig,
+    PreTrainedModel,
     Qwen2Config,
     SiglipVisionConfig,
 )
@@ -268,7 +270,16 @@ def save_mobilevlm(shape: MobileVlmShape, folder: Path, *, seed: int = 0) -> Pat
     return folder
 
 
-def save_checkpoint(model: LlavaForConditionalGeneration, folder: Path, **kwargs: Any) -> Path:
+def save_language_model(shape: Shape, folder: Path, *, seed: int = 0) -> Path:
+    """Save the decoder of a shape as a random language model alone, with the tiny tokenizer. Return ``folder``."""
+    torch.manual_seed(seed)
+    config = shape.language_model(**{**TEXT, "vocab_size": VOCAB_SIZE, **shape.text})
+    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    randomize(dict(model.named_parameters()))
+    return save_checkpoint(model, folder)
+
+
+def save_checkpoint(model: PreTrainedModel, folder: Path, **kwargs: Any) -> Path:
     """Save a model as a user has it: transformers' files and a tokenizer. Return ``folder``."""
     model.save_pretrained(folder, **kwargs)
     shutil.copy(TINY_LLAVA / "tokenizer.model", folder)

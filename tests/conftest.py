@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.byte_level import BYTE_LEVEL_CHECKPOINTS, save_byte_level
-from tests.checkpoints import MOBILEVLM_SHAPES, SHAPES, random_llava, save_checkpoint, save_mobilevlm
+from tests.checkpoints import (
+    MOBILEVLM_SHAPES,
+    SHAPES,
+    random_llava,
+    save_checkpoint,
+    save_language_model,
+    save_mobilevlm,
+)
 from tests.fine_tunes import save_rigged
 
 if TYPE_CHECKING:
@@ -70,6 +77,8 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
                 from tests.llava1 import save_llava1
 
                 folders[name] = save_llava1(make("shallow"), folder.parent)
+            elif name == "language_model":
+                folders[name] = save_language_model(SHAPES["shallow"], folder)
             elif name in MOBILEVLM_SHAPES:
                 folders[name] = save_mobilevlm(MOBILEVLM_SHAPES[name], folder)
             else:

@@ -116,7 +116,7 @@ def calibration_rows(
 def num_steps(checkpoint: Checkpoint, samples: Sequence[Sample], *, limit: int | None = None) -> int:
     """Return how often ``calibration_rows`` calls ``on_step`` at most."""
     images = {sample.image for sample in spread(list(samples), limit) if sample.image}
-    blocks = checkpoint.config.vision.num_used_layers + BLOCKS_OUTSIDE_LAYERS
+    blocks = checkpoint.config.num_vision_layers + BLOCKS_OUTSIDE_LAYERS
     return -(-len(images) // IMAGES_AT_ONCE) * blocks + 1
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from llava_export.checkpoint.adapter import MERGE, Adapter, Changes
 from llava_export.checkpoint.fused import divide_fused
 from llava_export.checkpoint.generation import GENERATION_CONFIG, generation_defaults, special_ids
-from llava_export.checkpoint.images import Images, check_pinpoints, find_images, tower_folders
+from llava_export.checkpoint.images import NO_IMAGES, Images, check_pinpoints, find_images, tower_folders
 from llava_export.checkpoint.parts import CONFIG, TOKENIZERS, Parts, file_in, find_parts
 from llava_export.checkpoint.reader import CheckpointReader
 from llava_export.checkpoint.refusals import is_tiled, quantization, refuse_parts, tiling, unreadable_files
@@ -23,7 +23,7 @@ from llava_export.checkpoint.tower import Tower, find_tower, is_remote
 from llava_export.checkpoint.weights import EMBEDDING_WEIGHT, HEAD_WEIGHT, Weights
 from llava_export.config import LlavaConfig
 from llava_export.errors import CheckpointError, ConfigError, Reasons
-from llava_export.families import Family, find_family
+from llava_export.families import TEXT_ONLY, Family, find_family
 from llava_export.models.llama import CachedAttention
 from llava_export.models.llava import LlavaModel
 from llava_export.models.names import VISION_TOWER, is_in
@@ -94,6 +94,18 @@ def open_checkpoint(
     project cannot build such a model, and ``CheckpointError`` if files are missing, damaged, or do not fit
     ``config.json``. If there are several reasons, ``SeveralReasons`` has all that do not follow from others.
     """
+    return _open(model, vision_tower=vision_tower, base_model=base_model, projector=projector, text_only=False)
+
+
+def open_language_model(model: str, *, base_model: str | None = None) -> Checkpoint:
+    """Return the checkpoint of a language model alone, found and checked as by ``open_checkpoint``."""
+    return _open(model, vision_tower=None, base_model=base_model, projector=None, text_only=True)
+
+
+def _open(
+    model: str, *, vision_tower: str | None, base_model: str | None, projector: str | None, text_only: bool
+) -> Checkpoint:
+    """Return a checkpoint, as ``open_checkpoint`` or ``open_language_model`` does."""
     given = {"base_model": base_model, "projector": projector, "vision_tower": vision_tower}
     parts = find_parts(model, base_model=base_model, projector=projector)
     refuse_parts(parts.base)
@@ -102,7 +114,7 @@ def open_checkpoint(
     reasons.add(*map(CheckpointError, dict.fromkeys(unreadable.values())))
     found = None if CONFIG in unreadable else reasons.result(partial(parts.settings, vision_tower=vision_tower))
     # What is wrong with a model of another architecture does not matter: its files are not looked at.
-    family = None if found is None or is_tiled(found[0]) else find_family(found[0])
+    family = None if found is None or is_tiled(found[0]) else find_family(found[0], text_only=text_only)
     reader = None if unreadable else reasons.result(partial(CheckpointReader, parts.base))
     opened = None
     if found is not None:
@@ -138,11 +150,12 @@ def open_checkpoint(
         images=opened.images,
         weights=opened.weights,
         reopen=partial(
-            open_checkpoint,
+            _open,
             str(parts.model),
             vision_tower=vision_tower,
             base_model=None if parts.model == parts.base else str(parts.base),
             projector=None if projector is None else str(parts.projector),
+            text_only=text_only,
         ),
     )
 
@@ -251,11 +264,14 @@ def _images(
     config: LlavaConfig | None,
 ) -> Images | None:
     """Return how images are prepared, as ``find_images`` does."""
+    if family is TEXT_ONLY:
+        return NO_IMAGES
     check_pinpoints(settings)
     if family.tower_key is not None and tower is not None:
         paths = tuple(tower_folders(settings.text(family.tower_key), found=tower.described_in, checkpoint=folder))
     find = partial(find_images, settings, paths, default=family.image_aspect_ratio)
-    return find(image_size=config.vision.image_size, tower_type=config.vision.type) if config else find(image_size=None)
+    vision = config.vision if config else None
+    return find(image_size=vision.image_size, tower_type=vision.type) if vision else find(image_size=None)
 
 
 def _empty_model(

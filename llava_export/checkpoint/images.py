@@ -105,6 +105,10 @@ def check_pinpoints(config: JsonObject) -> None:
         raise ConfigError("image_grid_pinpoints are not supported: an image is seen whole here, not in several crops")
 
 
+# Of a language model alone: values that a model card may have, and nothing reads.
+NO_IMAGES = Images(HALVES, HALVES, "pad", MIN_IMAGE_SIDE, MIN_IMAGE_SIDE, "bicubic", "nothing")
+
+
 def find_images(
     config: JsonObject,
     folders: Iterable[Path],

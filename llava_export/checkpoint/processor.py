@@ -83,7 +83,7 @@ class Processor:
         names = ("tokenizer_config.json", checkpoint.tokenizer.source)
         path = next((path for path in map(checkpoint.file, names) if path is not None), None)
         assert path is not None  # the checkpoint is open, so it has a tokenizer
-        size = checkpoint.config.vision.image_size
+        size = checkpoint.images.size
         try:
             if file is not None:
                 with _quiet():
@@ -93,6 +93,7 @@ class Processor:
                     processor.image_token_id = tokenizer.convert_tokens_to_ids(processor.image_token)
                 if getattr(processor, "patch_size", 0) is None:  # older files do not say how many tokens an image takes
                     vision = checkpoint.config.vision
+                    assert vision is not None  # there is a processor of images
                     processor.patch_size = vision.patch_size
                     processor.num_additional_image_tokens = vision.num_rows - vision.num_patches
                     processor.vision_feature_select_strategy = "full" if vision.keep_first_row else "default"
@@ -231,9 +232,9 @@ def check_question(
 ) -> str:
     """Return the name of the library that reads a question as the export does; "" where none is installed.
 
-    ``texts`` and ``ids`` are what the export makes of the ``question`` before and after an image, and ``chat_template``
-    is the Jinja template that its prompt is from, or None. Raises ``CheckpointError`` where the library reads it
-    otherwise.
+    ``texts`` and ``ids`` are what the export makes of the ``question`` before and after an image, if there is one, and
+    ``chat_template`` is the Jinja template that its prompt is from, or None. Raises ``CheckpointError`` where the
+    library reads it otherwise.
     """
     if processor is None:
         return ""
@@ -242,7 +243,7 @@ def check_question(
     if theirs is not None and theirs != ours:
         raise CheckpointError(f"{processor.name} makes another prompt of the question: {theirs!r}, not {ours!r}")
     found = processor.prompt_ids(texts, adds_bos=adds_bos)
-    for what, expected, own in zip(("before", "after"), found, ids, strict=True):
+    for what, expected, own in zip(("before", "after")[: len(ids)], found, ids, strict=True):
         if list(expected) != list(own):
             raise CheckpointError(
                 f"{processor.name} makes other tokens of the question: {what} the image it has {list(expected)}, and "

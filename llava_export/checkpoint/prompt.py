@@ -125,6 +125,8 @@ def special_tokens(checkpoint: Checkpoint) -> SpecialTokens:
 
 def _found(checkpoint: Checkpoint, given: str | None) -> Prompt:
     """Return the prompt as ``find_prompt`` does, without a word about what is doubtful."""
+    if checkpoint.config.vision is None:
+        return Prompt(checkpoint.family.prompt, "none: it reads what the model reads that it drafts for")
     if given in PROMPTS:
         return Prompt(PROMPTS[given], f"{GIVEN} {given}")
     tokens = special_tokens(checkpoint)

@@ -57,7 +57,7 @@ class Weights:
         self._reader = reader
         self._updates = updates or {}
         self._family = family
-        self._vision = config.vision
+        self._vision, self._num_vision_layers = config.vision, config.num_vision_layers
         self._num_decoder_layers = config.text.num_hidden_layers
         self._tied = config.text.tie_word_embeddings
         self._unknown = [key for key in reader.shapes if family.rename(key) is None]
@@ -73,7 +73,7 @@ class Weights:
         ``check`` says more, but needs the model, and to build one of a hundred layers takes seconds.
         """
         for what, layer, needed in (
-            ("vision tower", tower_layer(r"(\d+)"), self._vision.num_used_layers),
+            ("vision tower", tower_layer(r"(\d+)"), self._num_vision_layers),
             ("language model", decoder_layer(r"(\d+)"), self._num_decoder_layers),
         ):
             if needed <= FEW_LAYERS:
@@ -246,6 +246,6 @@ class Weights:
         """Return whether a checkpoint may have a tensor that this model does not use."""
         if self._tied and fqn == HEAD_WEIGHT:
             return True
-        if layer := re.match(tower_layer(r"(\d+)") + r"\.", fqn):
-            return self._vision.num_used_layers <= int(layer[1]) < self._vision.num_hidden_layers
+        if self._vision and (layer := re.match(tower_layer(r"(\d+)") + r"\.", fqn)):
+            return self._num_vision_layers <= int(layer[1]) < self._vision.num_hidden_layers
         return self._family.is_unused(fqn)

@@ -243,6 +243,8 @@ def program_and_work(arguments: argparse.Namespace) -> tuple[Path, Work]:
     card = card_of(read_pte(program))
     if card is None:
         raise UsageError(f"{program} has no model card, so it is not a program that llava export made")
+    if not card.num_image_tokens:
+        raise UsageError(f"{program} is a language model without images; llava_bench without --image times it")
     own_image = program.parent / IMAGE_FILE
     image = arguments.image or (own_image if own_image.exists() else SAMPLE_IMAGE)
     work = Work.fitting(

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from llava_export.pte.plan import Plan
     from llava_export.pte.report import MethodReport
 
+# Flags that a language model alone does not take. Its draft reads the prompts of the model that it drafts for.
+ABOUT_IMAGES = ("vision_tower", "projector", "vision", "prompt_template")
 # Which recipe to take: also in the guide and in docs/RECIPES.md, whose figures it follows from.
 ADVICE = (
     "The default recipe needs no samples and no time.",
@@ -62,6 +64,11 @@ def build_parser(prog: str = "llava export") -> ArgumentParser:
         prog=prog, description="Turn a LLaVA-family checkpoint into a package for ExecuTorch.", epilog=EPILOG
     )
     add_checkpoint_flags(parser)
+    parser.add_argument(
+        "--text-only",
+        action="store_true",
+        help="the model is a language model alone: export it, with its tokenizer, to draft for another",
+    )
     add_prompt_template(parser)
     add_output_dir(parser)
     parser.add_argument(
@@ -155,6 +162,7 @@ def options(arguments: argparse.Namespace) -> Options:
     """Return the choices of a command line."""
     return Options(
         recipe=chosen_recipe(arguments),
+        text_only=arguments.text_only,
         max_seq_len=arguments.max_seq_len,
         max_context_len=arguments.max_context_len,
         logits_to_keep=arguments.logits_to_keep,
@@ -173,6 +181,9 @@ def options(arguments: argparse.Namespace) -> Options:
 def run(arguments: argparse.Namespace) -> None:
     """Export as the command line says. Raises a ``UserError`` for the user's mistakes."""
     chosen = options(arguments)
+    for flag in ABOUT_IMAGES if chosen.text_only else ():
+        if getattr(arguments, flag) is not None:
+            raise UsageError(f"--{flag.replace('_', '-')} is for models that see images, and not for --text-only")
     if arguments.sensitivity_plot and chosen.budget is None:
         raise UsageError("--sensitivity-plot draws what --budget measures, which is not given")
     use_huge_pages()
@@ -217,8 +228,9 @@ def run(arguments: argparse.Namespace) -> None:
             )
     if arguments.dry_run:
         print_estimate(console, planned, lacking=lacking)
-        print_prompt(console, planned.prompt)
-        print_images(console, planned.checkpoint.images)
+        if not chosen.text_only:
+            print_prompt(console, planned.prompt)
+            print_images(console, planned.checkpoint.images)
         print_notes(console, notes)
         return
     if arguments.report:
@@ -228,8 +240,9 @@ def run(arguments: argparse.Namespace) -> None:
     if chosen.budget is not None:
         print_budget(console, exported, planned, plot=arguments.sensitivity_plot)
     print_files(console, exported.files, folder=exported.program.parent)
-    print_prompt(console, planned.prompt)
-    print_images(console, planned.checkpoint.images)
+    if not chosen.text_only:
+        print_prompt(console, planned.prompt)
+        print_images(console, planned.checkpoint.images)
     print_notes(console, notes)
     if contract.golden_path(exported.program).name in exported.files:
         console.print(f"\nverify it:  llava verify {exported.program}", soft_wrap=True)

@@ -81,10 +81,14 @@ def print_head(console: Console, program: Path, found: PteFile, card: ModelCard 
         from llava_export.checkpoint.images import described
         from llava_export.recipe import recipe_text
 
-        rows |= {"source": card.source, "family": card.family, "prompt": f"from {card.prompt_source}"}
-        rows["images"] = described(
-            card.image_aspect_ratio, size=card.image_size, resize=card.image_resize, resample=card.image_resample
-        )
+        rows |= {"source": card.source, "family": card.family}
+        if card.num_image_tokens:
+            rows["prompt"] = f"from {card.prompt_source}"
+            rows["images"] = described(
+                card.image_aspect_ratio, size=card.image_size, resize=card.image_resize, resample=card.image_resample
+            )
+        else:
+            rows["images"] = "none: a language model, which can draft for another"
         rows |= {"recipe": recipe_text(card.recipe), "exporter": f"ExecuTorch {card.executorch_version}"}
     console.print(_grid(rows))
 

@@ -151,15 +151,18 @@ def verify_against(
     from llava_export.checkpoint.processor import Processor
     from llava_export.cli.terminal import plain_table, silence_libraries
     from llava_export.pte.against import check_sizes, conversations, described_otherwise, original_of, pictures
-    from llava_export.pte.verify import answer_failures
+    from llava_export.pte.verify import answer_failures, read_manifest
     from llava_export.recipe import Recipe
     from llava_runner.program import Program
     from llava_runner.program_file import find_program, find_tokenizer
     from llava_runner.tokenizer_file import load_tokenizer
 
     silence_libraries()
+    program_path = find_program(package)
+    if not read_manifest(program_path).card.num_image_tokens:
+        raise PackageError(f"--against asks about pictures, and {program_path} is a language model without images")
     checkpoint = open_checkpoint(model, **parts)
-    program = Program.open(find_program(package))
+    program = Program.open(program_path)
     tokenizer = load_tokenizer(find_tokenizer(find_program(package).parent))
     card = program.card
     check_sizes(checkpoint, card)

@@ -105,7 +105,8 @@ def _compared(plan: Plan) -> tuple[str, Finding | None]:
 def _model_facts(checkpoint: Checkpoint) -> Iterator[Fact]:
     """Yield what the model is made of."""
     config, weights = checkpoint.config, checkpoint.weights
-    text, vision = config.text, config.vision
+    text, vision, projector = config.text, config.vision, config.projector
+    assert vision is not None and projector is not None
     layout = "llava-hf's" if checkpoint.family.tower_key is None else "its authors'"
     yield Fact("family", f"{checkpoint.family.name}, {layout} layout", "config.json")
     if checkpoint.parts or checkpoint.source != checkpoint.name:
@@ -132,7 +133,7 @@ def _model_facts(checkpoint: Checkpoint) -> Iterator[Fact]:
             f"{vision.num_used_layers} of {vision.num_hidden_layers} layers of {vision.hidden_size} used, images of "
             f"{vision.image_size} pixels, {config.num_image_tokens} positions each",
         ),
-        ("projector", PROJECTOR, f"{config.projector.type}, to {config.projector.out_features}"),
+        ("projector", PROJECTOR, f"{projector.type}, to {projector.out_features}"),
     ):
         yield Fact(name, value, _files(checkpoint, [tensor for tensor in tensors if is_in(tensor.fqn, part)]))
     source = checkpoint.images.source

@@ -118,11 +118,14 @@ def _model_facts(program: Path, card: ModelCard) -> Iterator[Fact]:
     """Yield what runners are told about the model."""
     yield Fact("model", f"{card.source}, {card.family}", "model card")
     yield Fact("recipe", recipe_text(card.recipe), "model card")
-    yield Fact("prompt", repr(example_turn(card.prompt)), card.prompt_source)
-    images = described(
-        card.image_aspect_ratio, size=card.image_size, resize=card.image_resize, resample=card.image_resample
-    )
-    yield Fact("images", f"{images}; {card.num_image_tokens} positions each", "model card")
+    if not card.num_image_tokens:
+        yield Fact("images", "none: a language model, which can draft for another", "model card")
+    else:
+        yield Fact("prompt", repr(example_turn(card.prompt)), card.prompt_source)
+        images = described(
+            card.image_aspect_ratio, size=card.image_size, resize=card.image_resize, resample=card.image_resample
+        )
+        yield Fact("images", f"{images}; {card.num_image_tokens} positions each", "model card")
     spelled = {token.id: token.content for token in card.tokenizer.added_tokens}
     files = " and ".join(path.name for path in tokenizers_in(program.parent)) or "none"
     tokens = f"{card.tokenizer_vocab_size} tokens, {len(card.tokenizer.added_tokens)} of them added"

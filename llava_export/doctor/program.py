@@ -23,15 +23,17 @@ EXPORT = "Export the model again."
 def card_in(found: PteFile) -> ModelCard | Finding:
     """Return the model card of a program, or why there is none that can be used."""
     names = {method.name for method in found.methods} | found.constants.keys()
-    if missing := sorted({*METHODS, MODEL_CARD} - names):
+    try:
+        card = ModelCard.from_json(str(found.constants[MODEL_CARD])) if MODEL_CARD in found.constants else None
+    except PackageError as error:
+        return broken(str(error), "" if "Export" in str(error) else EXPORT)
+    missing = sorted({*(card.methods if card else METHODS), MODEL_CARD} - names)
+    if card is None or missing:
         return broken(
             f"it is a program of another kind: it has no method {', '.join(missing)}",
             "Export the model with llava export, or look inside with llava inspect.",
         )
-    try:
-        return ModelCard.from_json(str(found.constants[MODEL_CARD]))
-    except PackageError as error:
-        return broken(str(error), "" if "Export" in str(error) else EXPORT)
+    return card
 
 
 def check_versions(card: ModelCard, versions: Mapping[str, str]) -> Iterator[Finding]:

@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from llava_export.doctor.findings import Finding, broken, doubtful, note
-from llava_export.families import FAMILIES
-from llava_export.pte.golden import GoldenRecord
+from llava_export.families import FAMILIES, TEXT_ONLY
+from llava_export.pte.golden import GoldenRecord, golden_chunks
 from llava_runner import contract
 from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.contract import IMAGE_PLACEHOLDER, TOKENIZERS, ModelCard
 from llava_runner.errors import PackageError
-from llava_runner.prompt import Chunk, chunk_text, question_chunks
+from llava_runner.prompt import Chunk, chunk_text
 from llava_runner.tokenizer_file import AnyTokenizer, load_tokenizer
 
 REPLACE = "Copy the tokenizer that was exported with the program, or export again with --with-artifacts."
@@ -95,7 +95,7 @@ def _misfit(tokenizer: AnyTokenizer, chat: ChatTokenizer, card: ModelCard, golde
     chunks = _golden_chunks(card)
     if golden is None or not chunks or IMAGE_PLACEHOLDER.join(map(chunk_text, chunks)) != golden.prompt:
         return None
-    expected = [golden.ids_before.tolist(), golden.ids_after.tolist()]
+    expected = [golden.ids_before.tolist(), golden.ids_after.tolist()][: len(chunks)]
     if chat.encode_turn(chunks) != expected:
         return "it makes other tokens of the golden question than the export did"
     return None
@@ -103,7 +103,6 @@ def _misfit(tokenizer: AnyTokenizer, chat: ChatTokenizer, card: ModelCard, golde
 
 def _golden_chunks(card: ModelCard) -> tuple[Chunk, ...]:
     """Return the golden question of a card's family in its prompt; nothing for a family that is not known."""
-    question = next((family.question for family in FAMILIES if family.name == card.family), None)
-    if question is None:
-        return ()
-    return question_chunks(question, template=card.prompt, num_images=1, first_turn=True)
+    families = (*FAMILIES, TEXT_ONLY)
+    question = next((family.question for family in families if family.name == card.family), None)
+    return () if question is None else golden_chunks(question, card)

@@ -62,6 +62,7 @@ CHATML = ChatPrompt(
     around_system=CHATML_SYSTEM,
 )
 QWEN = replace(CHATML, template=replace(CHATML.template, system="You are a helpful assistant.".join(CHATML_SYSTEM)))
+NO_PROMPT = ChatPrompt(PromptTemplate(system="", user="", assistant="", image_separator="", answer_end=""))
 
 # By the names that --prompt-template takes.
 PROMPTS = {

@@ -103,6 +103,13 @@ def llava_config(
         bias=projector_bias,
         grid_side=vision.grid_side,
     )
+    return with_special_ids(vision, projector, text, section)
+
+
+def with_special_ids(
+    vision: VisionConfig | None, projector: ProjectorConfig | None, text: TextConfig, section: JsonObject
+) -> LlavaConfig:
+    """Return the sizes of a model with the special tokens of a language model's ``section``. Raises ``ConfigError``."""
     check_padding(section, text)
     return LlavaConfig(
         vision=vision,

@@ -69,6 +69,7 @@ def export_gguf(
     text, vision = planned_tensors(checkpoint, quantization=quantization, mmproj_type=mmproj_type)
     _check_disk(text + vision, output_dir=output_dir, force=force)
     config = checkpoint.config
+    assert config.vision is not None and config.projector is not None
     if config.projector.halves_grid and (side := config.vision.grid_side) != LLAMA_CPP_GRID:
         stages.note(
             f"llama.cpp's {config.projector.type} is written for {LLAMA_CPP_GRID} by {LLAMA_CPP_GRID} patches, and "

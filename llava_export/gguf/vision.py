@@ -71,6 +71,7 @@ LLAMA_CPP_GRID = 24
 
 def check_vision(config: LlavaConfig) -> None:
     """Raise ``ExportError`` for a model whose images llama.cpp cannot encode."""
+    assert config.vision is not None and config.projector is not None
     if config.vision.num_features != config.vision.num_patches:
         has, how = (
             ("drops the class token", "reads it")
@@ -91,6 +92,7 @@ def check_vision(config: LlavaConfig) -> None:
 
 def vision_tensors(sources: Sequence[CheckpointTensor], *, config: LlavaConfig, quantization: str) -> list[GgufTensor]:
     """Return the tensors of the mmproj. ``sources`` are the checkpoint's tensors of the whole model."""
+    assert config.projector is not None
     gguf_names = (*TOWER_NAMES, *PROJECTOR_NAMES[config.projector.type])
     tensors = []
     for source in sources:
@@ -104,10 +106,11 @@ def write_vision_metadata(
     writer: GGUFWriter, *, config: LlavaConfig, image_mean: Sequence[float], image_std: Sequence[float]
 ) -> None:
     """Add the keys that llama.cpp needs to encode images. Mean and standard deviation are fractions of 1."""
-    vision = config.vision
+    vision, projector = config.vision, config.projector
+    assert vision is not None and projector is not None
     writer.add_type("mmproj")
     writer.add_clip_has_vision_encoder(True)
-    writer.add_clip_projector_type(config.projector.type)
+    writer.add_clip_projector_type(projector.type)
     writer.add_vision_use_gelu(vision.hidden_act.startswith("gelu"))  # llama.cpp's has the tanh
     writer.add_vision_use_silu(vision.hidden_act == "silu")  # llama.cpp uses quick_gelu if both are false
     writer.add_vision_projection_dim(config.text.hidden_size)

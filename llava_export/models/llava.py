@@ -20,6 +20,7 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, config: LlavaConfig, *, image_mean: Sequence[float], image_std: Sequence[float]) -> None:
         super().__init__()
+        assert config.vision is not None and config.projector is not None
         self.image_size = config.vision.image_size
         self.vision_tower = build_vision_tower(config.vision)
         self.projector = build_projector(config.projector)
@@ -53,6 +54,8 @@ class VisionEncoder(nn.Module):
 class LlavaModel(nn.Module):
     """A LLaVA model with the children ``vision_encoder``, ``token_embedding`` and ``text_decoder``.
 
+    A language model alone has no ``vision_encoder``.
+
     Build it under ``torch.device("meta")`` to get the shapes without the weights. ``cached_attention`` is the class of
     the decoder's attention, and ``logits_to_keep`` the number of last tokens whose logits it gives. ``has_tied_head``
     says that the head's weights are those of the token embedding; the module of each has them.
@@ -70,7 +73,8 @@ class LlavaModel(nn.Module):
     ) -> None:
         super().__init__()
         self.has_tied_head = config.text.tie_word_embeddings
-        self.vision_encoder = VisionEncoder(config, image_mean=image_mean, image_std=image_std)
+        if config.vision is not None:
+            self.vision_encoder = VisionEncoder(config, image_mean=image_mean, image_std=image_std)
         self.token_embedding = nn.Embedding(config.text.vocab_size, config.text.hidden_size)
         self.text_decoder = LlamaDecoder(
             config.text,
@@ -81,10 +85,13 @@ class LlavaModel(nn.Module):
 
     def blocks(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield the parts that are loaded, run and quantized one by one, as ``(fqn, module)`` in the order they run."""
-        tower = self.vision_encoder.vision_tower
-        blocks = [f"{names.VISION_TOWER}.{name}" for name in tower.stem]
-        blocks += [names.tower_layer(i) for i in range(len(tower.layers))]
-        blocks += [names.PROJECTOR, names.TOKEN_EMBEDDING]
+        blocks = []
+        if hasattr(self, names.VISION_ENCODER):
+            tower = self.vision_encoder.vision_tower
+            blocks += [f"{names.VISION_TOWER}.{name}" for name in tower.stem]
+            blocks += [names.tower_layer(i) for i in range(len(tower.layers))]
+            blocks += [names.PROJECTOR]
+        blocks += [names.TOKEN_EMBEDDING]
         blocks += [names.decoder_layer(i) for i in range(len(self.text_decoder.layers))]
         blocks += [names.DECODER_NORM, names.LM_HEAD]
         for block in blocks:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class Question:
     """A question for the float model: ``image`` uint8 ``[3, H, W]``, and the prompt's tokens before and after it.
 
+    Without an image, ``image`` and ``ids_after`` are empty.
     A token of ``eos_ids`` ends the answer. ``texts`` are those that the tokens were made of, and ``chat_template`` the
     Jinja template that they are from, or None. With ``is_checked``, transformers must make the same tokens of them.
     """
@@ -59,7 +60,7 @@ def agreement_here(checkpoint: Checkpoint, question: Question) -> str:
     return check_question(
         Processor.open(checkpoint),
         texts=question.texts,
-        ids=(question.ids_before, question.ids_after),
+        ids=(question.ids_before, question.ids_after)[: len(question.texts)],
         question=checkpoint.family.question,
         chat_template=question.chat_template,
         adds_bos=checkpoint.tokenizer.rules.adds_bos,

@@ -47,7 +47,7 @@ def _lower_ordinary(source: ModelSource, *, card: ModelCard, partitioners: int, 
         for _ in source.quantized_blocks(model):
             step()
     with stages.stage("export"):
-        methods = export_methods(model, max_seq_len=card.max_seq_len)
+        methods = export_methods(model, max_seq_len=card.max_seq_len, names=card.methods)
     del model
     with stages.stage("lower to XNNPACK"):
         return lower(methods, card=card, partitioners=partitioners)

@@ -58,7 +58,9 @@ def export(
     names = [pte_name, manifest_name]
     if plan.options.golden:
         names.append(contract.golden_path(Path(pte_name)).name)
-    if plan.options.artifacts:
+    if plan.options.text_only:
+        names += contract.TOKENIZERS
+    elif plan.options.artifacts:
         names += contract.ARTIFACTS
     with staged(
         output_dir,
@@ -70,7 +72,8 @@ def export(
     ) as folder:
         with stages.stage("write tokenizer, image"):
             write_tokenizer(checkpoint.tokenizer, folder)
-            write_image(SAMPLE_IMAGE, folder, images=checkpoint.images)
+            if not plan.options.text_only:
+                write_image(SAMPLE_IMAGE, folder, images=checkpoint.images)
         kl = None
         if plan.budget:
             plan, kl = spend_budget(plan, stages=stages)
@@ -103,7 +106,7 @@ def export(
                     beside_bytes=answer.beside_bytes,
                 )
         with stages.stage("write package"):
-            if not plan.options.artifacts:
+            if not plan.options.artifacts and not plan.options.text_only:
                 for name in contract.ARTIFACTS:
                     (folder / name).unlink(missing_ok=True)
             manifest = build_manifest(folder, program=pte_name, card=card)
@@ -140,7 +143,7 @@ def model_card(plan: Plan) -> ModelCard:
     return ModelCard(
         family=checkpoint.family.name,
         source=checkpoint.source,
-        image_size=config.vision.image_size,
+        image_size=checkpoint.images.size,
         num_image_tokens=config.num_image_tokens,
         image_mean=checkpoint.images.mean,
         image_std=checkpoint.images.std,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -25,7 +26,7 @@ from llava_runner.documents import parse_object
 from llava_runner.errors import PackageError
 from llava_runner.image import load_image, prepare_image_for
 from llava_runner.model import Model, greedy
-from llava_runner.prompt import chunk_text, question_chunks
+from llava_runner.prompt import Chunk, chunk_text, question_chunks
 from llava_runner.timings import peak_memory
 
 HEADER_LENGTH = struct.Struct("<Q")  # with which a safetensors file begins
@@ -45,7 +46,8 @@ class GoldenRecord:
     ``image`` is uint8 ``[3, H, W]``; ``ids_before`` and ``ids_after`` are int64, the prompt's tokens before and after
     it; ``features`` float16 ``[num_image_tokens, hidden_size]``; ``tokens`` int64 ``[N]``, the greedy answer;
     ``logits`` float32 ``[N, vocab_size]``: ``tokens[i]`` was chosen from row i. ``prompt`` is the question as the model
-    reads it, with ``<image>`` for the image, and ``agreed`` the library that made the same tokens of it, or "".
+    reads it, with ``<image>`` for the image, and ``agreed`` the library that made the same tokens of it, or "". Of a
+    language model alone, ``ids_before`` is the whole prompt, and ``image``, ``features`` and ``ids_after`` are empty.
     """
 
     image: Tensor
@@ -99,11 +101,13 @@ class GoldenRecord:
                     f"the program's {list(shape)}"
                 )
         channels, *sides = self.image.shape
-        if channels != 3 or not all(MIN_IMAGE_SIDE <= side <= card.image_size for side in sides):
+        has_image = card.num_image_tokens > 0
+        least, most = (MIN_IMAGE_SIDE, card.image_size) if has_image else (0, 0)
+        if channels != 3 or not all(least <= side <= most for side in sides):
             raise PackageError(f"the golden record's image of {list(self.image.shape)} does not fit the program")
         ids = torch.cat([self.ids_before, self.ids_after, self.tokens])
         length = len(ids) + card.num_image_tokens
-        has_all = all(len(getattr(self, name)) for name in ("ids_before", "ids_after", "tokens"))
+        has_all = len(self.ids_before) > 0 and len(self.tokens) > 0 and (len(self.ids_after) > 0) == has_image
         if not has_all or int(ids.max()) >= card.vocab_size or length > card.max_context_len:
             raise PackageError("the golden record's tokens do not fit the program")
 
@@ -116,31 +120,50 @@ def num_positions(question: Question, config: LlavaConfig) -> int:
 def golden_question(
     checkpoint: Checkpoint, *, card: ModelCard, chat_template: str | None = None, is_checked: bool = True
 ) -> Question:
-    """Return the family's question about the sample image. Raises ``ExportError`` if the context cannot hold it."""
-    pixels = prepare_image_for(card, load_image(SAMPLE_IMAGE))
+    """Return the family's question about the sample image, or its text where the model sees none.
+
+    Raises ``ExportError`` if the context cannot hold it.
+    """
     tokenizer = checkpoint.tokenizer.chat_tokenizer(bos_id=card.bos_id)
-    chunks = question_chunks(checkpoint.family.question, template=card.prompt, num_images=1, first_turn=True)
-    before, after = tokenizer.encode_turn(chunks)
+    chunks = golden_chunks(checkpoint.family.question, card)
+    before, *rest = tokenizer.encode_turn(chunks)
+    pixels = prepare_image_for(card, load_image(SAMPLE_IMAGE)) if rest else np.zeros((3, 0, 0), np.uint8)
+    after = rest[0] if rest else []
     question = Question(pixels, before, after, card.eos_ids, list(map(chunk_text, chunks)), chat_template, is_checked)
     length = num_positions(question, checkpoint.config)
     if length > card.max_context_len:
         raise ExportError(
-            f"a context of {card.max_context_len} positions is too short: one image, a question and a short answer "
-            f"take {length}"
+            f"a context of {card.max_context_len} positions is too short: {'one image, ' if rest else ''}a question "
+            f"and a short answer take {length}"
         )
     return question
 
 
+def golden_chunks(question: str, card: ModelCard) -> tuple[Chunk, ...]:
+    """Return the text of a golden question before and after its image, or all of it where the model sees none."""
+    return question_chunks(question, template=card.prompt, num_images=min(card.num_image_tokens, 1), first_turn=True)
+
+
+def question_rows(model: Model, image: np.ndarray, before: list[int], after: list[int]) -> tuple[Tensor, Tensor]:
+    """Return the features ``float32 [1, num_image_tokens, hidden_size]`` of an image, which may be empty, and all rows.
+
+    Those are the rows ``[1, T, hidden_size]`` that the decoder reads of a question.
+    """
+    if not image.size:
+        rows = model.embed(before)
+        return rows[:, :0], rows
+    features = model.encode_image(image)
+    return features, torch.cat([model.embed(before), features, model.embed(after)], dim=1)
+
+
 def record(model: Model, question: Question, *, agreed: str = "", max_tokens: int = MAX_TOKENS) -> GoldenRecord:
     """Ask the model. Return the question with its greedy answer: up to ``max_tokens``, or until it ends."""
-    features = model.encode_image(question.image)
-    before, after = model.embed(question.ids_before), model.embed(question.ids_after)
-    rows = torch.cat([before, features, after], dim=1)
+    features, rows = question_rows(model, question.image, question.ids_before, question.ids_after)
     tokens, logits = zip(*greedy(model, rows, max_tokens=max_tokens, eos_ids=question.eos_ids), strict=True)
     return GoldenRecord(
         image=torch.from_numpy(question.image),
         ids_before=torch.tensor(question.ids_before),
-        ids_after=torch.tensor(question.ids_after),
+        ids_after=torch.tensor(question.ids_after, dtype=torch.int64),
         features=features[0].to(torch.float16),
         tokens=torch.tensor(tokens),
         logits=torch.stack(logits),
@@ -186,4 +209,4 @@ def float_answer(
 def num_steps(config: LlavaConfig) -> int:
     """Return how often ``float_answer`` calls ``on_step`` when the answer has ``MAX_TOKENS`` tokens."""
     per_token = config.text.num_hidden_layers + 3  # embedding, norm and head
-    return config.vision.num_used_layers + MAX_TOKENS * per_token
+    return config.num_vision_layers + MAX_TOKENS * per_token

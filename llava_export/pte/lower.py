@@ -21,6 +21,7 @@ from executorch.exir import (
 )
 from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
@@ -47,20 +48,21 @@ def export_methods(
 
     Their shapes are dynamic as the contract says: the sides of an image, and T, which is 1 to ``max_seq_len`` tokens.
     """
-    image_size = model.vision_encoder.image_size
     length = min(EXAMPLE_LENGTH, max_seq_len)
-    # The tracer takes sizes for constants if they equal each other or a bound. These do not.
-    image = torch.zeros(3, image_size - 1, image_size - 2, dtype=torch.uint8)
     token_ids = torch.zeros(1, length, dtype=torch.int64)
     inputs_embeds = torch.zeros(1, length, model.token_embedding.embedding_dim)
     input_pos = torch.zeros(1, dtype=torch.int64)
-    sides = {i: Dim(name, min=contract.MIN_IMAGE_SIDE, max=image_size) for i, name in ((1, "height"), (2, "width"))}
     tokens = {1: Dim("tokens", min=1, max=max_seq_len)} if max_seq_len > 1 else {}
-    examples = {
-        contract.VISION_ENCODER: (model.vision_encoder, (image,), (sides,)),
+    examples: dict[str, tuple[nn.Module, tuple[Tensor, ...], tuple[Any, ...]]] = {
         contract.TOKEN_EMBEDDING: (model.token_embedding, (token_ids,), (tokens,)),
         contract.TEXT_DECODER: (model.text_decoder, (inputs_embeds, input_pos), (tokens, None)),
     }
+    if contract.VISION_ENCODER in names:
+        image_size = model.vision_encoder.image_size
+        # The tracer takes sizes for constants if they equal each other or a bound. These do not.
+        image = torch.zeros(3, image_size - 1, image_size - 2, dtype=torch.uint8)
+        sides = {i: Dim(name, min=contract.MIN_IMAGE_SIDE, max=image_size) for i, name in ((1, "height"), (2, "width"))}
+        examples = {contract.VISION_ENCODER: (model.vision_encoder, (image,), (sides,)), **examples}
     with torch.no_grad():
         return {
             name: torch.export.export(

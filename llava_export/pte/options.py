@@ -21,7 +21,8 @@ class Options:
     None stands for a default that depends on the model. ``logits_to_keep`` is the number of last tokens whose logits a
     call of the decoder gives: with more than one, the runners guess tokens and check them. ``partitioners`` is 1 to
     delegate the quantized linears alone. ``lowering`` is one of ``LOWERINGS``. ``golden`` adds the golden record,
-    ``artifacts`` tokenizer and sample image. ``prompt_template`` replaces the checkpoint's own, see
+    ``artifacts`` tokenizer and sample image. With ``text_only`` the model is a language model alone, and its package
+    has a tokenizer always. ``prompt_template`` replaces the checkpoint's own, see
     ``checkpoint.prompt.find_prompt``.
 
     A recipe that calibrates does it with ``calibration_data`` (see ``calibration.samples.open_samples``), of which it
@@ -32,6 +33,7 @@ class Options:
     """
 
     recipe: Recipe = RECIPES[DEFAULT_RECIPE]
+    text_only: bool = False
     max_seq_len: int | None = None
     max_context_len: int | None = None
     logits_to_keep: int = MAX_LOGITS_TO_KEEP

@@ -9,7 +9,7 @@ from functools import partial
 
 from llava_export.calibration.budget import least, most
 from llava_export.calibration.samples import Sample, open_samples, spread
-from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint, open_language_model
 from llava_export.checkpoint.prompt import Prompt, find_prompt
 from llava_export.config import LlavaConfig
 from llava_export.errors import ExportError
@@ -59,8 +59,10 @@ class Plan:
 def plan(model: str, options: Options, **parts: str | None) -> Plan:
     """Open and check the checkpoint of ``model``. Write nothing. Raises a ``UserError`` for the user's mistakes.
 
-    ``parts`` are further arguments of ``open_checkpoint``.
+    ``parts`` are further arguments of ``open_checkpoint``. Of a language model alone, all but ``base_model`` are None.
     """
+    if options.text_only:
+        return plan_for(open_language_model(model, base_model=parts.get("base_model")), options)
     return plan_for(open_checkpoint(model, **parts), options)
 
 
@@ -126,7 +128,10 @@ def _text_of_bytes(count: int) -> str:
 
 
 def _samples(options: Options) -> list[Sample]:
-    """Return the samples that are calibrated or measured with. Raises a ``UserError`` if they cannot be had."""
+    """Return the samples that are calibrated or measured with. Raises a ``UserError`` if they cannot be had.
+
+    For a language model alone, those that ship with the project are the ones without images.
+    """
     if not options.recipe.calibrates and options.budget is None:
         if options.device != DEVICES[0]:
             raise ExportError(
@@ -135,7 +140,15 @@ def _samples(options: Options) -> list[Sample]:
             )
         return []
     check_device(options.device)
-    return open_samples(options.calibration_data)
+    samples = open_samples(options.calibration_data)
+    if not options.text_only:
+        return samples
+    texts = [sample for sample in samples if sample.image is None]
+    if len(texts) < len(samples) and options.calibration_data is not None:
+        raise ExportError(
+            f"--calibration-data {options.calibration_data} has images, which a language model cannot see"
+        )
+    return texts
 
 
 def _default_length(num_image_tokens: int) -> int:

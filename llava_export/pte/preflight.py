@@ -61,10 +61,10 @@ def estimate(
 
     ``max_context_len`` is in positions. ``stamped`` and ``golden`` are choices of the export: see ``options.Options``.
     """
-    text, vision = config.text, config.vision
+    text = config.text
     stored = recipe.stored_bytes(model)
     rotations = 4 * text.head_dim * max_context_len  # a cosine and a sine for each half of a head
-    graphs = OTHER_GRAPH + LAYER_GRAPH * (text.num_hidden_layers + vision.num_used_layers)
+    graphs = OTHER_GRAPH + LAYER_GRAPH * (text.num_hidden_layers + config.num_vision_layers)
     program = sum(stored.values()) + rotations + graphs
 
     def parameters(fqn: str) -> int:
@@ -74,8 +74,10 @@ def estimate(
     lowered_layers = min(TEMPLATE_LAYERS, text.num_hidden_layers) if stamped else text.num_hidden_layers
     memory = LOWERING + PER_LOWERED * (lowered_layers * layer + head)
     if stamped:  # the embedding is quantized later, and next to a small decoder it is the largest part
-        tower = parameters(names.tower_layer(0)) * min(TEMPLATE_LAYERS, vision.num_used_layers)
-        lowered_vision = tower + parameters(names.PROJECTOR)
+        lowered_vision = 0
+        if config.vision is not None:
+            tower = parameters(names.tower_layer(0)) * min(TEMPLATE_LAYERS, config.num_vision_layers)
+            lowered_vision = tower + parameters(names.PROJECTOR)
         memory = max(memory, LOWERING + PER_VISION * lowered_vision + PER_EMBEDDED * parameters(names.TOKEN_EMBEDDING))
     if golden:  # the float model runs in another process at the same time, with a KV cache in float32
         cached = replace(recipe, kv_cache="fp32").cache_bytes(text) * (config.num_image_tokens + PROMPT_TOKENS)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import torch
 from torch import Tensor
 
-from llava_export.pte.golden import GoldenRecord
+from llava_export.pte.golden import GoldenRecord, question_rows
 from llava_export.pte.package.manifest import file_record
 from llava_export.recipe import AWQ_GPTQ, Recipe, Thresholds
 from llava_runner import contract
@@ -116,8 +115,8 @@ def agreement(program_path: Path) -> str:
 def judge(comparisons: list[Comparison], manifest: Manifest) -> list[str]:
     """Return everything that fails the thresholds of the manifest's recipe, in words."""
     recipe = Recipe.from_dict(manifest.card.recipe)
-    features, *tokens = comparisons
-    return features.failures(recipe.feature_thresholds) + answer_failures(tokens, recipe.thresholds)
+    found = [failure for it in comparisons if it.kl is None for failure in it.failures(recipe.feature_thresholds)]
+    return found + answer_failures(_tokens(comparisons), recipe.thresholds)
 
 
 def answer_failures(tokens: Sequence[Comparison], thresholds: Thresholds) -> list[str]:
@@ -134,13 +133,18 @@ def answer_failures(tokens: Sequence[Comparison], thresholds: Thresholds) -> lis
 
 def advice(comparisons: list[Comparison], recipe: Recipe) -> str | None:
     """Return what helps where 4 bits without samples are too few for a model; None where that is not the reason."""
-    _, *tokens = comparisons
+    tokens = _tokens(comparisons)
     if recipe.calibrates or recipe.text != "8da4w" or not answer_failures(tokens, recipe.thresholds):
         return None
     return (
         f"4 bits may be too few for this model where no samples are read: an export with --algorithm {AWQ_GPTQ} keeps "
         "more of it, and one with --recipe 8da8w nearly all"
     )
+
+
+def _tokens(comparisons: list[Comparison]) -> list[Comparison]:
+    """Return the comparisons of logits. Where the model sees images, that of their features goes before them."""
+    return [it for it in comparisons if it.kl is not None]
 
 
 def compare_features(found: Tensor, expected: Tensor) -> Comparison:
@@ -166,10 +170,9 @@ def compare_logits(found: Tensor, expected: Tensor, *, stage: str) -> Comparison
 
 
 def _compare(model: Model, golden: GoldenRecord) -> Iterator[Comparison]:
-    features = model.encode_image(golden.image.numpy())
-    yield compare_features(features, golden.features)
-    before, after = model.embed(golden.ids_before.tolist()), model.embed(golden.ids_after.tolist())
-    rows = torch.cat([before, features, after], dim=1)
+    features, rows = question_rows(model, golden.image.numpy(), golden.ids_before.tolist(), golden.ids_after.tolist())
+    if features.numel():
+        yield compare_features(features, golden.features)
     tokens = iter(golden.tokens.tolist())
     answer = greedy(model, rows, max_tokens=len(golden.tokens), choose=lambda _: next(tokens))
     for i, ((_, found), expected) in enumerate(zip(answer, golden.logits, strict=True)):

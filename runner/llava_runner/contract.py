@@ -158,6 +158,7 @@ class ModelCard:
     ``tokenizer_vocab_size`` is smaller than ``vocab_size``, the width of the logits, if the vocabulary is padded.
     ``generation`` is what the library does unless it is told otherwise; the commands take the likeliest token.
     ``logits_to_keep`` is the number of last tokens whose logits a call of the decoder gives, if it reads so many.
+    ``num_image_tokens`` is 0 for a language model alone: what else is said of images then means nothing.
     """
 
     family: str
@@ -188,6 +189,11 @@ class ModelCard:
     def __post_init__(self) -> None:
         """Raise ``PackageError`` for a value that no model has."""
         _check_card(self)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods of the program. A language model alone has no vision encoder."""
+        return METHODS if self.num_image_tokens else METHODS[1:]
 
     def to_json(self) -> str:
         """Return the card as one line of JSON."""
@@ -256,11 +262,12 @@ def signatures(card: ModelCard) -> dict[str, str]:
     side, hidden_size = f"{MIN_IMAGE_SIDE}..{card.image_size}", card.hidden_size
     tokens = f"1..{card.max_seq_len}"
     kept = f"1..{card.logits_to_keep}" if card.logits_to_keep > 1 else "1"
-    return {
+    all_methods = {
         VISION_ENCODER: f"uint8 [3, {side}, {side}] -> float32 [1, {card.num_image_tokens}, {hidden_size}]",
         TOKEN_EMBEDDING: f"int64 [1, {tokens}] -> float32 [1, {tokens}, {hidden_size}]",
         TEXT_DECODER: f"float32 [1, {tokens}, {hidden_size}], int64 [1] -> float32 [1, {kept}, {card.vocab_size}]",
     }
+    return {name: all_methods[name] for name in card.methods}
 
 
 def manifest_path(program: Path) -> Path:
@@ -278,7 +285,7 @@ def _check_card(card: ModelCard) -> None:
     _whole("vocab_size", card.vocab_size, 1, MAX_VOCAB)
     _whole("max_context_len", card.max_context_len, 1, MAX_CONTEXT)
     _whole("image_size", card.image_size, MIN_IMAGE_SIDE, MAX_IMAGE_SIDE)
-    _whole("num_image_tokens", card.num_image_tokens, 1, MAX_WIDTH)
+    _whole("num_image_tokens", card.num_image_tokens, 0, MAX_WIDTH)
     if not _are_three(card.image_mean, 0, 1):
         _refuse("image_mean", "three numbers from 0 to 1")
     if not _are_three(card.image_std, 0, MAX_STD) or not all(card.image_std):

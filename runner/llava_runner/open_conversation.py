@@ -63,6 +63,11 @@ def open_conversation(
         if check:
             check_whole(program_path)
         program = Program.open(program_path, cpu_threads=cpu_threads)
+        if not program.card.num_image_tokens:
+            raise PackageError(
+                f"{program_path} is a language model without a vision encoder; it can draft for another: "
+                "--draft-model-path"
+            )
         return ModelConversation(program, tokenizer=opened_tokenizer, load=load)
 
 

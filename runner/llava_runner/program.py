@@ -75,14 +75,15 @@ class Program:
                 file: Any = os.fsencode(path)  # a name that is not UTF-8 is no text for the runtime
                 program = runtime._load_program(file, program_verification=runtime.Verification.InternalConsistency)
                 names = {program.get_method_name(index) for index in range(program.num_methods())}
-                _check_methods(names)
+                _check_methods(names, METHODS[1:] if MODEL_CARD in names else METHODS)
                 (text,) = program.load_method(MODEL_CARD).call(())
                 if not isinstance(text, str):
                     raise PackageError(f"its {MODEL_CARD} is no text")
                 card = ModelCard.from_json(text)
+                _check_methods(names, card.methods)
                 # A loaded program has one trace for all its methods. It is loaded once per method to keep them apart.
-                traced = {name: runtime._load_program(file, enable_etdump=True) for name in METHODS if trace}
-                methods = {name: traced.get(name, program).load_method(name) for name in METHODS}
+                traced = {name: runtime._load_program(file, enable_etdump=True) for name in card.methods if trace}
+                methods = {name: traced.get(name, program).load_method(name) for name in card.methods}
         except PackageError as error:
             raise PackageError(f"{path} cannot be used: {error}") from error
         except RuntimeError as error:
@@ -98,8 +99,10 @@ class Program:
     def encode_image(self, pixels: np.ndarray) -> torch.Tensor:
         """Return the features ``float32 [1, num_image_tokens, hidden_size]`` of an RGB image ``uint8 [3, H, W]``.
 
-        H and W are at most ``card.image_size``.
+        H and W are at most ``card.image_size``. Raises ``PackageError`` if the program is a language model alone.
         """
+        if not self.card.num_image_tokens:
+            raise PackageError(f"{self.card.source} is a language model without a vision encoder, which reads no image")
         return self._run(VISION_ENCODER, torch.from_numpy(np.ascontiguousarray(pixels)))
 
     def embed(self, input_ids: list[int]) -> torch.Tensor:
@@ -161,9 +164,9 @@ def _set_threads(runtime: ModuleType, cpu_threads: int | None) -> None:
     runtime._unsafe_reset_threadpool(cpu_threads)
 
 
-def _check_methods(names: set[str]) -> None:
-    """Raise ``PackageError`` unless all methods of the contract are among the names."""
-    if missing := sorted({*METHODS, MODEL_CARD} - names):
+def _check_methods(names: set[str], methods: tuple[str, ...]) -> None:
+    """Raise ``PackageError`` unless the methods and the model card are among the names."""
+    if missing := sorted({*methods, MODEL_CARD} - names):
         raise PackageError(
             f"it is a program of another kind: it lacks {', '.join(missing)} "
             f"and has {', '.join(sorted(names))}; export the model with llava_export"

@@ -186,6 +186,7 @@ def package_of(checkpoint_of, once, tmp_path_factory) -> Callable[..., Package]:
                     golden=golden,
                     artifacts=True,
                     calibration_samples=calibration_samples,
+                    text_only=name == "language_model",
                 )
                 planned = plan(model, options)
             folder = tmp_path_factory.mktemp(name)
@@ -209,6 +210,12 @@ def package_of(checkpoint_of, once, tmp_path_factory) -> Callable[..., Package]:
 def tiny_package(package_of) -> Package:
     """Return the built-in model with the default recipe, as ``make demo`` exports it."""
     return package_of("tiny-llava")
+
+
+@pytest.fixture(scope="session")
+def language_model(package_of) -> Package:
+    """Return a small language model alone, which can draft for ``tiny_package``: it has the same tokenizer."""
+    return package_of("language_model")
 
 
 @pytest.fixture

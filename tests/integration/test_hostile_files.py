@@ -166,7 +166,7 @@ CARD = json.loads(make_card(vocab_size=300).to_json())
         {"image_size": True},
         {"image_size": "28"},
         {"image_size": 10**30},
-        {"num_image_tokens": 0},
+        {"num_image_tokens": -1},
         {"hidden_size": 2**31},
         {"vocab_size": -1},
         {"vocab_size": 2**64},

@@ -114,7 +114,7 @@ def test_the_published_7b_config_gets_its_omitted_sizes():
     assert (text.hidden_size, text.intermediate_size, text.num_hidden_layers) == (4096, 11008, 32)
     assert (text.num_attention_heads, text.num_key_value_heads, text.head_dim) == (32, 32, 128)
     assert (text.vocab_size, text.rope_theta, text.tie_word_embeddings) == (32064, 10000.0, False)
-    assert (config.vision.num_used_layers, config.num_image_tokens) == (23, 576)
+    assert (config.num_vision_layers, config.num_image_tokens) == (23, 576)
     assert (config.bos_id, config.eos_ids) == (1, (2,))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceTrainer
 
+from llava_export.builtin import SAMPLE_IMAGE
 from llava_export.cli import export
 
 
@@ -77,6 +78,29 @@ def test_mistakes_are_one_line(flags, message, cli, checkpoint_of, tmp_path):
     plain = checkpoint_of("plain")
     flags = [flag.format(tmp=tmp_path, plain=plain) for flag in flags]
     assert_one_line(cli("--model", plain, *flags), message)
+    assert not cli.output.exists() or list(cli.output.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("language_model", [], "model_type 'llama'; supported: llava-1.5 "),
+        ("language_model", [], "llava export --text-only takes a language model alone"),
+        ("plain", ["--text-only"], "model_type 'llava', a whole llava-1.5; --text-only takes a language model alone"),
+        ("language_model", ["--text-only", "--vision", "fp32"], "--vision is for models that see images"),
+        ("language_model", ["--text-only", "--projector", "a.bin"], "--projector is for models that see images"),
+        ("language_model", ["--text-only", "--max-seq-len", "9", "--max-context-len", "9"], "too short: a question"),
+        (
+            "language_model",
+            ["--text-only", "--algorithm", "awq", "--calibration-data", "{images}"],
+            "has images, which a language model cannot see",
+        ),
+    ],
+    ids=str,
+)
+def test_a_language_model_alone_takes_text_only(name, flags, message, cli, checkpoint_of):
+    flags = [flag.format(images=SAMPLE_IMAGE.parent) for flag in flags]
+    assert_one_line(cli("--model", checkpoint_of(name), *flags), message)
     assert not cli.output.exists() or list(cli.output.iterdir()) == []
 
 

@@ -204,6 +204,7 @@ def test_group_size_and_head_follow_from_the_model(sizes, group_size, head, chec
     checkpoint = open_checkpoint(str(checkpoint_of("plain")))
     heads = {"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": sizes["hidden_size"] // 16}
     text = replace(checkpoint.config.text, vocab_size=32000, **sizes, **heads)
+    assert checkpoint.config.projector is not None
     projector = replace(checkpoint.config.projector, out_features=text.hidden_size)
     shapes = checkpoint.build_model(replace(checkpoint.config, text=text, projector=projector), max_context_len=1)
     fitted = RECIPES["8da4w"].fitted(shapes)

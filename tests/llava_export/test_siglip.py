@@ -42,6 +42,7 @@ def folder(checkpoint_of, tmp_path) -> Path:
 @pytest.mark.parametrize(("side", "tokens", "length"), [(336, 576, 768), (384, 729, 1024), (448, 1024, 1280)])
 def test_the_default_context_has_room_beside_a_large_image(side, tokens, length, folder):
     config = open_checkpoint(str(folder)).config
+    assert config.vision is not None
     config = replace(config, vision=replace(config.vision, image_size=side))
     assert config.num_image_tokens == tokens and default_lengths(config, Options()) == (length, length)
     assert default_lengths(config, Options(max_context_len=1500)) == (length, 1500)

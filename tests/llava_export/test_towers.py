@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from llava_export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from llava_export.config import VisionConfig
 from llava_export.errors import CheckpointError, ConfigError
 from tests.checkpoints import TOWER
 from tests.llava_export.test_mobilevlm import original_llava
@@ -22,6 +23,12 @@ from tests.llava_export.test_mobilevlm import original_llava
 INSIDE = "model.vision_tower.vision_tower.vision_model."
 UNREACHABLE = ("/mnt/train7/towers/clip-tuned", "some-lab/clip-tuned", "../clip-tuned", "clip-tuned/")
 SIZES = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}  # of the random towers
+
+
+def vision_of(checkpoint: Checkpoint) -> VisionConfig:
+    """Return the sizes of a checkpoint's vision tower."""
+    assert checkpoint.config.vision is not None
+    return checkpoint.config.vision
 
 
 @pytest.fixture(params=["mobilevlm", "llava"])
@@ -88,7 +95,7 @@ def test_a_tower_inside_is_used_wherever_the_config_says_it_is(name, folder, cha
     change(mm_vision_tower=name)
     checkpoint = open_checkpoint(str(folder))
     assert torch.equal(patches(checkpoint), stored_patches(folder))
-    found = checkpoint.config.vision
+    found = vision_of(checkpoint)
     assert {key: getattr(found, key) for key in TOWER} == TOWER
     assert (found.hidden_act, found.layer_norm_eps, found.feature_layers) == ("quick_gelu", 1e-5, (2,))
     (note,) = checkpoint.notes
@@ -99,7 +106,7 @@ def test_sizes_in_the_checkpoint_itself_need_no_guess(folder, change):
     section = {"model_type": "clip_vision_model", **TOWER, "hidden_act": "gelu", "num_attention_heads": 4}
     change(mm_vision_tower=UNREACHABLE[0], vision_config=section)
     checkpoint = open_checkpoint(str(folder))
-    assert (checkpoint.config.vision.hidden_act, checkpoint.config.vision.num_attention_heads) == ("gelu", 4)
+    assert (vision_of(checkpoint).hidden_act, vision_of(checkpoint).num_attention_heads) == ("gelu", 4)
     assert checkpoint.notes == ()
 
 
@@ -110,7 +117,7 @@ def test_towers_of_another_activation_take_a_config_and_no_weights(name, folder,
         open_checkpoint(str(folder))
     config = tower_folder(tmp_path / "config", hidden_act="gelu", num_attention_heads=8)
     checkpoint = open_checkpoint(str(folder), vision_tower=str(config))
-    assert (checkpoint.config.vision.hidden_act, checkpoint.config.vision.num_attention_heads) == ("gelu", 8)
+    assert (vision_of(checkpoint).hidden_act, vision_of(checkpoint).num_attention_heads) == ("gelu", 8)
     assert torch.equal(patches(checkpoint), stored_patches(folder))
     assert checkpoint.notes == () and config in checkpoint.paths
 
@@ -150,7 +157,7 @@ def test_a_tower_in_the_hubs_cache_gives_config_and_statistics_without_the_hub(f
     snapshot = tower_folder(hub / "models--some-lab--clip-tuned/snapshots/0123abcd", hidden_act="gelu")
     (snapshot / "preprocessor_config.json").write_text(json.dumps({**SIZES, "image_mean": [0.5, 0.25, 0.125]}))
     checkpoint = open_checkpoint(str(folder))
-    assert (checkpoint.config.vision.hidden_act, checkpoint.images.mean) == ("gelu", (0.5, 0.25, 0.125))
+    assert (vision_of(checkpoint).hidden_act, checkpoint.images.mean) == ("gelu", (0.5, 0.25, 0.125))
     assert torch.equal(patches(checkpoint), stored_patches(folder)) and checkpoint.notes == ()
 
 

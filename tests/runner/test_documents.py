@@ -118,7 +118,7 @@ def test_cards_and_manifests_with_a_value_of_another_kind_are_refused(kind, odd)
         {"tokenizer_vocab_size": 21}, {"bos_id": 20}, {"bos_id": -1}, {"eos_ids": []}, {"eos_ids": [2, 20]},
         {"image_std": [0.2, 0.2, 0]}, {"image_mean": [2, 0, 0]}, {"image_aspect_ratio": "square"},
         {"image_resize": 27}, {"image_resize": 4096}, {"image_resample": "area"}, {"image_resample": []},
-        {"max_context_len": 0}, {"max_seq_len": 0}, {"num_image_tokens": 0}, {"hidden_size": 2**40}, {"schema": True},
+        {"max_context_len": 0}, {"max_seq_len": 0}, {"num_image_tokens": -1}, {"hidden_size": 2**40}, {"schema": True},
         {"schema": 1.0}, {"image_mean": [0.5, 0.5]}, {"prompt": {"system": ""}}, {"unknown": 1},
         {"tokenizer": {**asdict(CARD.tokenizer), "prepend_scheme": "last"}},
         {"tokenizer": {**asdict(CARD.tokenizer), "added_tokens": [asdict(added_token(20, "[A]"))]}},

@@ -121,7 +121,7 @@ def lower_templates(
     lower_method = partial(_lower_template, source, card=card, partitioners=partitioners)
     config = source.checkpoint.config
     graphs = {}
-    for method in STACKED_METHODS:
+    for method in [name for name in STACKED_METHODS if name in card.methods]:
         short, extra_layers = _shortened(config, method)
         schemes = _schemes(source, method) if extra_layers > 0 else {}
         first, *others = _uniform_recipes(source.recipe, schemes, method=method)
@@ -141,7 +141,7 @@ def stamp(graphs: Graphs, weights: WeightPacker, *, model: LlavaModel, card: Mod
 
     ``model`` has the quantized weights of the methods without layers, which are lowered here.
     """
-    others = [name for name in contract.METHODS if name not in graphs]
+    others = [name for name in card.methods if name not in graphs]
     lowered = lower(
         export_methods(model, max_seq_len=card.max_seq_len, names=others), card=card, partitioners=partitioners
     )
@@ -194,11 +194,12 @@ def _shortened(config: LlavaConfig, method: str) -> tuple[LlavaConfig, int]:
     if method == contract.TEXT_DECODER and config.text.num_hidden_layers > TEMPLATE_LAYERS:
         text = replace(config.text, num_hidden_layers=TEMPLATE_LAYERS)
         return replace(config, text=text), config.text.num_hidden_layers - TEMPLATE_LAYERS
-    # With several feature layers, others than the last one are read too.
-    (*others, last) = config.vision.feature_layers
-    if method == contract.VISION_ENCODER and last > TEMPLATE_LAYERS and not others:
-        vision = replace(config.vision, feature_layers=(TEMPLATE_LAYERS,))
-        return replace(config, vision=vision), last - TEMPLATE_LAYERS
+    if method == contract.VISION_ENCODER and config.vision is not None:
+        # With several feature layers, others than the last one are read too.
+        (*others, last) = config.vision.feature_layers
+        if last > TEMPLATE_LAYERS and not others:
+            vision = replace(config.vision, feature_layers=(TEMPLATE_LAYERS,))
+            return replace(config, vision=vision), last - TEMPLATE_LAYERS
     return config, 0
 
 

@@ -200,7 +200,7 @@ ModelCard ModelCard::from_json(const std::string& text) {
   check_std(card);
   return {
       .image_size = image_size,
-      .num_image_tokens = whole(card, "num_image_tokens", 1, kSidesAtMost),
+      .num_image_tokens = whole(card, "num_image_tokens", 0, kSidesAtMost),
       .image_mean = mean(card),
       .image_aspect_ratio = choice(card, "image_aspect_ratio", kImageAspectRatios),
       .image_resize = whole(card, "image_resize", image_size, kImageSideAtMost),

@@ -53,7 +53,7 @@ struct TokenizerRules {
 
 struct ModelCard {
   int image_size;
-  int num_image_tokens;
+  int num_image_tokens;  // 0 in a language model alone, whose program has no vision encoder
   std::array<double, 3> image_mean;
   std::string image_aspect_ratio;
   int image_resize;  // pixels that an image is resized to before the center of image_size is cut out

@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "base/errors.h"
 #include "package/program_file.h"
 
 namespace llava {
@@ -15,6 +16,11 @@ Session open_session(ProgramOptions options, const std::string& tokenizer_path) 
   const std::string path = tokenizer_path.empty() ? find_tokenizer(options.model_path) : tokenizer_path;
   std::unique_ptr<Tokenizer> tokenizer = load.measure(0, [&] { return Tokenizer::open(path); });
   Program program = load.measure(0, [&] { return open_program(options); });
+  if (program.card().num_image_tokens == 0) {
+    throw PackageError(
+        options.model_path +
+        " is a language model without a vision encoder; it can draft for another: --draft-model-path");
+  }
   std::unique_ptr<DraftModel> draft;
   if (!options.draft_model_path.empty()) {
     draft = load.measure(0, [&] { return std::make_unique<DraftModel>(options, *tokenizer); });

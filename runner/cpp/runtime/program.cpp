@@ -8,6 +8,7 @@
 #include <executorch/runtime/platform/platform.h>
 #include <executorch/runtime/platform/runtime.h>
 
+#include <algorithm>
 #include <atomic>
 
 #include "base/errors.h"
@@ -90,12 +91,13 @@ Program::Program(const std::string& path, const LoadOptions& options) : path_(pa
   if (!names.ok()) {
     fail(path, "cannot be loaded", names.error());
   }
-  for (const char* name : {kVisionEncoder, kTokenEmbedding, kTextDecoder, kModelCard}) {
+  const auto require = [&](const char* name) {
     if (!names->count(name)) {
       throw PackageError(
           path + " is a program of another kind: it lacks " + name + "; export the model with llava_export");
     }
-  }
+  };
+  require(kModelCard);
   const auto card = module.get(kModelCard);
   if (!card.ok() || !card->isString()) {
     fail(path, "has no model card", card.ok() ? Error::InvalidType : card.error());
@@ -103,6 +105,11 @@ Program::Program(const std::string& path, const LoadOptions& options) : path_(pa
   const auto text = card->toString();
   card_text_.assign(text.data(), text.size());
   card_ = ModelCard::from_json(card_text_);
+  std::vector<const char*> methods = {kTokenEmbedding, kTextDecoder};
+  if (card_.num_image_tokens > 0) {
+    methods.insert(methods.begin(), kVisionEncoder);
+  }
+  std::for_each(methods.begin(), methods.end(), require);
   BackendOptions<3> xnnpack;
   xnnpack.set_option(kWorkspaceSharing, int(options.workspace_sharing));
   if (!options.packed_cache_path.empty()) {
@@ -111,7 +118,7 @@ Program::Program(const std::string& path, const LoadOptions& options) : path_(pa
   }
   LoadBackendOptionsMap backends;
   backends.set_options(kXnnpack, xnnpack.view());
-  for (const char* name : {kVisionEncoder, kTokenEmbedding, kTextDecoder}) {
+  for (const char* name : methods) {
     executorch::runtime::EventTracer* tracer = options.trace ? options.trace->of(name) : nullptr;
     if (const Error error = module.load_method(name, nullptr, tracer, &backends); error != Error::Ok) {
       fail(path, std::string("cannot be loaded (") + name + ")", error);
@@ -137,6 +144,9 @@ std::span<float> Program::run(const char* method, size_t expected, const Inputs&
 }
 
 Rows Program::encode_image(const ImageCHW& image) {
+  if (card_.num_image_tokens == 0) {
+    throw PackageError(path_ + " is a language model without a vision encoder, which reads no image");
+  }
   const auto pixels =
       from_blob(const_cast<uint8_t*>(image.bytes.data()), {3, image.height, image.width}, ScalarType::Byte);
   const auto rows = run(kVisionEncoder, size_t(card_.num_image_tokens) * size_t(card_.hidden_size), pixels);

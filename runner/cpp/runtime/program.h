@@ -1,4 +1,4 @@
-// An exported program on ExecuTorch's runtime: the three methods of the contract as calls.
+// An exported program on ExecuTorch's runtime: the methods of the contract as calls.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,7 @@ struct LoadOptions {
 // A loaded .pte; its text decoder holds one KV cache, so one conversation runs on it at a time.
 class Program {
  public:
-  // Loads the program and its three methods, weights packed and ready to run. Throws PackageError when the file is
+  // Loads the program and its methods, weights packed and ready to run. Throws PackageError when the file is
   // missing, damaged, or not a program of this contract.
   Program(const std::string& path, const LoadOptions& options);
   Program(Program&&) noexcept;
@@ -52,7 +52,8 @@ class Program {
   // Returns the tensors of the KV cache, for reading and writing. There are none before the first call of `decode`.
   const std::vector<CacheTensor>& caches() const { return caches_; }
 
-  // Returns the rows of an image whose sides are at most image_size: [num_image_tokens, hidden_size].
+  // Returns the rows of an image whose sides are at most image_size: [num_image_tokens, hidden_size]. Throws
+  // PackageError where the program is a language model alone.
   Rows encode_image(const ImageCHW& image);
 
   // Returns the rows of T token ids: [T, hidden_size].

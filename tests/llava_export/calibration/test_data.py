@@ -71,7 +71,7 @@ def sample_pixels(checkpoint: Checkpoint) -> np.ndarray:
 @pytest.mark.parametrize("shape", ["several_feature_layers", "last_layer_with_class_token", "mobilevlm"])
 def test_images_together_have_the_features_of_the_whole_model(shape, checkpoint_of):
     checkpoint = open_checkpoint(str(checkpoint_of(shape)))
-    side = checkpoint.config.vision.image_size
+    side = checkpoint.images.size
     generator = np.random.default_rng(0)
     images = [generator.integers(0, 256, (3, height, side), dtype=np.uint8) for height in (side, side // 2, side)]
     blocks = []
@@ -81,7 +81,7 @@ def test_images_together_have_the_features_of_the_whole_model(shape, checkpoint_
     found = reference.encode_images(images)
     for features, pixels in zip(found, images, strict=True):
         torch.testing.assert_close(features, whole_features(checkpoint, pixels), rtol=1e-4, atol=1e-4)
-    assert len(blocks) == checkpoint.config.vision.num_used_layers + 3  # each block is read once
+    assert len(blocks) == checkpoint.config.num_vision_layers + 3  # each block is read once
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
