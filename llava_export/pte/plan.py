@@ -14,6 +14,7 @@ from llava_export.checkpoint.prompt import Prompt, find_prompt
 from llava_export.config import LlavaConfig
 from llava_export.errors import ExportError
 from llava_export.models.llava import LlavaModel
+from llava_export.models.names import VISION_ENCODER
 from llava_export.pte.options import STAMPED, Options
 from llava_export.pte.preflight import Estimate, calibration_memory, estimate
 from llava_export.recipe import CALIBRATING, Recipe
@@ -107,10 +108,11 @@ def _within(
     coarse, fine = least(recipe, shapes), most(recipe, shapes)
     smallest, largest = (_with_margin(size(each)) for each in (coarse, fine))
     if smallest > limit:
+        sees_images = hasattr(shapes, VISION_ENCODER)
+        others = "so do --embedding-bits 4 and --vision 8da4w" if sees_images else "so does --embedding-bits 4"
         raise ExportError(
             f"a program of {limit:,} bytes is not possible: the least is --budget {_text_of_bytes(smallest)}, with 4 "
-            f"bits for all linears of the language model. A larger --group-size takes less, and so do --embedding-bits "
-            "4 and --vision 8da4w"
+            f"bits for all linears of the language model. A larger --group-size takes less, and {others}"
         )
     return (fine, None) if largest <= limit else (coarse, Budget(limit - smallest, fine))
 

@@ -1,4 +1,4 @@
-"""An exported program on ExecuTorch's runtime: the three methods of the contract as Python calls."""
+"""An exported program on ExecuTorch's runtime: the methods of the contract as Python calls."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Program:
 
     @classmethod
     def open(cls, path: str | Path, *, cpu_threads: SupportsIndex | None = None, trace: bool = False) -> Program:
-        """Load a program and its three methods, with their weights packed and ready to run.
+        """Load a program and its methods, with their weights packed and ready to run.
 
         ``cpu_threads`` is the number of threads to compute with, for the whole process, from 1 to 1024. None stands for
         as many as ExecuTorch chooses, or as an earlier call has set. It can change only while no program is loaded.

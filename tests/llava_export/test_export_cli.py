@@ -89,6 +89,7 @@ def test_mistakes_are_one_line(flags, message, cli, checkpoint_of, tmp_path):
         ("plain", ["--text-only"], "model_type 'llava', a whole llava-1.5; --text-only takes a language model alone"),
         ("language_model", ["--text-only", "--vision", "fp32"], "--vision is for models that see images"),
         ("language_model", ["--text-only", "--projector", "a.bin"], "--projector is for models that see images"),
+        ("language_model", ["--text-only", "--budget", "9kB"], "and so does --embedding-bits 4"),
         ("language_model", ["--text-only", "--max-seq-len", "9", "--max-context-len", "9"], "too short: a question"),
         (
             "language_model",
