@@ -11,8 +11,11 @@ DRAFT_MAX_AT_MOST = MAX_LOGITS_TO_KEEP - 1
 
 LEAST_MATCH = 2  # tokens; what followed one alone says little of what will
 MOST_MATCH = 16  # a longer one is no surer, and in a text of one token each place would take long
-FIRST, SHORTEST = 3, 2  # guesses: the second row of a call costs most
-LONGEST_PAUSE = 32  # tokens
+TRIED = 2  # guesses of a draft that does not pay, to see if it does now
+SHORTEST_PAUSE, LONGEST_PAUSE = 2, 64  # tokens
+FADED, REMEMBERED = 0.9, 10  # of what was known, so much counts after a guess: a share, and so many tokens
+# What a guess costs, in calls without one: the first, and each further one (docs/BENCHMARKS.md, "Guessed tokens").
+FIRST_COST, FURTHER_COST = 0.3, 0.045
 
 
 def look_up(ids: Sequence[int], most: int) -> list[int]:
@@ -38,33 +41,46 @@ def look_up(ids: Sequence[int], most: int) -> list[int]:
 
 
 class DraftLength:
-    """How many tokens to guess.
+    """How many tokens to guess: as many as pay by what was right lately.
 
-    To check a wrong guess costs time, so it depends on how many were right lately, and after wrong ones none is guessed
-    for a while.
+    A draft that does not pay is tried again after pauses that become longer.
     """
 
     def __init__(self, most: int) -> None:
-        """Begin with a few tokens. ``most`` are guessed at a time."""
+        """Begin with a few tokens. At most ``most`` are guessed at a time."""
         self._most = most
-        self._length = min(most, FIRST)  # of the next guess
-        self._wait = 0  # tokens before it
-        self._pause = 1  # tokens to wait after the next wrong guess
+        self._checked = 2.0  # tokens that were guessed, the newer the more they count
+        self._right = 1.0  # and came. At first one of two, which is better than nothing
+        self._wait = 0  # tokens before the next guess
+        self._pause = SHORTEST_PAUSE  # tokens to wait after the next guess that shows that none pays
 
     def next(self) -> int:
         """Return how many tokens to guess before the next one is computed."""
         if self._wait > 0:
             self._wait -= 1
             return 0
-        return self._length
+        return max(self._best(), min(TRIED, self._most))
 
     def record(self, *, guessed: int, right: int) -> None:
         """Learn how many tokens of a guess, which was not empty, were right."""
-        if right == 0:
-            self._length = min(SHORTEST, self._most)
-            self._wait = self._pause
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        kept = min(FADED, REMEMBERED / self._checked)
+        self._checked = self._checked * kept + right + (right < guessed)
+        self._right = self._right * kept + right
+        if self._best():
+            self._pause = SHORTEST_PAUSE
             return
-        self._pause = 1
-        length = max(self._length, 2 * guessed) if right == guessed else max(right + 1, SHORTEST)
-        self._length = min(length, self._most)
+        self._wait = self._pause
+        self._pause = min(4 * self._pause, LONGEST_PAUSE)
+
+    def _best(self) -> int:
+        """Return how many guesses give most tokens for their cost; 0 if none pays."""
+        chance = self._right / self._checked  # that one is right, if those before it were
+        all_right = tokens = most_for_cost = 1.0
+        length = 0
+        for guessed in range(1, self._most + 1):
+            all_right *= chance
+            tokens += all_right
+            for_cost = tokens / (1 + FIRST_COST + FURTHER_COST * (guessed - 1))
+            if for_cost > most_for_cost:
+                most_for_cost, length = for_cost, guessed
+        return length

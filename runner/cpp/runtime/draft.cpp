@@ -8,8 +8,11 @@ namespace {
 
 constexpr size_t kLeastMatch = 2;  // tokens; what followed one alone says little of what will
 constexpr size_t kMostMatch = 16;  // a longer one is no surer, and in a text of one token each place would take long
-constexpr int kShortest = 2;       // guesses: the second row of a call costs most
-constexpr int kLongestPause = 32;  // tokens
+constexpr int kTried = 2;          // guesses of a draft that does not pay, to see if it does now
+constexpr int kShortestPause = 2, kLongestPause = 64;  // tokens
+constexpr double kFaded = 0.9, kRemembered = 10;       // of what was known, so much counts: a share, and so many tokens
+// What a guess costs, in calls without one: the first, and each further one (docs/BENCHMARKS.md, "Guessed tokens").
+constexpr double kFirstCost = 0.3, kFurtherCost = 0.045;
 
 }  // namespace
 
@@ -41,19 +44,36 @@ int DraftLength::next() {
     --wait_;
     return 0;
   }
-  return length_;
+  return std::max(best(), std::min(kTried, most_));
 }
 
 void DraftLength::record(int guessed, int right) {
-  if (right == 0) {
-    length_ = std::min(kShortest, most_);
-    wait_ = pause_;
-    pause_ = std::min(2 * pause_, kLongestPause);
+  const double kept = std::min(kFaded, kRemembered / checked_);
+  checked_ = checked_ * kept + right + (right < guessed ? 1 : 0);
+  right_ = right_ * kept + right;
+  if (best() > 0) {
+    pause_ = kShortestPause;
     return;
   }
-  pause_ = 1;
-  const int length = right == guessed ? std::max(length_, 2 * guessed) : std::max(right + 1, kShortest);
-  length_ = std::min(length, most_);
+  wait_ = pause_;
+  pause_ = std::min(4 * pause_, kLongestPause);
+}
+
+// Returns how many guesses give most tokens for their cost; 0 if none pays.
+int DraftLength::best() const {
+  const double chance = right_ / checked_;  // that one is right, if those before it were
+  double all_right = 1, tokens = 1, most_for_cost = 1;
+  int length = 0;
+  for (int guessed = 1; guessed <= most_; ++guessed) {
+    all_right *= chance;
+    tokens += all_right;
+    const double for_cost = tokens / (1 + kFirstCost + kFurtherCost * (guessed - 1));
+    if (for_cost > most_for_cost) {
+      most_for_cost = for_cost;
+      length = guessed;
+    }
+  }
+  return length;
 }
 
 }  // namespace llava

@@ -1,7 +1,6 @@
 // Guesses of the next tokens of an answer, and how many to make; see speculative_decoding.h.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -16,12 +15,12 @@ constexpr int kDraftMaxAtMost = 15;
 // lookup decoding (Saxena, 2023).
 std::vector<int32_t> look_up(std::span<const int32_t> ids, int most);
 
-// How many tokens to guess. To check a wrong guess costs time, so it depends on how many were right lately, and after
-// wrong ones none is guessed for a while.
+// How many tokens to guess: as many as pay by what was right lately. A draft that does not pay is tried again after
+// pauses that become longer.
 class DraftLength {
  public:
-  // `most` tokens are guessed at a time.
-  explicit DraftLength(int most) : most_(most), length_(std::min(most, 3)) {}
+  // At most `most` tokens are guessed at a time.
+  explicit DraftLength(int most) : most_(most) {}
 
   // Returns how many tokens to guess before the next one is computed.
   int next();
@@ -30,10 +29,13 @@ class DraftLength {
   void record(int guessed, int right);
 
  private:
+  int best() const;
+
   int most_;
-  int length_;     // of the next guess
-  int wait_ = 0;   // tokens before it
-  int pause_ = 1;  // tokens to wait after the next wrong guess
+  double checked_ = 2;  // tokens that were guessed, the newer the more they count
+  double right_ = 1;    // and came. At first one of two, which is better than nothing
+  int wait_ = 0;        // tokens before the next guess
+  int pause_ = 2;       // tokens to wait after the next guess that shows that none pays
 };
 
 }  // namespace llava
