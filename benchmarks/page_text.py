@@ -202,6 +202,7 @@ def draft_sections(draft: Mapping[str, Any]) -> str:
     for model, found in draft.items():
         sections += [
             f"### {model}, {found['work']['decode_tokens']} tokens at depth {found['depth']}\n",
+            Template("$processor ($extensions)\n").substitute(found["machine"]),
             rows_table(found),
             drafts_table(found),
             console([found["command"]]),
