@@ -5,12 +5,10 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 
 from llava_runner.contract import PromptTemplate
-from llava_runner.program import Program
 from llava_runner.session import Session
 from training import questions
 
@@ -46,17 +44,9 @@ def clear_length(session: Session, image: Path, question: str, *, new_tokens: in
 
     Random weights often choose between tokens that are nearly as likely, and then the last bits of sums decide.
     """
-    margins: list[float] = []
-    decode = Program.decode
-
-    def with_margin(program: Program, rows: torch.Tensor, *, position: int) -> torch.Tensor:
-        logits = decode(program, rows, position=position)
-        first, second = logits.topk(2).values.tolist()
-        margins.append(first - second)
-        return logits
-
-    with patch.object(Program, "decode", with_margin):
-        session.ask(image, question, max_new_tokens=new_tokens)
+    session.ask(image, question, max_new_tokens=new_tokens, logprobs=2)
+    likeliest = [token.top for token in session.last.logprobs or ()]
+    margins = [first.logprob - second.logprob for first, second in likeliest]
     return next((i for i, margin in enumerate(margins) if margin < NEAR), new_tokens)
 
 
