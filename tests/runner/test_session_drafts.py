@@ -12,8 +12,8 @@ from tests.runner.test_session import IMAGE, QUESTION
 SECOND = "And what color?"
 WAYS: dict[str, Any] = {
     "greedy": {},
-    "sampled": {"temperature": 0.3, "seed": 1},
-    "narrowed": {"temperature": 0.4, "seed": 5, "top_k": 20, "top_p": 0.95, "min_p": 0.01},
+    "sampled": {"temperature": 0.2, "seed": 1},
+    "narrowed": {"temperature": 0.15, "seed": 5, "top_k": 20, "top_p": 0.95, "min_p": 0.01},
     "penalized": {"repetition_penalty": 1.2},
     "with probabilities": {"logprobs": 2, "temperature": 0.2, "seed": 2},
     "short of positions": {"seq_len": 90},
