@@ -117,19 +117,16 @@ class Program:
         from ``position`` on. More than ``card.max_seq_len`` rows are read by several calls of the method.
         """
         for piece in inputs_embeds.split(self.card.max_seq_len, dim=1):
-            logits = self._decode(piece, position)
+            logits = self.verify(piece, position=position)
             position += piece.shape[1]
         return logits[-1]
 
     def verify(self, inputs_embeds: torch.Tensor, *, position: int) -> torch.Tensor:
-        """Read rows ``float32 [1, T, hidden_size]`` from ``position`` on, at most ``card.logits_to_keep``.
+        """Read rows ``float32 [1, T, hidden_size]`` from ``position`` on by one call, at most ``card.max_seq_len``.
 
-        Returns the logits after each of them, ``float32 [T, vocab_size]``. The KV cache keeps them as by ``decode``.
+        Returns the logits ``float32 [K, vocab_size]`` after the last of them: K is the smaller of T and
+        ``card.logits_to_keep``. The KV cache keeps the rows as by ``decode``.
         """
-        return self._decode(inputs_embeds, position)
-
-    def _decode(self, inputs_embeds: torch.Tensor, position: int) -> torch.Tensor:
-        """Return the logits ``float32 [K, vocab_size]`` of the last rows, as many as the method keeps."""
         return self._run(TEXT_DECODER, inputs_embeds.contiguous(), torch.tensor([position], dtype=torch.int64))[0]
 
     def _run(self, method: str, *inputs: torch.Tensor) -> torch.Tensor:

@@ -40,8 +40,9 @@ class SpeculativeDecoding:
             if is_right:
                 self.accepted += 1
                 return self._logits[self._right - 1]
-        most = min(room, model.card.logits_to_keep - 1)
-        guessed = guess(min(most, self._length.next())) if most > 0 else []
+        room = min(room, model.card.logits_to_keep - 1)
+        most = min(room, self._length.next()) if room > 0 else 0
+        guessed = guess(most) if most > 0 else []
         logits = model.verify(model.embed([token_id, *guessed]), position=position).numpy()
         self.drafted += len(guessed)
         self._guessed, self._logits, self._right, self._is_over = guessed, logits[1:], 0, not guessed

@@ -43,13 +43,11 @@ std::vector<int32_t> DraftModel::guess(std::span<const int32_t> ids, int most) {
       std::any_of(ids.begin(), ids.end(), is_unknown)) {
     return {};
   }
-  std::vector<int32_t> guessed = {read(ids)};
-  while (int(guessed.size()) < most) {
-    std::vector<int32_t> all(ids.begin(), ids.end());
-    all.insert(all.end(), guessed.begin(), guessed.end());
-    guessed.push_back(read(all));
+  std::vector<int32_t> all(ids.begin(), ids.end());
+  for (int i = 0; i < most; ++i) {
+    all.push_back(read(all));
   }
-  return guessed;
+  return {all.end() - most, all.end()};
 }
 
 // Brings the KV cache to `ids`. Returns the most likely token after them.

@@ -172,18 +172,13 @@ std::span<float> Program::decode(std::span<const float> rows, int position) {
   while (!rows.empty()) {
     const auto part = rows.first(std::min(rows.size(), size_t(card_.max_seq_len) * width));
     rows = rows.subspan(part.size());
-    logits = decode_call(part, position).last(size_t(card_.vocab_size));
+    logits = verify(part, position).last(size_t(card_.vocab_size));
     position += int(part.size() / width);
   }
   return logits;
 }
 
 std::span<float> Program::verify(std::span<const float> rows, int position) {
-  return decode_call(rows, position);
-}
-
-// Runs the decoder once. Returns the logits of the last rows, as many as it keeps.
-std::span<float> Program::decode_call(std::span<const float> rows, int position) {
   const int count = int(rows.size() / size_t(card_.hidden_size));
   int64_t start = position;
   const auto embedded = from_blob(const_cast<float*>(rows.data()), {1, count, card_.hidden_size}, ScalarType::Float);

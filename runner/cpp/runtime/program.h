@@ -64,11 +64,11 @@ class Program {
   // forgotten.
   std::span<float> decode(std::span<const float> rows, int position);
 
-  // Appends at most `logits_to_keep` rows likewise, and returns the logits after each of them, [T, vocab_size].
+  // Appends at most max_seq_len rows likewise, in one call. Returns the logits after the last `logits_to_keep` of them,
+  // [T, vocab_size].
   std::span<float> verify(std::span<const float> rows, int position);
 
  private:
-  std::span<float> decode_call(std::span<const float> rows, int position);
   template <typename... Inputs>
   std::span<float> run(const char* method, size_t expected, const Inputs&... inputs);
 

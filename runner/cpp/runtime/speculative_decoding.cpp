@@ -22,8 +22,9 @@ std::span<float> SpeculativeDecoding::logits_after(
     }
   }
   is_wrong_ = true;  // where the call fails, nothing is ahead
-  const int most = std::min(room, program.card().logits_to_keep - 1);
-  std::vector<int32_t> ids = {id}, guessed = most > 0 ? guess(std::min(most, length_.next())) : std::vector<int32_t>();
+  const int room_of_call = std::min(room, program.card().logits_to_keep - 1);
+  const int most = room_of_call > 0 ? std::min(room_of_call, length_.next()) : 0;
+  std::vector<int32_t> ids = {id}, guessed = most > 0 ? guess(most) : std::vector<int32_t>();
   ids.insert(ids.end(), guessed.begin(), guessed.end());
   const std::span<float> logits = program.verify(program.embed(ids), position);
   drafted_ += int(guessed.size());
