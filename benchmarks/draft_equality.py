@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
 from llava_export.cli.terminal import new_console, progress
 from llava_runner.arguments import ArgumentParser, positive_int, run_command
+from llava_runner.draft import DRAFT_MAX
 from llava_runner.engine_library import ENGINES
 from llava_runner.session import Session
 from training import questions
@@ -69,7 +69,7 @@ def ask_twice(session: Session, seed: int, counts: Counts) -> None:
     image, question, _ = questions.question_for(seed)
     other = questions.question_for(seed + 1)[1]
     found: list[list[tuple[int, ...]]] = []
-    for draft_max in (0, 7):
+    for draft_max in (0, DRAFT_MAX):
         session.reset()
         found.append([])
         for turn, text in enumerate((question, other, question)):
@@ -78,7 +78,7 @@ def ask_twice(session: Session, seed: int, counts: Counts) -> None:
             found[-1].append(tuple(session.last.ids))
             counts.drafted += session.last.timings.drafted
             counts.accepted += session.last.timings.accepted
-    for plain, guessed in zip_longest(*found):
+    for plain, guessed in zip(*found, strict=True):
         counts.answers += 1
         counts.tokens += len(plain)
         counts.differ += plain != guessed

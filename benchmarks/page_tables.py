@@ -44,14 +44,19 @@ def sizes_table(export: Mapping[str, Any]) -> str:
     return table(("size", *(f"`{name}`" for name in names)), rows)
 
 
+def better(ratio: Figure) -> str:
+    """Return how many times better something is, with its range over the rounds."""
+    return f"**{ratio.median:.2f}** ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
 def speed_table(found: Mapping[str, Any]) -> str:
     """Return the figures of all runners with one model, and how many times better ours in C++ is than the peer."""
     results = Results(found["work"], found["rounds"])
     rows = []
     for name in results.names():
-        ratio = results.ratio("cpp", PEER, name)
+        ratio = better(results.ratio("cpp", PEER, name))
         cells = [with_spread(results.figure(contender, name)) for contender in results.rounds]
-        rows.append((f"{name}, {unit(name)}", *cells, f"**{ratio.median:.2f}** ({ratio.low:.2f} to {ratio.high:.2f})"))
+        rows.append((f"{name}, {unit(name)}", *cells, ratio))
     return table(("", *results.rounds, "better"), rows)
 
 
@@ -66,9 +71,10 @@ def drafts_table(found: Mapping[str, Any]) -> str:
     rows = []
     for percent, ratio in found["ratio"].items():
         speed = Figure(**found["speed"][percent])
-        better = f"**{ratio['median']:.2f}** ({ratio['low']:.2f} to {ratio['high']:.2f})"
         accepted = f"{found['accepted'][percent]} of {found['drafted'][percent]}"
-        rows.append((f"{percent} %", with_spread(speed), better, accepted, str(found["changed"][percent])))
+        rows.append(
+            (f"{percent} %", with_spread(speed), better(Figure(**ratio)), accepted, str(found["changed"][percent]))
+        )
     plain = ("no draft", with_spread(Figure(**found["plain"])), "1", "", "")
     return table(("guesses that are right", "tok/s", "times plain", "accepted", "changed tokens"), [plain, *rows])
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llava_export.benchmark.rounds import Contender, Figure, Work
+from llava_export.benchmark.rounds import Contender, Figure, Work, decoding_speed
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 PERCENTS = (0, 20, 40, 60, 80, 100)
@@ -40,7 +40,7 @@ class DraftResults:
         depth = rounds[0]["decode"][-1]["depth"]
         rows = [{each["rows"]: each["ms"] for each in found["rows"] if each["depth"] == depth} for found in rounds]
         drafts = [{each["percent"]: each for each in found["draft"] if each["depth"] == depth} for found in rounds]
-        plain = [_speed(found["decode"][-1]) for found in rounds]
+        plain = [decoding_speed(found["decode"][-1]) for found in rounds]
 
         def by_percent(value: Callable[[Mapping[str, Any], float], float]) -> dict[int, Figure]:
             """Return a figure for each percentage. ``value`` gets what was measured, and the plain speed."""
@@ -52,8 +52,8 @@ class DraftResults:
             rows={count: Figure.of([each[count] for each in rows]) for count in rows[0]},
             rows_ratio={count: Figure.of([each[count] / each[1] for each in rows]) for count in rows[0]},
             plain=Figure.of(plain),
-            speed=by_percent(lambda each, _: _speed(each)),
-            ratio=by_percent(lambda each, plain: _speed(each) / plain),
+            speed=by_percent(lambda each, _: decoding_speed(each)),
+            ratio=by_percent(lambda each, plain: decoding_speed(each) / plain),
             drafted={percent: each["drafted"] for percent, each in drafts[0].items()},
             accepted={percent: each["accepted"] for percent, each in drafts[0].items()},
             changed={percent: sum(each[percent]["changed"] for each in drafts) for percent in drafts[0]},
@@ -80,8 +80,3 @@ def measure_drafts(
         on_round(f"{contender.name}, round {run + 1} of {runs}")
         rounds.append(contender.measure(work, *flags))
     return DraftResults.of(rounds)
-
-
-def _speed(decoding: Mapping[str, Any]) -> float:
-    """Return tokens a second."""
-    return decoding["tokens"] / decoding["ms"] * 1e3

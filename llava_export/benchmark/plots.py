@@ -62,17 +62,13 @@ def plot_profiles(profiles: Sequence[CallProfile], path: Path, *, title: str) ->
 def plot_drafts(results: DraftResults, path: Path, *, title: str) -> None:
     """Draw the time of a call by its rows, and the speed by how many guesses are right. Whiskers span all rounds."""
     figure, (rows, speed) = _subplots(2, title)
-    found = list(results.rows_ratio.values())
-    rows.errorbar(
-        list(results.rows_ratio), [each.median for each in found], yerr=_whiskers(found), marker="o", capsize=2
-    )
-    rows.set_ylim(bottom=0)
+    for axes, figures in ((rows, results.rows_ratio), (speed, results.ratio)):
+        found = list(figures.values())
+        axes.errorbar(list(figures), [each.median for each in found], yerr=_whiskers(found), marker="o", capsize=2)
+        axes.set_ylim(bottom=0)
     rows.set_xlabel("rows of a call")
     rows.set_ylabel("time, of a call with one row")
-    found = list(results.ratio.values())
-    speed.errorbar(list(results.ratio), [each.median for each in found], yerr=_whiskers(found), marker="o", capsize=2)
     speed.axhline(1, color="gray", linewidth=0.8, label="without a draft")
-    speed.set_ylim(bottom=0)
     speed.set_xlabel("guesses that are right, %")
     speed.set_ylabel("speed, of plain decoding")
     speed.legend(frameon=False, fontsize=8)

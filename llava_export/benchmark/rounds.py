@@ -152,6 +152,11 @@ def unit(figure: str) -> str:
     return next(unit for start, unit in UNITS.items() if figure.startswith(start))
 
 
+def decoding_speed(decoding: Mapping[str, Any]) -> float:
+    """Return the tokens a second of a decoding in a runner's JSON."""
+    return float(decoding["tokens"] / decoding["ms"] * 1e3)
+
+
 def figures(measured: Mapping[str, Any]) -> dict[str, float]:
     """Return the figures of a round by name, in seconds, tokens a second and GiB.
 
@@ -165,7 +170,7 @@ def figures(measured: Mapping[str, Any]) -> dict[str, float]:
         "first token": (measured["image_ms"] + measured["prompt_ms"]) / 1e3,
     }
     for decoding in measured["decode"]:
-        found[f"decode at {decoding['depth']}"] = decoding["tokens"] / decoding["ms"] * 1e3
+        found[f"decode at {decoding['depth']}"] = decoding_speed(decoding)
     found["peak memory"] = measured["peak_bytes"] / 2**30
     found["peak, without files"] = measured["anonymous_bytes"] / 2**30
     return found
