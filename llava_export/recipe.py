@@ -292,11 +292,15 @@ class Recipe:
         return self.embedding_bits if fqn == TOKEN_EMBEDDING else 32
 
 
-def recipe_text(fields: Mapping[str, Any]) -> str:
-    """Return the fields of a recipe, as ``to_dict`` returns them, as text: "8da4w: text 8da4w, vision 8da8w"."""
+def recipe_text(fields: Mapping[str, Any], *, has_vision: bool = True) -> str:
+    """Return the fields of a recipe, as ``to_dict`` returns them, as text: "8da4w: text 8da4w, vision 8da8w".
+
+    A model without a vision tower has no scheme for it.
+    """
     exceptions = fields.get("exceptions")
     schemes = Counter(exceptions.values() if isinstance(exceptions, Mapping) else ())
-    words = [f"{name} {value}" for name, value in fields.items() if name not in ("name", "exceptions")]
+    unnamed = ("name", "exceptions", *(() if has_vision else ("vision",)))
+    words = [f"{name} {value}" for name, value in fields.items() if name not in unnamed]
     words += [f"{count} linears {scheme}" for scheme, count in sorted(schemes.items())]
     return f"{fields.get('name')}: {', '.join(words)}"
 

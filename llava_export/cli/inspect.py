@@ -89,7 +89,10 @@ def print_head(console: Console, program: Path, found: PteFile, card: ModelCard 
             )
         else:
             rows["images"] = "none: a language model, which can draft for another"
-        rows |= {"recipe": recipe_text(card.recipe), "exporter": f"ExecuTorch {card.executorch_version}"}
+        rows |= {
+            "recipe": recipe_text(card.recipe, has_vision=card.num_image_tokens > 0),
+            "exporter": f"ExecuTorch {card.executorch_version}",
+        }
     console.print(_grid(rows))
 
 

@@ -117,7 +117,7 @@ def _program_facts(program: Path, found: PteFile) -> Iterator[Fact]:
 def _model_facts(program: Path, card: ModelCard) -> Iterator[Fact]:
     """Yield what runners are told about the model."""
     yield Fact("model", f"{card.source}, {card.family}", "model card")
-    yield Fact("recipe", recipe_text(card.recipe), "model card")
+    yield Fact("recipe", recipe_text(card.recipe, has_vision=card.num_image_tokens > 0), "model card")
     if not card.num_image_tokens:
         yield Fact("images", "none: a language model, which can draft for another", "model card")
     else:

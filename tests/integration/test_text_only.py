@@ -70,6 +70,7 @@ def test_verify_compares_its_logits(language_model, capsys):
 
 def test_inspect_and_doctor_say_that_it_sees_no_images(language_model, capsys):
     inspect.run(inspect.build_parser().parse_args([str(language_model.folder)]))
-    assert "images none: a language model" in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "images none: a language model" in printed and "vision" not in printed
     code, printed = examine(language_model.folder, capsys=capsys)
-    assert code == 0 and "images none: a language model" in printed
+    assert code == 0 and "images none: a language model" in printed and "text 8da4w, embedding_bits 8" in printed
