@@ -123,9 +123,8 @@ def bytes_per_token(program: Path, gguf: Path) -> dict[str, float]:
 
 def measure_speed(work: WorkFolder, model: str) -> dict[str, Any]:
     """Run both runners and llama.cpp in turn."""
-    files = (f"{model}-gguf/ggml-model-q4_0.gguf", "--mmproj", f"{model}-gguf/mmproj-model-f16.gguf")
-    command = ("llava", "benchmark", f"{model}-pte", "--runner", "cpp", "python")
-    found = work.measure(f"speed-{model}", *command, "--peer", PEER, "--gguf", *files, "--runs", "3")
+    command = ("llava", "benchmark", f"{model}-pte", "--runner", "cpp", "python", *peer_flags(model))
+    found = work.measure(f"speed-{model}", *command, "--runs", "3")
     return {**found, "memory_rate": memory_rate(found["work"]["threads"])}
 
 
@@ -152,8 +151,15 @@ def measure_ladders(work: WorkFolder, model: str) -> dict[str, Any]:
 
 
 def measure_draft(work: WorkFolder, model: str) -> dict[str, Any]:
-    """Time calls of several rows, and decoding with guessed tokens, in the C++ runner."""
-    return work.measure(f"draft-{model}", "llava", "benchmark", f"{model}-pte", "--draft")
+    """Time calls of several rows, and decoding with guessed tokens, in the C++ runner, in turn with llama.cpp."""
+    command = ("llava", "benchmark", f"{model}-pte", "--draft", *peer_flags(model))
+    return work.measure(f"draft-{model}", *command, "--runs", "3")
+
+
+def peer_flags(model: str) -> tuple[str, ...]:
+    """Return the flags of ``llava benchmark`` that name the peer and its files."""
+    gguf, mmproj = f"{model}-gguf/ggml-model-q4_0.gguf", f"{model}-gguf/mmproj-model-f16.gguf"
+    return ("--peer", PEER, "--gguf", gguf, "--mmproj", mmproj)
 
 
 # The parts of the page, in the order in which they are measured.

@@ -61,22 +61,42 @@ def speed_table(found: Mapping[str, Any]) -> str:
 
 
 def rows_table(found: Mapping[str, Any]) -> str:
-    """Return the time of a decoder's call by its rows, as multiples of a call with one."""
+    """Return the time of a decoder's call by its rows, as multiples of a call with one, and its parts as traced."""
     ratios = {count: f"{ratio['median']:.2f}" for count, ratio in found["rows_ratio"].items()}
-    return table(("rows of a call", *ratios), [("time", *ratios.values())])
+    parts = [
+        (f"{part}, ms", *(f"{found['parts'][count][part]:.3g}" for count in ratios)) for part in found["parts"]["1"]
+    ]
+    return table(("rows of a call", *ratios), [("times one row", *ratios.values()), *parts])
 
 
 def drafts_table(found: Mapping[str, Any]) -> str:
-    """Return the decoding speed by how many guesses are right."""
-    rows = []
+    """Return the decoding speed by how often a guess is right."""
+    plain = Figure(**found["plain"])
+    peer = Figure(**found["peer"]).median
+    rows = [("no draft", with_spread(plain), "1", f"{plain.median / peer:.2f}", "1", "", "")]
     for percent, ratio in found["ratio"].items():
-        speed = Figure(**found["speed"][percent])
-        accepted = f"{found['accepted'][percent]} of {found['drafted'][percent]}"
+        accepted, drafted = found["accepted"][percent], found["drafted"][percent]
         rows.append(
-            (f"{percent} %", with_spread(speed), better(Figure(**ratio)), accepted, str(found["changed"][percent]))
+            (
+                f"{percent} %",
+                with_spread(Figure(**found["speed"][percent])),
+                better(Figure(**ratio)),
+                better(Figure(**found["times_peer"][percent])),
+                f"{found['tokens'] / (found['tokens'] - accepted):.2f}",
+                f"{accepted} of {drafted}, {accepted / drafted:.0%}",
+                str(found["changed"][percent]),
+            )
         )
-    plain = ("no draft", with_spread(Figure(**found["plain"])), "1", "", "")
-    return table(("guesses that are right", "tok/s", "times plain", "accepted", "changed tokens"), [plain, *rows])
+    header = (
+        "a guess is right",
+        "tok/s",
+        "times plain",
+        f"times {PEER}",
+        "tokens a call",
+        "accepted",
+        "changed tokens",
+    )
+    return table(header, rows)
 
 
 def profile_table(profiles: Sequence[Mapping[str, Any]]) -> str:

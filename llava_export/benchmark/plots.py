@@ -7,7 +7,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from llava_export.benchmark.drafts import DraftResults
+from llava_export.benchmark.drafts import PUBLISHED_TOKENS_A_CALL, DraftResults
 from llava_export.benchmark.ladders import Ladder
 from llava_export.benchmark.profile import TOP, CallProfile, short
 from llava_export.benchmark.rounds import Figure, Results
@@ -60,16 +60,30 @@ def plot_profiles(profiles: Sequence[CallProfile], path: Path, *, title: str) ->
 
 
 def plot_drafts(results: DraftResults, path: Path, *, title: str) -> None:
-    """Draw the time of a call by its rows, and the speed by how many guesses are right. Whiskers span all rounds."""
+    """Draw the time of a call by its rows with its parts, and the speed by tokens a call. Whiskers span all rounds."""
     figure, (rows, speed) = _subplots(2, title)
-    for axes, figures in ((rows, results.rows_ratio), (speed, results.ratio)):
-        found = list(figures.values())
-        axes.errorbar(list(figures), [each.median for each in found], yerr=_whiskers(found), marker="o", capsize=2)
-        axes.set_ylim(bottom=0)
+    counts, below = list(results.parts), [0.0] * len(results.parts)
+    for part in results.parts[counts[0]]:
+        heights = [results.parts[count][part] for count in counts]
+        rows.bar(counts, heights, bottom=below, alpha=0.5, label=f"{part}, traced")
+        below = [start + height for start, height in zip(below, heights, strict=True)]
+    found = list(results.rows.values())
+    medians = [each.median for each in found]
+    rows.errorbar(counts, medians, yerr=_whiskers(found), color="black", marker="o", capsize=2, label="not traced")
+    rows.set_xticks(counts)
     rows.set_xlabel("rows of a call")
-    rows.set_ylabel("time, of a call with one row")
-    speed.axhline(1, color="gray", linewidth=0.8, label="without a draft")
-    speed.set_xlabel("guesses that are right, %")
+    rows.set_ylabel("ms")
+    rows.legend(frameon=False, fontsize=8)
+    places = [results.tokens_a_call(percent) for percent in results.ratio]
+    found = list(results.ratio.values())
+    speed.errorbar(places, [each.median for each in found], yerr=_whiskers(found), marker="o", capsize=2)
+    for percent, place, each in zip(results.ratio, places, found, strict=True):
+        speed.annotate(f"{percent} %", (place, each.median), (4, -10), textcoords="offset points", fontsize=8)
+    speed.axhline(1, color="gray", linewidth=0.8, label="no draft")
+    published = "published for LLaVA-7B (arXiv 2404.08856)"
+    speed.axvline(PUBLISHED_TOKENS_A_CALL, color="tab:green", linestyle=":", label=published)
+    speed.set_ylim(bottom=0)
+    speed.set_xlabel("tokens a call; at each point with how many percent a guess is right")
     speed.set_ylabel("speed, of plain decoding")
     speed.legend(frameon=False, fontsize=8)
     _save(figure, path)

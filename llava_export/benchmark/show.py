@@ -70,27 +70,30 @@ def profile_table(profile: CallProfile) -> Table:
 
 
 def rows_table(results: DraftResults) -> Table:
-    """Return a table of the time of a decoder's call by its rows."""
+    """Return a table of the time of a decoder's call by its rows, and of its parts where operators are traced."""
     table = _table("rows of a call")
-    table.add_column("ms", justify="right", no_wrap=True)
-    table.add_column("times one row", justify="right", no_wrap=True)
+    for heading in ("ms", "times one row", *(f"{part}, ms" for part in results.parts[1])):
+        table.add_column(heading, justify="right", no_wrap=True)
     for count, found in results.rows.items():
-        table.add_row(str(count), with_spread(found), f"{results.rows_ratio[count].median:.2f}")
+        parts = [f"{ms:.3g}" for ms in results.parts[count].values()]
+        table.add_row(str(count), with_spread(found), f"{results.rows_ratio[count].median:.2f}", *parts)
     return table
 
 
 def drafts_table(results: DraftResults) -> Table:
-    """Return a table of the decoding speed by the percentage of guesses that are right."""
-    table = _table("guesses that are right")
-    for heading in ("tok/s", "times plain", "accepted", "changed"):
+    """Return a table of the decoding speed by the percentage with which each guess is right."""
+    table = _table("a guess is right")
+    for heading in ("tok/s", "times plain", *(["times peer"] if results.peer else []), "accepted", "changed"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_row("without a draft", with_spread(results.plain), "1", "", "")
+    against = [f"{1 / results.peer.median * results.plain.median:.2f}"] if results.peer else []
+    table.add_row("no draft", with_spread(results.plain), "1", *against, "", "")
     for percent, found in results.speed.items():
         ratio = results.ratio[percent]
         table.add_row(
             f"{percent} %",
             with_spread(found),
             f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})",
+            *([f"{results.times_peer[percent].median:.2f}"] if results.peer else []),
             f"{results.accepted[percent]} of {results.drafted[percent]}",
             f"{results.changed[percent]} of {results.tokens}",
         )

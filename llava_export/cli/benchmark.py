@@ -47,7 +47,7 @@ def build_parser(prog: str = "llava benchmark") -> ArgumentParser:
     add("package", nargs="?", type=path, metavar="PACKAGE", help="a .pte, or the folder of a package")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--profile", action="store_true", help="trace every operator, and show where the time goes")
-    mode.add_argument("--draft", action="store_true", help="time what guessed tokens save, by how many are right")
+    mode.add_argument("--draft", action="store_true", help="time what guessed tokens save, by how often they are right")
     mode.add_argument("--ablation", action="store_true", help="export --model with one thing changed at a time instead")
     add("--model", help="with --ablation: the checkpoint, as for llava export")
     add(
@@ -107,16 +107,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 def compare_runners(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Time the runners in turn and print a table. Return what goes into the JSON file."""
-    from llava_export.benchmark import llama_cpp, plots, rounds, show
+    from llava_export.benchmark import plots, rounds, show
     from llava_export.cli.terminal import progress
 
     program, work = program_and_work(arguments)
     contenders = [runner(name, program) for name in arguments.runner or default_runner()]
-    build = None
-    if arguments.peer:
-        build = llama_cpp.build_name()
-        context = max(work.prompt_tokens, max(work.depths) + work.decode_tokens)
-        contenders.append(rounds.llama_cpp(arguments.gguf.resolve(), arguments.mmproj.resolve(), context=context))
+    build, peer = peer_of(arguments, work)
+    contenders += [peer] if peer else []
     with progress(console, steps=len(contenders) * (arguments.runs + 1)) as step:
         results = rounds.take_turns(contenders, work, runs=arguments.runs, on_round=step)
     title = f"{show.work_line(program.name, work)}, median of {arguments.runs}"
@@ -162,16 +159,20 @@ def time_drafts(arguments: argparse.Namespace, console: Console) -> dict[str, An
     arguments.decode_tokens = arguments.decode_tokens or drafts.DECODE_TOKENS
     program, work = program_and_work(arguments)
     work = replace(work, depths=work.depths[-1:])
-    with progress(console, steps=arguments.runs + 1) as step:
-        results = drafts.measure_drafts(rounds.cpp_runner(program), work, runs=arguments.runs, on_round=step)
+    build, peer = peer_of(arguments, work)
+    with progress(console, steps=1 + (1 + bool(peer)) * (arguments.runs + 1)) as step:
+        cpp = rounds.cpp_runner(program)
+        results = drafts.measure_drafts(cpp, work, runs=arguments.runs, peer=peer, on_round=step)
     title = f"{show.work_line(program.name, work)}, median of {arguments.runs}"
     console.print(title)
     for table in (show.rows_table(results), show.drafts_table(results)):
         console.print()
         console.print(table)
+    if build:
+        console.print(build, style="dim")
     if arguments.plot:
         plots.plot_drafts(results, arguments.plot, title=title)
-    return {"program": program.name, "work": work.to_dict(), **results.to_dict()}
+    return {"program": program.name, "peer_build": build, "work": work.to_dict(), **results.to_dict()}
 
 
 def ablate(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -224,8 +225,8 @@ def check(arguments: argparse.Namespace) -> None:
     files = [flag for flag in ("gguf", "mmproj") if getattr(arguments, flag)]
     if (arguments.peer and len(files) < 2) or (files and not arguments.peer):
         raise UsageError("--peer llama.cpp, --gguf and --mmproj go together")
-    if arguments.draft and (arguments.peer or "python" in (arguments.runner or ())):
-        raise UsageError("--draft times the C++ runner alone: no --peer, no --runner python")
+    if arguments.draft and "python" in (arguments.runner or ()):
+        raise UsageError("--draft times the C++ runner alone: no --runner python")
     if arguments.profile and (arguments.peer or len(arguments.runner or ()) > 1 or arguments.depth):
         raise UsageError("--profile traces one runner, after the prompt: no --peer, no --depth, one --runner")
 
@@ -267,6 +268,17 @@ def lengths(arguments: argparse.Namespace, *, image: Path) -> dict[str, Any]:
         "depths": arguments.depth,
         "threads": arguments.threads,
     }
+
+
+def peer_of(arguments: argparse.Namespace, work: Work) -> tuple[str, Contender] | tuple[None, None]:
+    """Return the name of the peer's build, and the peer. Neither is there if the command line names none."""
+    from llava_export.benchmark import llama_cpp, rounds
+
+    if not arguments.peer:
+        return None, None
+    context = max(work.prompt_tokens, max(work.depths) + work.decode_tokens)
+    peer = rounds.llama_cpp(arguments.gguf.resolve(), arguments.mmproj.resolve(), context=context)
+    return llama_cpp.build_name(), peer
 
 
 def default_runner() -> tuple[str]:

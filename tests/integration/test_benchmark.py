@@ -213,11 +213,12 @@ def test_drafts_are_timed_by_rows_and_by_how_many_guesses_are_right(tiny_package
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(numbers.read_text())
     assert found["rows_ratio"]["1"]["median"] == 1 and len(found["rows"]) == len(ROWS)
-    assert list(found["ratio"]) == list(map(str, PERCENTS))
+    assert list(found["ratio"]) == list(map(str, PERCENTS)) and list(found["parts"]) == list(map(str, ROWS))
+    assert all(min(parts["linears"], parts["attention"]) > 0 for parts in found["parts"].values())
     for name, accepted in found["accepted"].items():
         assert f"{accepted} of {found['drafted'][name]}" in done.stdout and found["changed"][name] == 0
     assert found["accepted"]["0"] == 0 < found["accepted"]["60"] < found["drafted"]["60"]
-    assert found["accepted"]["100"] == found["drafted"]["100"] > 30
+    assert found["accepted"]["100"] == found["drafted"]["100"] > 60
     with Image.open(plot) as image:
         assert image.width > 1000
     done = benchmark(tiny_package.folder, "--draft", "--runner=python")

@@ -34,8 +34,9 @@ constexpr const char* kFooter = R"(Underscores may stand for hyphens, as in --mo
 name of --image, and --cpu-threads of --threads.
 
 With --accepted, the tokens of each depth are decoded once more for each
-percentage: a draft that knows them guesses them, and of its guesses so many
-are right. `changed` counts tokens that came out otherwise than without it.
+percentage. A draft that knows them guesses them, and each of its guesses is
+right with this probability if those before it were. `changed` counts tokens
+that came out otherwise than without it.
 
 Example:
   llava_bench --model-path=llava.pte --image=photo.jpg --depth=0,600
@@ -51,6 +52,7 @@ struct Options {
   std::vector<int> rows;
   std::vector<int> accepted;
   int draft_max = kDraftMax;
+  uint64_t seed = 0;
 };
 
 struct Decoding {
@@ -83,9 +85,12 @@ std::optional<Options> parse(int argc, const char* const* argv) {
       "--rows", "N,N,...", "also time calls of the decoder with so many rows at each depth",
       [&](auto& flag, auto& value) { options.rows = whole_numbers(flag, value); });
   line.value(
-      "--accepted", "P,P,...", "also decode with a draft of which so many percent are right, see below",
+      "--accepted", "P,P,...", "also decode with a draft that is right with so many percent, see below",
       [&](auto& flag, auto& value) { options.accepted = whole_numbers(flag, value); });
   line.draft_max(options.draft_max);
+  line.value("--seed", "N", "decides which guesses are right (default: 0)", [&](auto& flag, auto& value) {
+    options.seed = seed_number(flag, value);
+  });
   line.heading("Computation");
   line.computation(options.program);
   line.value(
@@ -155,11 +160,11 @@ double time_rows(Program& program, int count, int depth) {
   return times[times.size() / 2];
 }
 
-// Decodes the tokens again with a draft that knows them, of whose guesses `percent` are right.
-nlohmann::ordered_json decode_with_draft(Program& program, const Decoding& plain, int percent, int draft_max) {
+// Decodes the tokens again with a draft that knows them. Each of its guesses is right with `percent`.
+nlohmann::ordered_json decode_with_draft(Program& program, const Decoding& plain, int percent, const Options& options) {
   Sampler greedy({});
-  SpeculativeDecoding decoding(draft_max);
-  std::mt19937 random;
+  SpeculativeDecoding decoding(options.draft_max);
+  std::mt19937_64 random(options.seed);
   Stage stage;
   int changed = 0;
   const int count = int(plain.ids.size()) - 1;
@@ -274,10 +279,14 @@ void run(Options options) {
       plain.ids.push_back(next);
     }
     for (const int percent : options.accepted) {
-      drafts.push_back(decode_with_draft(program, plain, percent, options.draft_max));
+      drafts.push_back(decode_with_draft(program, plain, percent, options));
     }
     for (const int count : options.rows) {
-      rows.push_back({{"depth", depth}, {"rows", count}, {"ms", rounded(time_rows(program, count, depth))}});
+      rows.push_back(
+          {{"depth", depth},
+           {"rows", count},
+           {"calls", kCallsTimed},
+           {"ms", rounded(time_rows(program, count, depth))}});
     }
     decodings.push_back(std::move(plain));
   }
