@@ -15,7 +15,6 @@ namespace {
 constexpr int kSchema = 3;
 constexpr int kSidesAtMost = 1 << 16;    // of a matrix
 constexpr int kContextAtMost = 1 << 24;  // positions
-constexpr int kLogitsAtMost = 16;        // tokens
 constexpr int kEosIdsAtMost = 64;
 constexpr size_t kAddedTokensAtMost = 1 << 14;
 constexpr double kStdAtMost = 10;  // fractions of 1
@@ -214,7 +213,7 @@ ModelCard ModelCard::from_json(const std::string& text) {
       .eos_ids = ids(card, "eos_ids", vocab_size),
       .max_seq_len = max_seq_len,
       .max_context_len = max_context_len,
-      .logits_to_keep = keeps_several ? whole(card, "logits_to_keep", 1, std::min(kLogitsAtMost, max_seq_len)) : 1,
+      .logits_to_keep = keeps_several ? whole(card, "logits_to_keep", 1, std::min(kMaxLogitsToKeep, max_seq_len)) : 1,
   };
 }
 

@@ -13,6 +13,7 @@ namespace llava {
 inline const std::vector<std::string> kImageAspectRatios{"pad", "crop", "stretch"};
 inline const std::vector<std::string> kResamples{"nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"};
 constexpr int kVocabAtMost = 1 << 20;  // far more than any model has
+constexpr int kMaxLogitsToKeep = 16;   // tokens of a call of the decoder
 
 // How a conversation is spelled:
 // {system}{user}<image>{image_separator}{question}{assistant}{answer}{answer_end}{user}... With image_last, an image

@@ -5,10 +5,12 @@
 #include <span>
 #include <vector>
 
+#include "package/model_card.h"
+
 namespace llava {
 
 constexpr int kDraftMax = 7;  // tokens; with the newest one eight rows, as many as processors compute at a time
-constexpr int kDraftMaxAtMost = 15;
+constexpr int kDraftMaxAtMost = kMaxLogitsToKeep - 1;
 
 // Returns at most `most` tokens that are likely to follow `ids`: those that followed the longest end of them, of two
 // tokens or more, that occurred before; the newest time, if there were several. Often there are none. This is prompt
