@@ -88,8 +88,9 @@ def run(arguments: argparse.Namespace) -> None:
     check(arguments)
     from llava_export.benchmark import show
     from llava_export.benchmark.rounds import machine
-    from llava_export.cli.terminal import new_console
+    from llava_export.cli.terminal import new_console, silence_libraries
 
+    silence_libraries()
     console = new_console()
     here = machine()
     if arguments.ablation:
