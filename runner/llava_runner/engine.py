@@ -46,7 +46,12 @@ class Engine:
         packed_cache: str | None = None,
         cpu_threads: int = 0,
         check: bool = False,
+        draft_model_path: str | os.PathLike[str] | None = None,
     ) -> None:
+        """Open a package. ``llava_open_options`` in ``llava.h`` explains the options.
+
+        Raises ``PackageError`` and ``PromptError`` as ``Session.load`` does.
+        """
         self._library = load_library(library)
         self._number = c_int64()
         self._ids = (c_int32 * 1024)()  # for what `last_ids` returns
@@ -55,6 +60,7 @@ class Engine:
             packed_cache_path=None if packed_cache is None else os.fsencode(packed_cache),
             cpu_threads=cpu_threads,
             check=check,
+            draft_model_path=None if draft_model_path is None else os.fsencode(draft_model_path),
         )
         self._do(self._library.llava_open(os.fsencode(package), byref(options), byref(self._number)))
 

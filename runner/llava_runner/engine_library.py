@@ -39,6 +39,7 @@ class OpenOptions(_Sized):
         ("packed_cache_path", c_char_p),
         ("cpu_threads", c_int32),
         ("check", c_int32),
+        ("draft_model_path", c_char_p),
     )
 
 

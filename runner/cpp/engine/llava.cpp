@@ -98,6 +98,7 @@ llava_status llava_open(const char* package, const llava_open_options* given, ll
     const llava_open_options options = complete(given);
     ProgramOptions program;
     program.model_path = text_of(package, "package");
+    program.draft_model_path = text_or_empty(options.draft_model_path);
     program.packed_cache_path = text_or_empty(options.packed_cache_path);
     program.check = options.check != 0;
     program.load.cpu_threads = options.cpu_threads;

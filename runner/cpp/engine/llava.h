@@ -49,6 +49,9 @@ typedef struct llava_open_options {
   const char* packed_cache_path; /* folder of packed weights; NULL: the program's folder; "off": none */
   int32_t cpu_threads;           /* for the whole process, to be chosen before the first open; 0: ExecuTorch chooses */
   int32_t check;                 /* not 0: compare all of the program with its manifest first */
+  const char* draft_model_path;  /* the package of a small model that guesses tokens for this one, its folder or its
+                                    .pte. It must have the same tokenizer; no answer depends on it. NULL: tokens are
+                                    guessed by what was said before */
 } llava_open_options;
 
 /* Opens a package: its folder, or its .pte. Writes the session's number. */
