@@ -77,15 +77,24 @@ NATIVE(jbyteArray, version)(JNIEnv* env, jclass) {
 }
 
 NATIVE(jlong, open)
-(JNIEnv* env, jclass, jbyteArray path, jbyteArray tokenizer, jbyteArray packed_cache, jint threads, jboolean check_it) {
+(JNIEnv* env,
+ jclass,
+ jbyteArray path,
+ jbyteArray tokenizer,
+ jbyteArray packed_cache,
+ jint threads,
+ jboolean check_it,
+ jbyteArray draft_model) {
   return guarded(env, [&] {
-    const Bytes package(env, path), tokenizer_path(env, tokenizer), packed_cache_path(env, packed_cache);
+    const Bytes package(env, path), tokenizer_path(env, tokenizer), packed_cache_path(env, packed_cache),
+        draft_model_path(env, draft_model);
     const llava_open_options options{
         .struct_size = sizeof(options),
         .tokenizer_path = tokenizer_path.get(),
         .packed_cache_path = packed_cache_path.get(),
         .cpu_threads = threads,
-        .check = check_it};
+        .check = check_it,
+        .draft_model_path = draft_model_path.get()};
     llava_session session = 0;
     check(env, llava_open(package.get(), &options, &session));
     return jlong(session);

@@ -59,6 +59,7 @@ final class Cases {
             Cases::logProbabilitiesAreThoseOfThePythonRunner,
             Cases::anAnswerEndsBeforeAStopString,
             Guesses::changeNoAnswer,
+            Guesses::ofAModelChangeNoAnswer,
             Cases::emojiAreText,
             Cases::threadsTakeTurns,
             Cases::memoryDoesNotGrow);

@@ -15,7 +15,7 @@ final class Mistakes {
 
   private Mistakes() {}
 
-  private static void refused(LlavaException.Status status, String reason, Runnable call) {
+  static void refused(LlavaException.Status status, String reason, Runnable call) {
     try {
       call.run();
     } catch (LlavaException error) {

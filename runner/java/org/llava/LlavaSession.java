@@ -37,7 +37,8 @@ public final class LlavaSession implements AutoCloseable {
             bytes(chosen.tokenizerPath),
             bytes(chosen.packedCachePath),
             chosen.cpuThreads,
-            chosen.check));
+            chosen.check,
+            bytes(chosen.draftModelPath)));
   }
 
   /** Ends the answer that is being made, and frees the memory. A second call does nothing. */

@@ -18,7 +18,8 @@ final class Native {
 
   static native byte[] version();
 
-  static native long open(byte[] path, byte[] tokenizer, byte[] packedCache, int cpuThreads, boolean check);
+  static native long open(
+      byte[] path, byte[] tokenizer, byte[] packedCache, int cpuThreads, boolean check, byte[] draftModel);
 
   static native void close(long session);
 

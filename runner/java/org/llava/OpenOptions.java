@@ -13,4 +13,10 @@ public final class OpenOptions {
 
   /** Whether all of the program is compared with its manifest first. */
   public boolean check;
+
+  /**
+   * The package of a small model that guesses tokens for this one, its folder or its .pte. It must have the same
+   * tokenizer; no answer depends on it. Null: tokens are guessed by what was said before.
+   */
+  public String draftModelPath;
 }
