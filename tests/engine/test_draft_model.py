@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 from collections.abc import Iterator
 from ctypes import byref
@@ -139,3 +140,35 @@ def test_a_caller_of_an_older_version_has_no_draft(library, package, tmp_path):
     options.struct_size = OpenOptions.draft_model_path.offset
     assert functions.llava_open(bytes(package), byref(options), byref(number)) == OK
     assert functions.llava_close(number) == OK
+
+
+def draft_that_says(package: Path, folder: Path, **numbers: int) -> Path:
+    """Return the package with other numbers in its card. There is no manifest that would tell."""
+    folder.mkdir()
+    content = (package / "llava.pte").read_bytes()
+    for name, number in numbers.items():
+        (old,) = re.findall(rf'"{name}": \d+'.encode(), content)
+        content = content.replace(old, f'"{name}":{number:{len(old) - len(name) - 3}}'.encode())
+    (folder / "llava.pte").write_bytes(content)
+    (folder / "tokenizer.bin").symlink_to(package / "tokenizer.bin")
+    return folder
+
+
+def test_where_the_context_of_the_draft_ends_nothing_is_guessed(engine, library, package, tmp_path):
+    draft = draft_that_says(package, tmp_path / "draft", max_context_len=70, max_seq_len=70)
+    drafted = Engine(package, library=library, draft_model_path=draft)
+    counts: list[int] = []
+    for question in (*CONVERSATION, *CONVERSATION):
+        options = {"max_new_tokens": 20}
+        assert answer(drafted, question, **options) == answer(engine, question, **options)
+        counts.append(drafted.last().num_drafted)
+    assert counts[0] > 0 and counts[2:] == [0] * 4
+    drafted.close()
+
+
+def test_the_draft_reads_what_is_longer_than_its_calls_in_parts(drafted, library, package, tmp_path):
+    draft = draft_that_says(package, tmp_path / "draft", max_seq_len=16)
+    in_parts = Engine(package, library=library, draft_model_path=draft)
+    for question in ("What is in the image? " * 8, *CONVERSATION):
+        assert answer_as_drafted(in_parts, question) == answer_as_drafted(drafted, question)
+    in_parts.close()
