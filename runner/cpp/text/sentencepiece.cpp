@@ -200,7 +200,7 @@ void SentencePieceTokenizer::infer_kinds(uint32_t bos_id, uint32_t eos_id) {
 
 std::vector<int32_t> SentencePieceTokenizer::encode(std::string_view text) const {
   check(text);
-  return text.empty() ? std::vector<int32_t>() : merged(" " + spelled(text), true);
+  return text.empty() ? std::vector<int32_t>() : merged(spelled(text).insert(0, 1, ' '), true);
 }
 
 std::vector<int32_t> SentencePieceTokenizer::encode_pieces(std::string_view text) const {
