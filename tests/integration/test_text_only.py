@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 
 import numpy as np
@@ -15,7 +16,7 @@ from llava_runner.errors import PackageError
 from llava_runner.program import Program
 from llava_runner.session import Session
 from tests.doctor import examine
-from tests.integration.llava_main import QUESTION, command
+from tests.integration.llava_main import QUESTION, command, packed_files
 
 ALONE = "is a language model without a vision encoder; it can draft for another: --draft-model-path"
 
@@ -37,10 +38,13 @@ def test_as_a_draft_it_changes_no_answer(llava_main, tiny_package, language_mode
     assert int(line[-1]) > 0
 
 
-def test_it_cannot_be_asked(llava_main, language_model):
-    flags = [f"--model-path={language_model.folder}", f"--prompt={QUESTION}", "--packed-cache-path=off"]
+def test_it_cannot_be_asked(llava_main, language_model, tmp_path):
+    """It is refused before its weights are packed."""
+    alone = shutil.copytree(language_model.folder, tmp_path / "alone", ignore=shutil.ignore_patterns("*.packed"))
+    flags = [f"--model-path={alone}", f"--prompt={QUESTION}"]
     done = subprocess.run([llava_main, *flags], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr == f"error: {language_model.program} {ALONE}\n"
+    assert done.returncode == 2 and done.stderr == f"error: {alone / 'llava.pte'} {ALONE}\n"
+    assert packed_files(alone) == []
     with pytest.raises(PackageError, match=ALONE):
         Session.load(language_model.folder, engine="python")
 

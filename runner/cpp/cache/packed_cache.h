@@ -14,7 +14,7 @@ namespace llava {
 // Which program the weights are packed of, and where the file is kept.
 struct PackedCacheOptions {
   std::string program_path;
-  std::string structure;  // of the program, see digest_of_structure
+  std::string structure;  // of the program, see ProgramStructure
   std::string folder;     // empty: the program's folder
   bool may_pack;          // if there is no file, make it
   bool may_fork;          // pack in a process of its own; not where ExecuTorch's threads run, which a fork lacks

@@ -5,7 +5,7 @@
 
 namespace llava {
 
-// Compares the structure of a program, see digest_of_structure, with the manifest. Throws PackageError if it differs.
+// Compares the structure of a program, see ProgramStructure, with the manifest. Throws PackageError if it differs.
 void check_structure(const std::string& program_path, const std::string& structure);
 
 // Compares all bytes of a program, weights too, with the manifest. Throws PackageError if they differ.

@@ -33,7 +33,7 @@ constexpr uint32_t kTablesAtMost = 1 << 20;     // in a list; far more than the 
 
 // Numbers of fields in ExecuTorch's program.fbs.
 constexpr int kPlansField = 1, kSegmentsField = 4, kConstantSegmentField = 5, kNamedDataField = 7;  // of Program
-constexpr int kDelegatesField = 7;                                                                  // of ExecutionPlan
+constexpr int kNameField = 0, kDelegatesField = 7;                                                  // of ExecutionPlan
 constexpr int kIdField = 0;                      // of BackendDelegate
 constexpr int kOffsetField = 0, kSizeField = 1;  // of DataSegment
 constexpr int kConstantIndexField = 0;           // of SubsegmentOffsets
@@ -146,13 +146,6 @@ std::string read(const std::string& path, std::ifstream& file, uint64_t offset, 
   return bytes;
 }
 
-std::string read_flatbuffer(const std::string& path, std::ifstream& file, const Head& head) {
-  if (head.program_size > kProgramAtMost) {
-    fail(path);
-  }
-  return read(path, file, 0, head.program_size);
-}
-
 }  // namespace
 
 std::string find_program(const std::string& package) {
@@ -186,13 +179,16 @@ void check_program_file(const std::string& path) {
   read_head(path, file);
 }
 
-std::string digest_of_structure(const std::string& path) {
+ProgramStructure::ProgramStructure(const std::string& path) : path_(path) {
   std::ifstream file;
   const Head head = read_head(path, file);
-  const std::string program = read_flatbuffer(path, file, head);
+  if (head.program_size > kProgramAtMost) {
+    fail(path);
+  }
+  flatbuffer_ = read(path, file, 0, head.program_size);
   Sha256 hash;
-  hash.add(bytes_of(program));
-  const Flatbuffer flatbuffer(path, program);
+  hash.add(bytes_of(flatbuffer_));
+  const Flatbuffer flatbuffer(path_, flatbuffer_);
   const uint64_t root = flatbuffer.follow(0);
   std::set<uint32_t> data;  // the segments that hold weights
   for (const uint64_t named : flatbuffer.tables(root, kNamedDataField)) {
@@ -217,19 +213,24 @@ std::string digest_of_structure(const std::string& path) {
       hash.add(bytes_of(read(path, file, head.segment_offset + offset, size)));
     }
   }
-  return hash.digest();
+  digest_ = hash.digest();
 }
 
-bool uses_xnnpack(const std::string& path) {
-  std::ifstream file;
-  const Head head = read_head(path, file);
-  const std::string program = read_flatbuffer(path, file, head);
-  const Flatbuffer flatbuffer(path, program);
+bool ProgramStructure::sees_images() const {
+  const Flatbuffer flatbuffer(path_, flatbuffer_);
+  const auto plans = flatbuffer.tables(flatbuffer.follow(0), kPlansField);
+  return std::any_of(plans.begin(), plans.end(), [&](uint64_t plan) {
+    return flatbuffer.text_in(plan, kNameField) == kVisionEncoder;
+  });
+}
+
+bool ProgramStructure::uses_xnnpack() const {
+  const Flatbuffer flatbuffer(path_, flatbuffer_);
   size_t left = kTablesAtMost;  // plans that share their delegates could have far more
   for (const uint64_t plan : flatbuffer.tables(flatbuffer.follow(0), kPlansField)) {
     const auto delegates = flatbuffer.tables(plan, kDelegatesField);
     if (delegates.size() > left) {
-      fail(path);
+      fail(path_);
     }
     left -= delegates.size();
     for (const uint64_t delegate : delegates) {

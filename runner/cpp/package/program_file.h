@@ -6,6 +6,7 @@
 namespace llava {
 
 constexpr char kXnnpack[] = "XnnpackBackend";  // as programs name it
+constexpr char kVisionEncoder[] = "vision_encoder";
 
 // Returns the one .pte in the folder of a package, or the path itself if it is no folder. Throws PackageError.
 std::string find_program(const std::string& package);
@@ -17,12 +18,25 @@ std::string find_tokenizer(const std::string& program);
 // end of its file would kill the process. Throws PackageError.
 void check_program_file(const std::string& path);
 
-// Returns the SHA-256 of all that ExecuTorch interprets: the flatbuffer, then the segments that hold no weights. A
-// program names the weights by the SHA-256 of their bytes, so it covers what they must be. 64 hexadecimal digits.
-// Throws PackageError for damaged files.
-std::string digest_of_structure(const std::string& path);
+// A program without its weights, read once. All of it throws PackageError for damaged files.
+class ProgramStructure {
+ public:
+  explicit ProgramStructure(const std::string& path);
 
-// Returns whether XNNPACK computes a part of a program. Throws PackageError for damaged files.
-bool uses_xnnpack(const std::string& path);
+  // Returns the SHA-256 of all that ExecuTorch interprets: the flatbuffer, then the segments that hold no weights. A
+  // program names the weights by the SHA-256 of their bytes, so it covers what they must be. 64 hexadecimal digits.
+  const std::string& digest() const { return digest_; }
+
+  // Returns whether XNNPACK computes a part of the program.
+  bool uses_xnnpack() const;
+
+  // Returns whether the program has a vision encoder.
+  bool sees_images() const;
+
+ private:
+  std::string path_;
+  std::string flatbuffer_;
+  std::string digest_;
+};
 
 }  // namespace llava

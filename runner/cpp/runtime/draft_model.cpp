@@ -27,6 +27,7 @@ Program open_draft(ProgramOptions options, const Tokenizer& tokenizer) {
   options.model_path = find_program(options.draft_model_path);
   check_program_file(options.model_path);
   check_vocabulary(options.model_path, *Tokenizer::open(find_tokenizer(options.model_path)), tokenizer);
+  options.load.needs_images = false;
   options.load.cpu_threads = 0;  // the model that it drafts for has started them
   return open_program(options);
 }

@@ -15,12 +15,8 @@ Session open_session(ProgramOptions options, const std::string& tokenizer_path) 
   // The tokenizer comes first: a wrong one is noticed before gigabytes are loaded.
   const std::string path = tokenizer_path.empty() ? find_tokenizer(options.model_path) : tokenizer_path;
   std::unique_ptr<Tokenizer> tokenizer = load.measure(0, [&] { return Tokenizer::open(path); });
+  options.load.needs_images = true;
   Program program = load.measure(0, [&] { return open_program(options); });
-  if (program.card().num_image_tokens == 0) {
-    throw PackageError(
-        options.model_path +
-        " is a language model without a vision encoder; it can draft for another: --draft-model-path");
-  }
   std::unique_ptr<DraftModel> draft;
   if (!options.draft_model_path.empty()) {
     draft = load.measure(0, [&] { return std::make_unique<DraftModel>(options, *tokenizer); });

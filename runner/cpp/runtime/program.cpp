@@ -27,7 +27,6 @@ using executorch::runtime::Error;
 using executorch::runtime::EValue;
 using executorch::runtime::LoadBackendOptionsMap;
 
-constexpr const char* kVisionEncoder = "vision_encoder";
 constexpr const char* kTokenEmbedding = "token_embedding";
 constexpr const char* kTextDecoder = "text_decoder";
 constexpr const char* kModelCard = "get_model_card";
@@ -108,6 +107,9 @@ Program::Program(const std::string& path, const LoadOptions& options) : path_(pa
   std::vector<const char*> methods = {kTokenEmbedding, kTextDecoder};
   if (card_.num_image_tokens > 0) {
     methods.insert(methods.begin(), kVisionEncoder);
+  } else if (options.needs_images) {
+    throw PackageError(
+        path + " is a language model without a vision encoder; it can draft for another: --draft-model-path");
   }
   std::for_each(methods.begin(), methods.end(), require);
   BackendOptions<3> xnnpack;

@@ -27,7 +27,8 @@ struct LoadOptions {
   WorkspaceSharing workspace_sharing = WorkspaceSharing::kPerModel;
   int cpu_threads = 0;            // to compute with; 0: as many as ExecuTorch chooses
   std::string packed_cache_path;  // a file of packed weights, made where it does not exist; empty: pack into memory
-  std::string structure;          // of the program, see digest_of_structure: it names the program in what is saved
+  std::string structure;          // of the program, see ProgramStructure: it names the program in what is saved
+  bool needs_images = false;      // refuse a language model alone, before its weights are loaded
   Trace* trace = nullptr;         // traces all calls, unless it is null; it must outlive the program
 };
 

@@ -231,8 +231,9 @@ void card(std::string_view input) {
 void program(std::string_view input) {
   const std::string path = file_with(input, "llava.pte");
   check_program_file(path);
-  digest_of_structure(path);
-  uses_xnnpack(path);
+  const ProgramStructure structure(path);
+  structure.uses_xnnpack();
+  structure.sees_images();
 }
 
 void manifest(std::string_view input) {
