@@ -1,4 +1,6 @@
 // Opens, asks, cancels, saves, restores and closes sessions, again and again, from several threads. For sanitizers.
+#include <malloc.h>
+
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -49,7 +51,10 @@ struct Work {
 void live(const Work& work, int thread, int round) {
   llava_session session = 0;
   const std::string path = "stress-" + std::to_string(thread);
-  expect(llava_open(work.package, nullptr, &session) == LLAVA_OK, "open");
+  llava_open_options opening = {};
+  opening.struct_size = sizeof(opening);
+  opening.draft_model_path = round % 4 < 2 ? work.package : nullptr;
+  expect(llava_open(work.package, &opening, &session) == LLAVA_OK, "open");
   expect(llava_add_image(session, work.image.data(), work.image.size()) == LLAVA_OK, "add an image");
   if (round % 3 == 0) {
     expect(llava_read_ahead(session) == LLAVA_OK, "read ahead");
@@ -108,6 +113,7 @@ int main(int argc, char** argv) {
   if (argc != 5) {
     return 2;
   }
+  mallopt(M_MMAP_THRESHOLD, 1 << 16);  // what is freed goes back to the system, or it looks as if it were lost
   std::ifstream file(argv[2], std::ios::binary);
   Work work{argv[1], {std::istreambuf_iterator<char>(file), {}}, 0, std::atoi(argv[3])};
   // One thread computes: how ExecuTorch's threads wait for each other is hidden from the thread sanitizer.
