@@ -19,10 +19,10 @@ FIRST_COST, FURTHER_COST = 0.3, 0.045
 
 
 def look_up(ids: Sequence[int], most: int) -> list[int]:
-    """Return at most ``most`` tokens that are likely to follow ``ids``. Often there are none.
+    """Return ``most`` tokens that are likely to follow ``ids``, but often none.
 
     They are those that followed the longest end of ``ids``, of two tokens or more, that occurred before; the newest
-    time, if there were several. This is prompt lookup decoding (Saxena, 2023).
+    time, if there were several. Where too few followed, they repeat. This is prompt lookup decoding (Saxena, 2023).
     """
     if most <= 0:
         return []
@@ -37,7 +37,7 @@ def look_up(ids: Sequence[int], most: int) -> list[int]:
             longest, follows = length, end
         if longest == MOST_MATCH:
             break
-    return list(ids[follows : follows + most]) if follows else []
+    return [ids[follows + i % (size - follows)] for i in range(most)] if follows else []
 
 
 class DraftLength:

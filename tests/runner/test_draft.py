@@ -17,14 +17,15 @@ from llava_runner.draft import DraftLength, look_up
         ([1, 1], 7, []),
         ([1, 2, 3, 4], 7, []),
         ([1, 2, 9, 3, 2], 7, []),  # one token alone says little
-        ([1, 2, 3, 4, 1, 2], 7, [3, 4, 1, 2]),
+        ([1, 2, 3, 4, 1, 2], 7, [3, 4, 1, 2, 3, 4, 1]),  # all that followed, and again
         ([1, 2, 3, 4, 1, 2], 3, [3, 4, 1]),
         ([1, 2, 3, 4, 1, 2], 0, []),
         ([1, 2, 3, 4, 1, 2], -1, []),
         ([1, 2, 3, 1, 2, 4, 1, 2], 1, [4]),  # the newest time
         ([9, 1, 2, 3, 1, 2, 4, 9, 1, 2], 1, [3]),  # but the longest end comes first
-        ([5, 5, 5], 7, [5]),
-        ([5] * 40, 7, [5]),
+        ([5, 5, 5], 4, [5, 5, 5, 5]),
+        ([5] * 40, 4, [5, 5, 5, 5]),
+        ([9, 1, 2, 3, 1, 2, 3, 1], 7, [2, 3, 1, 2, 3, 1, 2]),
     ],
 )
 def test_what_followed_the_longest_end_before_is_guessed(ids, most, guess):

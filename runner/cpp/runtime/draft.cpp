@@ -35,8 +35,11 @@ std::vector<int32_t> look_up(std::span<const int32_t> ids, int most) {
   if (follows == 0) {
     return {};
   }
-  const auto found = ids.subspan(follows, std::min(size - follows, size_t(most)));
-  return {found.begin(), found.end()};
+  std::vector<int32_t> guess;
+  for (size_t i = 0; i < size_t(most); ++i) {
+    guess.push_back(ids[follows + i % (size - follows)]);
+  }
+  return guess;
 }
 
 int DraftLength::next() {

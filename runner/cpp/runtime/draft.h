@@ -12,9 +12,9 @@ namespace llava {
 constexpr int kDraftMax = 7;  // tokens; with the newest one eight rows, as many as processors compute at a time
 constexpr int kDraftMaxAtMost = kMaxLogitsToKeep - 1;
 
-// Returns at most `most` tokens that are likely to follow `ids`: those that followed the longest end of them, of two
-// tokens or more, that occurred before; the newest time, if there were several. Often there are none. This is prompt
-// lookup decoding (Saxena, 2023).
+// Returns `most` tokens that are likely to follow `ids`, but often none: those that followed the longest end of them,
+// of two tokens or more, that occurred before; the newest time, if there were several. Where too few followed, they
+// repeat. This is prompt lookup decoding (Saxena, 2023).
 std::vector<int32_t> look_up(std::span<const int32_t> ids, int most);
 
 // How many tokens to guess: as many as pay by what was right lately. A draft that does not pay is tried again after
