@@ -75,6 +75,11 @@ void run(Options options) {
     images.push_back(read_image(path));
   }
   Session session = open_session(options.program, options.tokenizer_path);
+  if (!options.program.draft_model_path.empty() && session.card().logits_to_keep == 1) {
+    note(
+        "note: --draft-model-path is not used: the program gives the logits of one token a call, so it can check no "
+        "guess; export it again\n");
+  }
   const auto answer = [&](const std::vector<Image>& shown, const TurnText& text) {
     std::vector<PreparedImage> prepared;
     for (const Image& image : shown) {

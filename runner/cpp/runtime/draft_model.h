@@ -11,12 +11,16 @@
 
 namespace llava {
 
+// Returns the path of the program in a package that is to draft for a model with this `tokenizer`; no weights are read.
+// Throws PackageError, also where both read ids as different texts.
+std::string find_draft(const std::string& package, const Tokenizer& tokenizer);
+
 // It reads the text of a conversation, without images, and guesses the tokens that it finds most likely itself.
 class DraftModel {
  public:
-  // Opens the program or package at `options.draft_model_path`, for a model with this `tokenizer`. Throws PackageError,
-  // also where both read ids as different texts.
-  DraftModel(const ProgramOptions& options, const Tokenizer& tokenizer);
+  // Opens the program at `options.draft_model_path`, for a model whose tokenizer has `vocab_size` tokens. Throws
+  // PackageError.
+  DraftModel(ProgramOptions options, int vocab_size);
 
   // Returns at most `most` tokens that may follow `ids`. There are none where the draft's context has no room for them,
   // or it lacks one of the tokens.

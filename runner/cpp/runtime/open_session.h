@@ -9,7 +9,8 @@
 namespace llava {
 
 // `options.model_path` is a .pte, or the folder of a package. An empty `tokenizer_path` stands for tokenizer.bin, or
-// tokenizer.json, in the program's folder. Throws PackageError.
+// tokenizer.json, in the program's folder. A draft is loaded where the program can check guesses
+// (`card.logits_to_keep`). Throws PackageError.
 Session open_session(ProgramOptions options, const std::string& tokenizer_path);
 
 }  // namespace llava
