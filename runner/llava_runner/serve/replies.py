@@ -109,6 +109,8 @@ def timings(reading: Reading, answer: Timings) -> dict[str, float | int]:
         "image_ms": round(reading.image_ms, 3),
         **_stage("prompt", reading.prompt_n, reading.prompt_ms),
         **_stage("predicted", answer.sample.count, predicted_ms),
+        "draft_n": answer.drafted,
+        "draft_n_accepted": answer.accepted,
     }
 
 
