@@ -21,6 +21,10 @@ from llava_runner.paths import with_home
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 REAL_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 LARGEST, MAX_DIGITS = 2**31 - 1, 20
+UNUSED_DRAFT = (
+    "--draft-model-path is not used: the program gives the logits of one token a call, so it can check no guess; "
+    "export it again"
+)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -203,6 +207,24 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="threads to compute with (default: as many as there are fast cores)",
     )
+
+
+def add_draft_model(parser: argparse.ArgumentParser) -> None:
+    """Add ``--draft-model-path``, also by another name."""
+    parser.add_argument(
+        "--draft-model-path",
+        "--model-draft",
+        type=path,
+        metavar="PATH",
+        help="a package with the same tokenizer, whose small model guesses (default: what was said before is looked "
+        "up)",
+    )
+
+
+def note_unused_draft(draft_model_path: Path | None, *, logits_to_keep: int) -> None:
+    """Print a note if a draft was named for a model that can check no guess."""
+    if draft_model_path and logits_to_keep == 1:
+        print(f"note: {UNUSED_DRAFT}", file=sys.stderr)
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:

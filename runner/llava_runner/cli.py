@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from llava_runner.arguments import (
     ArgumentParser,
+    add_draft_model,
     add_engine,
     add_image_and_threads,
     draft_count,
     logprob_count,
+    note_unused_draft,
     path,
     positive_int,
     real_number,
@@ -110,6 +112,7 @@ def build_parser(prog: str = "llava run") -> ArgumentParser:
         metavar="N",
         help="guess up to N tokens at a time, and check them at once; 0 guesses none (default: %(default)s)",
     )
+    add_draft_model(parser)
     add("--temperature", type=real_number, default=0.0, metavar="T", help="0 takes the most likely token (default: 0)")
     add(
         "--top-k",
@@ -197,7 +200,9 @@ def run(arguments: argparse.Namespace) -> None:
         cpu_threads=arguments.threads,
         check=arguments.check,
         engine=arguments.engine,
+        draft_model_path=arguments.draft_model_path,
     )
+    note_unused_draft(arguments.draft_model_path, logits_to_keep=session.card.logits_to_keep)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode shows "?"; printing does not fail
     show = show_json if arguments.json else show_text

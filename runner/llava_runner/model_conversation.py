@@ -13,6 +13,7 @@ from llava_runner.answer_options import CheckedOptions
 from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.checks import check_room
 from llava_runner.draft import look_up
+from llava_runner.draft_model import DraftModel
 from llava_runner.engine_library import EngineName
 from llava_runner.errors import PromptError, StateError
 from llava_runner.growing_answer import GrowingAnswer
@@ -38,14 +39,23 @@ class ModelConversation:
     _ids: list[int]  # the tokens in the KV cache. An image has none
     _prompt_end: tuple[int, int, int] | None  # positions, ids and the last id before the newest answer, if there is one
 
-    def __init__(self, model: ModelWithCard, *, tokenizer: AnyTokenizer, load: Stage | None = None) -> None:
+    def __init__(
+        self,
+        model: ModelWithCard,
+        *,
+        tokenizer: AnyTokenizer,
+        load: Stage | None = None,
+        draft: DraftModel | None = None,
+    ) -> None:
         """Begin with an empty conversation. ``load`` is the time that loading took, for ``timings``.
 
-        Raises ``PackageError`` if the tokenizer is that of another model.
+        Without a ``draft``, tokens are guessed by prompt lookup. Raises ``PackageError`` if the tokenizer is that of
+        another model.
         """
         self.card = model.card
         self._tokenizer = ChatTokenizer.of(self.card, tokenizer)
         self._model = model
+        self._draft = draft
         self.load = load or Stage()
         self.forget()
 
@@ -144,8 +154,8 @@ class ModelConversation:
         self.save()
 
     def close(self) -> None:
-        """Let go of the model."""
-        del self._model
+        """Let go of the models."""
+        del self._model, self._draft
 
     def _tokenize(self, text: str, *, is_question: bool, num_images: int) -> list[list[int]]:
         """Return the token ids before, between and after the images of a turn. Raises ``PromptError``."""
@@ -203,6 +213,7 @@ class ModelConversation:
 
     def _guess(self, most: int) -> list[int]:
         """Return at most ``most`` tokens that may follow the newest one."""
-        ids = look_up([*self._ids, *self._unread], most)
+        ids = [*self._ids, *self._unread]
+        ids = self._draft.guess(ids, most) if self._draft else look_up(ids, most)
         end = next((i + 1 for i, token_id in enumerate(ids) if token_id in self.card.eos_ids), len(ids))
         return ids[:end]  # what followed that answer will not follow this one

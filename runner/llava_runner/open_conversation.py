@@ -25,6 +25,7 @@ def open_conversation(
     cpu_threads: int | None = None,
     check: bool = False,
     engine: EngineName | None = None,
+    draft_model_path: str | Path | None = None,
 ) -> Conversation:
     """Open a package, as ``Session.load`` says."""
     if engine not in (None, *ENGINES):
@@ -35,6 +36,7 @@ def open_conversation(
     with load.measure():
         program_path = find_program(with_home(str(package)))
         tokenizer_path = with_home(str(tokenizer)) if tokenizer else None
+        draft_path = with_home(str(draft_model_path)) if draft_model_path else None
         library = find_library()
         has_runtime = importlib.util.find_spec("executorch") is not None
         if engine is None:
@@ -49,17 +51,25 @@ def open_conversation(
             from llava_runner.engine_conversation import EngineConversation
 
             opened = Engine(
-                program_path, library=library, tokenizer=tokenizer_path, cpu_threads=cpu_threads or 0, check=check
+                program_path,
+                library=library,
+                tokenizer=tokenizer_path,
+                cpu_threads=cpu_threads or 0,
+                check=check,
+                draft_model_path=draft_path,
             )
             return EngineConversation(opened, load=load)
         if not has_runtime:
             raise PackageError(f"there is nothing to compute with; {BUILD}")
+        from llava_runner.draft_model import DraftModel, find_draft
         from llava_runner.model_conversation import ModelConversation
         from llava_runner.program import Program
         from llava_runner.tokenizer_file import load_tokenizer
 
-        # The tokenizer comes first, so that a missing one is found before gigabytes are loaded.
+        # The tokenizers come first, so that a missing one is found before gigabytes are loaded.
         opened_tokenizer = load_tokenizer(tokenizer_path or find_tokenizer(program_path.parent))
+        if draft_path:
+            draft_path = find_draft(draft_path, tokenizer=opened_tokenizer)
         if check:
             check_whole(program_path)
         program = Program.open(program_path, cpu_threads=cpu_threads)
@@ -68,7 +78,12 @@ def open_conversation(
                 f"{program_path} is a language model without a vision encoder; it can draft for another: "
                 "--draft-model-path"
             )
-        return ModelConversation(program, tokenizer=opened_tokenizer, load=load)
+        draft = None
+        if draft_path and program.card.logits_to_keep > 1:
+            if check:
+                check_whole(draft_path)
+            draft = DraftModel(Program.open(draft_path), vocab_size=opened_tokenizer.vocab_size)
+        return ModelConversation(program, tokenizer=opened_tokenizer, load=load, draft=draft)
 
 
 def _engine_reads(tokenizer: Path | None, folder: Path) -> bool:

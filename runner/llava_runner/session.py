@@ -52,6 +52,7 @@ class Session:
         cpu_threads: int | None = None,
         check: bool = False,
         engine: EngineName | None = None,
+        draft_model_path: str | Path | None = None,
     ) -> Session:
         """Load a package: a folder with one ``.pte``, or the ``.pte`` itself. The tokenizer is found in its folder.
 
@@ -59,11 +60,21 @@ class Session:
         ExecuTorch chooses. With ``check``, all of the program is compared with its manifest first; otherwise weights
         are not compared. ``engine`` is what computes: ``"cpp"`` the C++ runner, without torch, ``"python"`` the Python
         runtime of ExecuTorch. None stands for the first where it is built and the package's tokenizer is one that it
-        reads, unless this process has loaded the second: they cannot be in one.
+        reads, unless this process has loaded the second: they cannot be in one. ``draft_model_path`` is a package with
+        the same tokenizer, whose small model guesses tokens in place of prompt lookup; it is not loaded where the model
+        cannot check guesses (``card.logits_to_keep`` is 1).
 
         Raises ``PackageError`` if a file is missing or damaged, or if the files do not belong together.
         """
-        return cls(open_conversation(package, tokenizer=tokenizer, cpu_threads=cpu_threads, check=check, engine=engine))
+        conversation = open_conversation(
+            package,
+            tokenizer=tokenizer,
+            cpu_threads=cpu_threads,
+            check=check,
+            engine=engine,
+            draft_model_path=draft_model_path,
+        )
+        return cls(conversation)
 
     def __enter__(self) -> Session:
         """Return the session. At the end of the ``with`` block it is closed."""
@@ -139,8 +150,8 @@ class Session:
         the first of the texts in ``stop``, if it comes. With ``logprobs``, ``last`` has the probability of each token,
         and of so many that were the most likely in its place. ``logits_processor`` is called before each token with the
         ids of the answer so far and the logits ``float32 [vocab_size]``, which it may change: -infinity rules a token
-        out. Up to ``draft_max`` tokens (by default 7, at most 15) are guessed at a time by what was said before, and
-        checked in one call of the model; no choice depends on it. 0 guesses none.
+        out. Up to ``draft_max`` tokens (by default 7, at most 15) are guessed at a time, by what was said before or by
+        the model at ``draft_model_path``, and checked in one call; no choice depends on it. 0 guesses none.
 
         Raises ``PromptError`` and ``ImageError`` from this call, not from the iterator, and before the model runs.
         """

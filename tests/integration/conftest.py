@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +25,7 @@ from llava_export.pte.options import STAMPED, Options
 from llava_export.pte.plan import Plan, plan
 from llava_export.recipe import RECIPES
 from llava_export.stages import Stages
+from llava_runner import bench, cli
 from llava_runner.session import Session
 from tests.engine.test_c_interface import NEW_TOKENS
 from tests.integration.llava_main import command
@@ -83,6 +87,30 @@ def aarch64_build(once) -> Path:
 def phone_build(aarch64_build, once) -> Path:
     """Pack the C++ runner for phones, which takes the programs for 64-bit ARM. Return the folder with the result."""
     return once("phone", lambda: build_runner("phone"))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def mistake(self) -> str:
+        """The one line on stderr, without what differs between the runners: which command's ``--help`` is named."""
+        (line,) = self.notes
+        assert self.out == "" and line.startswith("error: "), self
+        return re.sub(r"; [\w. -]*--help lists the options$", "", line)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is on stderr besides timings and notes about packing weights."""
+        return [line for line in self.err.splitlines() if not re.match("llava_print_timings|note: pack", line)]
+
+
+Both = Callable[..., tuple[Ended, Ended]]
 
 
 # Options of exports that several tests share: of "deep", a built-in model, and "deep_with_biases_and_tied_head".
@@ -253,3 +281,19 @@ def scenes(tiny_package, once, tmp_path_factory) -> Path:
         return path
 
     return once("scenes of the engine", make)
+
+
+@pytest.fixture
+def both(native_build, capfd, monkeypatch) -> Both:
+    """Return a function that runs a command line in Python, in this process, and in C++."""
+
+    def run(arguments: Sequence[str], *, stdin: bytes = b"", program: str = "llava_main") -> tuple[Ended, Ended]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments) if program == "llava_main" else bench.main()
+        python = Ended(int(stop.value.code or 0), *capfd.readouterr())
+        done = subprocess.run([native_build / program, *arguments], input=stdin, capture_output=True)
+        return python, Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run

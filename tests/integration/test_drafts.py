@@ -1,14 +1,21 @@
-"""Answers of the C++ runner with guessed tokens: they are those without guesses, and a draft must fit its model."""
+"""Answers with guessed tokens: they are those without guesses, and a draft must fit its model."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from pytorch_tokenizers.llama2c import Llama2cTokenizer
 
+from llava_runner.arguments import UNUSED_DRAFT
+from llava_runner.tokenizer_file import load_tokenizer
 from tests.integration.llava_main import QUESTION, command
+from tests.runner.conftest import train_tokenizer
+from tests.runner.fake_program import make_card
+from tests.runner.tiny_program import build_pte
 
 # The first question comes again, so its answer can be looked up.
 TURNS = "How many shapes are there?\nWhat is in the image?\nIs there a red circle?\nWhat is in the image?\n"
@@ -76,6 +83,38 @@ def test_a_draft_of_another_vocabulary_is_refused_by_its_first_token(llava_main,
     )
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "cannot draft for this model: its vocabulary is another, token " in done.stderr
+
+
+@pytest.mark.parametrize(
+    "flags", [("--draft-model-path={package}",), ("--model-draft={language_model}", "--draft-max=3")], ids=str
+)
+def test_both_runners_guess_the_same_by_a_model(flags, both, tiny_package, language_model, plain):
+    flags = [each.format(package=tiny_package.folder, language_model=language_model.program) for each in flags]
+    flags += ["--interactive", "--json", f"--prompt={QUESTION}", f"--image={tiny_package.folder}/image.png"]
+    python, cpp = both([f"--model-path={tiny_package.folder}", *flags], stdin=TURNS.encode())
+    assert (python.code, cpp.code) == (0, 0) and python.notes == cpp.notes == []
+    found = [[json.loads(line) for line in ended.out.splitlines()] for ended in (python, cpp)]
+    for answer, other in zip(*found, strict=True):
+        assert all(answer[name] == other[name] for name in ("ids", "text", "stop_reason", "draft"))
+        assert answer["draft"]["drafted"] > 0
+    assert ids_of(found[0]) == plain
+
+
+def test_a_draft_is_left_out_where_no_guess_can_be_checked(both, tmp_path):
+    """It would not load: its program has a head alone."""
+    program = build_pte(make_card(vocab_size=load_tokenizer(train_tokenizer(tmp_path / "tokenizer.model")).vocab_size))
+    Llama2cTokenizer(str(tmp_path / "tokenizer.model")).export(str(tmp_path / "tokenizer.bin"))
+    draft = tmp_path / "draft"
+    draft.mkdir()
+    for name in ("tokenizer.model", "tokenizer.bin"):
+        shutil.copy(tmp_path / name, draft)
+    (tmp_path / "llava.pte").write_bytes(program)
+    (draft / "llava.pte").write_bytes(program[:40] + bytes(len(program) - 40))
+    flags = [f"--model-path={tmp_path}", f"--prompt={QUESTION}", "--max-new-tokens=8"]
+    plain, _ = both(flags)
+    for ended in both([*flags, f"--draft-model-path={draft}"]):
+        assert (ended.code, ended.out) == (0, plain.out)
+        assert ended.notes == [f"note: {UNUSED_DRAFT}"] and "draft" not in ended.err.partition("\n")[2]
 
 
 @pytest.mark.parametrize(

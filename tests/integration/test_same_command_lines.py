@@ -2,61 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from llava_runner import bench, cli
 from llava_runner.session import Session
 
 QUESTION = "--prompt=What is it?"
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def mistake(self) -> str:
-        """The one line on stderr, without what differs between the runners: which command's ``--help`` is named."""
-        (line,) = self.notes
-        assert self.out == "" and line.startswith("error: "), self
-        return re.sub(r"; [\w. -]*--help lists the options$", "", line)
-
-    @property
-    def notes(self) -> list[str]:
-        """What is on stderr besides timings and the note that weights are packed."""
-        return [line for line in self.err.splitlines() if not re.match("llava_print_timings|note: packing", line)]
-
-
-Both = Callable[..., tuple[Ended, Ended]]
-
-
-@pytest.fixture
-def both(native_build, capfd, monkeypatch) -> Both:
-    """Return a function that runs a command line in Python, in this process, and in C++."""
-
-    def run(arguments: Sequence[str], *, stdin: bytes = b"", program: str = "llava_main") -> tuple[Ended, Ended]:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        monkeypatch.setattr(sys, "argv", [program, *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.main(arguments) if program == "llava_main" else bench.main()
-        python = Ended(int(stop.value.code or 0), *capfd.readouterr())
-        done = subprocess.run([native_build / program, *arguments], input=stdin, capture_output=True)
-        return python, Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
-
-    return run
 
 
 @pytest.mark.parametrize(
@@ -73,6 +30,8 @@ def both(native_build, capfd, monkeypatch) -> Both:
         *([f"--logprobs={text}", "--json"] for text in ("-1", "101", "1.5", "")),
         *(["--stop", "a", *flags] for flags in (["--stop="], ["--stop"], ["--stop=b"] * 16)),
         *([f"--draft-max={text}"] for text in ("-1", "16", "1.5", "")),
+        *([f"--draft-model-path={text}"] for text in ("", "nowhere", "/usr", "{image}")),
+        ["--model_draft="],
         ["--logprobs=0"],
         ["--logprobs=0", "--json", "--json=false"],
         ["--json=yes"],
@@ -309,7 +268,7 @@ def test_streams_that_are_closed_full_or_given_up(runner, redirection, code, nat
     command = [sys.executable, "-m", "llava_runner"] if runner == "python" else [native_build / "llava_main"]
     done = run_shell([*command, f"--model-path={tiny_package.folder}", QUESTION, "--max-new-tokens=3"], redirection)
     assert done.returncode == code
-    lines = [line for line in done.stderr.splitlines() if not re.match("llava_print_timings|note: packing", line)]
+    lines = [line for line in done.stderr.splitlines() if not re.match("llava_print_timings|note: pack", line)]
     assert len(lines) == (redirection in ("> /dev/full", "--interactive 0> /dev/null")), done.stderr
     assert all(line.startswith("error: ") for line in lines)
     if redirection == "2>&-":

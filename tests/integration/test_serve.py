@@ -138,6 +138,23 @@ def test_conversations_in_turn_find_their_states(serve, package):
         assert again["choices"] == reply["choices"]
 
 
+@pytest.mark.parametrize("engine", ["cpp", "python"])
+def test_a_draft_changes_no_answer_of_conversations_in_turn(serve, package, engine):
+    """Without an image, the model itself is a draft whose guesses are right."""
+    plain, drafted = serve(package, "--engine", "cpp"), serve(package, "--engine", engine, "--model-draft", package)
+    conversations: list[list[dict[str, Any]]] = [
+        [image_message(package, QUESTION)],
+        [{"role": "user", "content": AGAIN}],
+    ]
+    for _ in range(2):
+        for messages in conversations:
+            found, expected = (server.ask(*messages) for server in (drafted, plain))
+            assert found["choices"][0]["message"] == expected["choices"][0]["message"]
+            assert found["timings"]["draft_n"] >= found["timings"]["draft_n_accepted"]
+            messages += [found["choices"][0]["message"], {"role": "user", "content": "What color is the circle?"}]
+    assert found["timings"]["draft_n_accepted"] >= found["timings"]["draft_n"] - 1 > 2
+
+
 def test_the_verdict_is_that_of_llava_verify(serve, package):
     """Also on a file that was changed since the start."""
     server = serve(package)
@@ -175,6 +192,7 @@ def test_what_cannot_be_served_is_one_line_and_code_2(package, tmp_path):
             (package, "--host", "no.such.host.invalid"): "cannot listen at no.such.host.invalid, port 8080",
             (tmp_path / "nothing", "--port", 0): "does not exist",
             (package, "--port", 70000): "--port: 70000 must be from 0 to 65535",
+            (package, "--draft-model-path", tmp_path, "--port", 0): f"{tmp_path} has ",
             (package, "--saved-mib", -1): "--saved-mib must be 0 or more",
             (package, "--api-key", ""): "an API key has printable ASCII characters",
         }

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from llava_runner.arguments import (
     ArgumentParser,
+    add_draft_model,
     add_engine,
     add_threads,
     path,
@@ -61,6 +62,7 @@ def build_parser(prog: str = "llava serve") -> ArgumentParser:
         action="store_true",
         help="download images that requests name by http: and https: URLs, from hosts of the public internet alone",
     )
+    add_draft_model(parser)
     add_threads(parser)
     add_engine(parser)
     add(
@@ -117,6 +119,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.package,
         Settings(
             tokenizer=arguments.tokenizer_path,
+            draft_model_path=arguments.draft_model_path,
             host=arguments.host,
             port=arguments.port,
             api_key=api_key,

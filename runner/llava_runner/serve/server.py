@@ -15,7 +15,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from llava_runner.arguments import version_line
+from llava_runner.arguments import note_unused_draft, version_line
 from llava_runner.chat_tokenizer import ChatTokenizer
 from llava_runner.errors import PromptError
 from llava_runner.program_file import find_program, find_tokenizer
@@ -44,6 +44,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8080
     tokenizer: Path | None = None
+    draft_model_path: Path | None = None
     api_key: str | None = None
     allows_remote: bool = False
     threads: int | None = None
@@ -193,7 +194,9 @@ def open_chat(package: Path, settings: Settings) -> tuple[Chat, dict[str, Any]]:
         cpu_threads=settings.threads,
         check=settings.check,
         engine=settings.engine,
+        draft_model_path=settings.draft_model_path,
     )
+    note_unused_draft(settings.draft_model_path, logits_to_keep=session.card.logits_to_keep)
     tokenizer_path = settings.tokenizer or find_tokenizer(program.parent)
     tokenizer = ChatTokenizer.of(session.card, load_tokenizer(tokenizer_path))
     answerer = Answerer(session, Conversations(session, most_bytes=settings.saved_bytes), tokenizer)
