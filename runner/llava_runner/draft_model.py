@@ -23,9 +23,10 @@ class DraftModel:
     def guess(self, ids: Sequence[int], most: int) -> list[int]:
         """Return at most ``most`` tokens that may follow ``ids``.
 
-        There are none where the context has no room for them, or the model lacks one of the tokens.
+        There are fewer where the context has no room for them, and none where the model lacks one of the tokens.
         """
-        if most < 1 or len(ids) + most > self._model.card.max_context_len or max(ids) >= self._vocab_size:
+        most = min(most, self._model.card.max_context_len - len(ids))
+        if most < 1 or max(ids) >= self._vocab_size:
             return []
         text = list(ids)
         pairs = zip(self._cached, text, strict=False)

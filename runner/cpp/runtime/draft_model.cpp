@@ -23,30 +23,25 @@ void check_vocabulary(const std::string& draft_path, const Tokenizer& draft, con
   }
 }
 
-Program open_draft(ProgramOptions options) {
-  options.model_path = options.draft_model_path;
-  options.load.needs_images = false;
-  options.load.cpu_threads = 0;  // the model that it drafts for has started them
-  return open_program(options);
-}
-
 }  // namespace
 
-std::string find_draft(const std::string& package, const Tokenizer& tokenizer) {
-  const std::string path = find_program(package);
-  check_program_file(path);
-  check_vocabulary(path, *Tokenizer::open(find_tokenizer(path)), tokenizer);
-  return path;
+ProgramOptions prepare_draft(ProgramOptions options, const Tokenizer& tokenizer) {
+  options.model_path = find_program(options.draft_model_path);
+  check_program_file(options.model_path);
+  check_vocabulary(options.model_path, *Tokenizer::open(find_tokenizer(options.model_path)), tokenizer);
+  options.load.needs_images = false;
+  options.load.cpu_threads = 0;  // the model that it drafts for starts them
+  pack_weights(options);
+  return options;
 }
 
-DraftModel::DraftModel(ProgramOptions options, int vocab_size)
-    : program_(open_draft(std::move(options))),
-      vocab_size_(std::min(program_.card().tokenizer_vocab_size, vocab_size)) {}
+DraftModel::DraftModel(Program program, int vocab_size)
+    : program_(std::move(program)), vocab_size_(std::min(program_.card().tokenizer_vocab_size, vocab_size)) {}
 
 std::vector<int32_t> DraftModel::guess(std::span<const int32_t> ids, int most) {
   const auto is_unknown = [this](int32_t id) { return id >= vocab_size_; };
-  if (most < 1 || int(ids.size()) + most > program_.card().max_context_len ||
-      std::any_of(ids.begin(), ids.end(), is_unknown)) {
+  most = std::min(most, program_.card().max_context_len - int(ids.size()));
+  if (most < 1 || std::any_of(ids.begin(), ids.end(), is_unknown)) {
     return {};
   }
   std::vector<int32_t> all(ids.begin(), ids.end());

@@ -11,19 +11,19 @@
 
 namespace llava {
 
-// Returns the path of the program in a package that is to draft for a model with this `tokenizer`; no weights are read.
-// Throws PackageError, also where both read ids as different texts.
-std::string find_draft(const std::string& package, const Tokenizer& tokenizer);
+// Returns options that open the package at `options.draft_model_path`, which is to draft for a model with this
+// `tokenizer`. To be called before that model is loaded: then weights are packed where they are not yet. Throws
+// PackageError, also where both read ids as different texts.
+ProgramOptions prepare_draft(ProgramOptions options, const Tokenizer& tokenizer);
 
 // It reads the text of a conversation, without images, and guesses the tokens that it finds most likely itself.
 class DraftModel {
  public:
-  // Opens the program at `options.draft_model_path`, for a model whose tokenizer has `vocab_size` tokens. Throws
-  // PackageError.
-  DraftModel(ProgramOptions options, int vocab_size);
+  // Takes over a program, to draft for a model whose tokenizer has `vocab_size` tokens.
+  DraftModel(Program program, int vocab_size);
 
-  // Returns at most `most` tokens that may follow `ids`. There are none where the draft's context has no room for them,
-  // or it lacks one of the tokens.
+  // Returns at most `most` tokens that may follow `ids`. There are fewer where the draft's context has no room for
+  // them, and none where it lacks one of the tokens.
   std::vector<int32_t> guess(std::span<const int32_t> ids, int most);
 
  private:

@@ -17,6 +17,10 @@ struct ProgramOptions {
   LoadOptions load;
 };
 
+// Packs the weights of a program into a file where there is none, for an open_program that comes when another program
+// is loaded and so cannot. Where one was loaded already, nothing happens. Throws PackageError for a damaged program.
+void pack_weights(const ProgramOptions& options);
+
 // Returns the loaded program. What ExecuTorch interprets of it is compared with the manifest first. Throws PackageError
 // for a damaged program, and as Program does.
 Program open_program(const ProgramOptions& options);
