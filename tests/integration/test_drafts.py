@@ -70,6 +70,17 @@ def test_a_model_that_drafts_changes_no_answer(llava_main, tiny_package, plain):
     assert " draft = " in done.stderr and done.stdout.startswith("The image shows")
 
 
+def test_the_weights_of_a_draft_are_packed_once(llava_main, tiny_package, package, plain):
+    notes = []
+    for _ in range(2):
+        asked = command(llava_main, tiny_package.folder, f"--draft-model-path={package}", "--max-new-tokens=1")
+        done = subprocess.run(asked, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        notes.append([line for line in done.stderr.splitlines() if line.startswith("note: ")])
+    assert notes == [["note: packing weights for this processor, once"], []]
+    assert len(list(package.glob("*.packed"))) == 1
+
+
 def test_a_draft_of_another_vocabulary_is_refused_by_its_first_token(llava_main, tiny_package, tmp_path):
     draft = tmp_path / "draft"
     draft.mkdir()
