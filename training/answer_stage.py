@@ -78,7 +78,7 @@ def train_answers(
     optimizer, schedule = make_optimizer(groups, steps=steps, warmup=100)
     for step, seeds in enumerate(batches_of(len(pixels), size=16, steps=steps, seed=seed)):
         rounded = text_linears(model) if step >= rounded_from and step % 2 else []
-        batch = pack([_sequence(tokenizer, int(i), rng=rng) for i in seeds])
+        batch = pack([make_sequence(tokenizer, int(i), rng=rng) for i in seeds])
         with rounded_to_int4(rounded):
             with torch.autocast("cpu", torch.bfloat16):
                 logits, targets, weights = answer_logits(model, batch, normalize(pixels[seeds]))
@@ -132,7 +132,7 @@ class Block:
     weights: list[float]
 
 
-def _sequence(tokenizer: Tokenizer, seed: int, *, rng: random.Random) -> tuple[list[int], list[Block]]:
+def make_sequence(tokenizer: Tokenizer, seed: int, *, rng: random.Random) -> tuple[list[int], list[Block]]:
     """Return a prefix and blocks of about 170 tokens together, so that all sequences are about as long."""
     asked = questions.ask(scenes.make_layout(seed))
     blocks: list[Block] = []

@@ -38,6 +38,13 @@ def save_llava(model: transformers.LlavaForConditionalGeneration, folder: Path, 
     save_processor(folder, tokenizer_model=tokenizer_model)
 
 
+def save_language_model(model: transformers.LlamaForCausalLM, folder: Path, *, tokenizer_model: bytes) -> None:
+    """Write a language model alone in fp16, as transformers does, and tokenizer.model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copy.deepcopy(model).half().save_pretrained(folder)
+    (folder / "tokenizer.model").write_bytes(tokenizer_model)
+
+
 def save_processor(folder: Path, *, tokenizer_model: bytes) -> None:
     """Write the files that ``LlavaProcessor.from_pretrained`` reads, and tokenizer.model."""
     # The tokenizer is converted in an empty folder. Next to older files, transformers would read those instead.
