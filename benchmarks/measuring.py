@@ -18,17 +18,20 @@ from gguf import GGUFReader
 from rich.console import Console
 
 from llava_export.benchmark.rounds import machine
+from llava_export.builtin import CHECKPOINTS
 from llava_export.pte.read.describe import card_of
 from llava_export.pte.read.program import read_pte
 from llava_export.recipe import recipe_text
 from llava_runner.bench import DEFAULT_PROMPT_TOKENS
 from llava_runner.contract import TEXT_DECODER
+from llava_runner.engine_library import ENGINES
 from llava_runner.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("llava-1.5-7b", "mobilevlm-1.7b", "llava-interleave-qwen-0.5b", "llava-llama-3-8b")
 STRAIGHTFORWARD_MODELS = MODELS[:2]  # exported in the straightforward way, too, and in README.md
 DRAFT_MODELS = MODELS[:2]  # decoded with guessed tokens
+SCENE_MODELS = tuple(CHECKPOINTS)  # built in; they know the scenes
 LADDER_MODELS = MODELS[:1]  # the model that the published ladders are about
 PEER = "llama.cpp"
 READ_BYTES, READS = 2 * 2**30, 11  # to find out how fast memory is
@@ -76,7 +79,7 @@ def prepare(work: WorkFolder, models: Iterable[str]) -> None:
     """Build the C++ runner, and make the checkpoints that are not there yet."""
     work.run("runner/build.sh", "native")
     for model in models:
-        if not (work.path / model / "config.json").exists():
+        if model not in CHECKPOINTS and not (work.path / model / "config.json").exists():
             work.run("python", "-m", "benchmarks.make_checkpoint", "--like", model, "--out", model)
 
 
@@ -162,11 +165,31 @@ def peer_flags(model: str) -> tuple[str, ...]:
     return ("--peer", PEER, "--gguf", gguf, "--mmproj", mmproj)
 
 
+def measure_scenes(work: WorkFolder, model: str) -> dict[str, Any]:
+    """Ask a built-in model about scenes with each way to guess tokens. A draft for all of them is trained once."""
+    package, draft = f"{model}-pte", "scenes-draft-pte"
+    made = [
+        ("python", "-m", "training.draft", "--output", "scenes-draft"),
+        ("llava", "export", "--model", "scenes-draft", "--text-only", "--output-dir", draft),
+        ("llava", "export", "--model", model, "--output-dir", package, "--with-artifacts"),
+    ]
+    for command in made[(work.path / draft).exists() * 2 :]:
+        work.run(*command)
+    ask = ("python", "-m", "benchmarks.drafts_on_scenes", package, "--draft-model-path", draft)
+    engines = {}
+    for engine in ENGINES:
+        asked = (*ask, "--engine", engine)
+        work.run(*asked, "--json", "scenes.json")
+        engines[engine] = {"command": " ".join(asked), **json.loads((work.path / "scenes.json").read_text())}
+    return {"made": [" ".join(command) for command in made], "engines": engines}
+
+
 # The parts of the page, in the order in which they are measured.
 PARTS: dict[str, Callable[[WorkFolder, str], dict[str, Any]]] = {
     "export": measure_export,
     "speed": measure_speed,
     "draft": measure_draft,
+    "scenes": measure_scenes,
     "profile": measure_profile,
     "ladders": measure_ladders,
 }
@@ -179,4 +202,4 @@ def measure_part(part: str, work: WorkFolder, models: Iterable[str]) -> dict[str
 
 def models_of(part: str) -> tuple[str, ...]:
     """Return the models that a part of the page is about."""
-    return {"ladders": LADDER_MODELS, "draft": DRAFT_MODELS}.get(part, MODELS)
+    return {"ladders": LADDER_MODELS, "draft": DRAFT_MODELS, "scenes": SCENE_MODELS}.get(part, MODELS)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks.differences import differences, measured_here
-from benchmarks.measuring import MODELS, PARTS, ROOT, WorkFolder, measure_part, models_of, prepare
+from benchmarks.measuring import MODELS, PARTS, ROOT, SCENE_MODELS, WorkFolder, measure_part, models_of, prepare
 from benchmarks.page_text import render
 from benchmarks.readme import update_readme
 from llava_export.benchmark.rounds import machine
@@ -54,10 +54,10 @@ def main() -> NoReturn:
     parser.add_argument(
         "--models",
         nargs="+",
-        choices=MODELS,
-        default=MODELS,
+        choices=(*MODELS, *SCENE_MODELS),
+        default=(*MODELS, *SCENE_MODELS),
         metavar="MODEL",
-        help=f"measure these models alone and keep the figures of the others: {', '.join(MODELS)}",
+        help="measure these models alone and keep the figures of the others: " + ", ".join((*MODELS, *SCENE_MODELS)),
     )
     run_command(parser, run, None)
 
@@ -68,7 +68,8 @@ def run(arguments: argparse.Namespace) -> None:
     work = WorkFolder(arguments.work_dir.resolve(), plots=FOLDER, console=console)
     before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results: dict[str, Any] = {"again": {}, **before}
-    prepare(work, arguments.models)
+    about = {model for part in arguments.only for model in models_of(part)}
+    prepare(work, [model for model in arguments.models if model in about])
     again: dict[str, dict[str, Any]] = {}
     for part in [part for part in PARTS if part in arguments.only]:
         found = measure_part(part, work, arguments.models)

@@ -7,6 +7,7 @@ from string import Template
 from typing import Any
 
 from benchmarks.measuring import PEER
+from benchmarks.page_scenes import scenes_section
 from benchmarks.page_tables import (
     console,
     drafts_table,
@@ -72,6 +73,7 @@ With row $next a second round of it begins. Attention takes longer with each row
 cache.
 
 $draft
+$scenes
 ## Where the time goes
 
 These are times from ExecuTorch's event tracer in the C++ runner. Tracing itself costs a little. Operators in italics
@@ -120,6 +122,7 @@ def render(results: Mapping[str, Any]) -> str:
         draft=draft_sections(results["draft"]),
         tile=DRAFT_MAX + 1,
         next=DRAFT_MAX + 2,
+        scenes=scenes_section(results["scenes"]),
         profile=profile_sections(results["profile"]),
         ladders=ladder_sections(results["ladders"]),
     )
