@@ -63,14 +63,13 @@ guesses takes is not in these figures: prompt lookup takes nearly nothing, and a
 - "tokens a call" is what a call of the decoder gave: its own token, and the guesses that stood. The green line of the
   plots is published for LLaVA-7B, with a draft of 115 million parameters that sees no image (arXiv 2404.08856): weights
   are read 2.37 times less often, those of the draft included. With 3 to 5 guesses that is 2.5 tokens a call.
-- "changed" are tokens that came out otherwise than without a draft.
+- "changed tokens" came out otherwise than without a draft.
 - llama.cpp decodes without a draft, the same language model as `q4_0`.
 
 The time of a call has two steps, which the traced parts explain. One row is bound by memory: the processor waits for
 weights. From two rows on, XNNPACK takes another kernel. It computes $tile rows at a time, and as much if there are
-fewer. That is more work than memory takes time for, so two rows take longer than one, and $tile rows as long as two.
-With row $next a second round of it begins. Attention takes longer with each row, as each is compared with the whole
-cache.
+fewer. That takes longer than reading the weights, so two rows take longer than one, and $tile rows as long as two. With
+row $next a second round of it begins. Attention takes longer with each row, as each is compared with the whole cache.
 
 $draft
 $scenes
