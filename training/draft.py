@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from llava_runner.arguments import ArgumentParser, positive_int, run_command
+from llava_runner.errors import UserError
 
 DESCRIPTION = """Train a small language model that drafts for the built-in tiny models.
 
@@ -26,7 +27,7 @@ def build_parser() -> ArgumentParser:
     """Return the parser of the command."""
     parser = ArgumentParser(prog="python -m training.draft", description=DESCRIPTION, epilog=EPILOG)
     add = parser.add_argument
-    add("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add("--output", type=Path, required=True, metavar="DIR", help="new or empty folder to write to")
     add("--seed", type=int, default=0, metavar="N", help="seed of weights and order (default: %(default)s)")
     add("--steps", type=positive_int, default=500, metavar="N", help="steps, 16 scenes each (default: %(default)s)")
     return parser
@@ -38,7 +39,9 @@ def main() -> NoReturn:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train a draft as the command line says."""
+    """Train a draft as the command line says. Raises ``UserError`` if the folder is not empty."""
+    if arguments.output.exists() and any(arguments.output.iterdir()):
+        raise UserError(f"{arguments.output} is not empty")
     from training.draft_stage import train  # torch and transformers take seconds to import
 
     train(arguments.output, seed=arguments.seed, steps=arguments.steps)

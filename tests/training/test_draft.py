@@ -10,6 +10,8 @@ import transformers
 
 from llava_export.builtin import CHECKPOINTS
 from llava_export.checkpoint.checkpoint import open_language_model
+from llava_runner.errors import UserError
+from training.draft import build_parser, run
 from training.draft_stage import SIZES, train, validate
 from training.model import TEXT
 from training.tokenizer import Tokenizer
@@ -23,6 +25,13 @@ def draft(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("draft")
     train(folder, seed=0, steps=STEPS)
     return folder
+
+
+def test_a_folder_with_files_in_it_is_left_alone(tmp_path):
+    (tmp_path / "model.safetensors").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        run(build_parser().parse_args(["--output", str(tmp_path)]))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 def share_right(folder: Path) -> float:
