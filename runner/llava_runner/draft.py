@@ -9,7 +9,7 @@ from llava_runner.contract import MAX_LOGITS_TO_KEEP
 DRAFT_MAX = 7  # tokens to guess at a time; with the newest one eight rows, as many as processors compute at a time
 DRAFT_MAX_AT_MOST = MAX_LOGITS_TO_KEEP - 1
 
-LEAST_MATCH = 2  # tokens; what followed one alone says little of what will
+LEAST_MATCH = 3  # tokens; what followed fewer says little of what will
 MOST_MATCH = 16  # a longer one is no surer, and in a text of one token each place would take long
 TRIED = 2  # guesses of a draft that does not pay, to see if it does now
 SHORTEST_PAUSE, LONGEST_PAUSE = 2, 64  # tokens
@@ -21,7 +21,7 @@ FIRST_COST, FURTHER_COST = 0.3, 0.045
 def look_up(ids: Sequence[int], most: int) -> list[int]:
     """Return ``most`` tokens that are likely to follow ``ids``, but often none.
 
-    They are those that followed the longest end of ``ids``, of two tokens or more, that occurred before; the newest
+    They are those that followed the longest end of ``ids``, of three tokens or more, that occurred before; the newest
     time, if there were several. Where too few followed, they repeat. This is prompt lookup decoding (Saxena, 2023).
     """
     if most <= 0:

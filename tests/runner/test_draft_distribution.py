@@ -20,7 +20,8 @@ from llava_runner.session import Session
 from tests.runner.fake_program import FakeProgram, make_card
 
 LETTERS = "abcd"
-TEXT = "x a b c x b c d x c d a x d a b"  # after x, each letter has come before, and two more after it
+# Its end comes before it, with each letter after it, and two more.
+TEXT = "a b x a b c a b x b c d a b x c d a a b x d a b a b"
 SEEDS = range(2000)
 LARGEST = 4.0  # deviation; where every guess is kept, it is above 1000
 

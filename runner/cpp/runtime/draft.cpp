@@ -6,7 +6,7 @@
 namespace llava {
 namespace {
 
-constexpr size_t kLeastMatch = 2;  // tokens; what followed one alone says little of what will
+constexpr size_t kLeastMatch = 3;  // tokens; what followed fewer says little of what will
 constexpr size_t kMostMatch = 16;  // a longer one is no surer, and in a text of one token each place would take long
 constexpr int kTried = 2;          // guesses of a draft that does not pay, to see if it does now
 constexpr int kShortestPause = 2, kLongestPause = 64;  // tokens

@@ -13,7 +13,7 @@ constexpr int kDraftMax = 7;  // tokens; with the newest one eight rows, as many
 constexpr int kDraftMaxAtMost = kMaxLogitsToKeep - 1;
 
 // Returns `most` tokens that are likely to follow `ids`, but often none: those that followed the longest end of them,
-// of two tokens or more, that occurred before; the newest time, if there were several. Where too few followed, they
+// of three tokens or more, that occurred before; the newest time, if there were several. Where too few followed, they
 // repeat. This is prompt lookup decoding (Saxena, 2023).
 std::vector<int32_t> look_up(std::span<const int32_t> ids, int most);
 
