@@ -56,7 +56,7 @@ def test_a_guess_needs_room_and_tokens_that_both_know():
     card = make_card(vocab_size=30, max_seq_len=10, max_context_len=10)
     for vocab_size in (20, 30):
         draft = DraftModel(FakeProgram(card), vocab_size=vocab_size)
-        assert len(draft.guess([1] * 6, 4)) == 4 and draft.guess([1] * 6, 5) == draft.guess([1] * 6, 4)
+        assert len(draft.guess([1] * 6, 5)) == len(draft.guess([1] * 6, 4)) == 4
         assert draft.guess([1] * 10, 1) == []
         assert all(token_id < vocab_size for token_id in draft.guess([1, 2, 3], 7))
         assert draft.guess([1, 2], 0) == []
