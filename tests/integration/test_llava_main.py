@@ -317,7 +317,7 @@ def test_help_fits_a_terminal_and_names_every_flag(program, native_build):
         "llava_main": "--tokenizer-path --prompt --interactive --image-aspect-ratio --seq-len --max-new-tokens --stop "
         "--json --logprobs --draft-max --draft-model-path --temperature --top-k --top-p --min-p --repetition-penalty "
         "--seed",
-        "llava_bench": "--prompt-tokens --decode-tokens --depth --rows --accepted --draft-max --etdump-path",
+        "llava_bench": "--prompt-tokens --decode-tokens --depth --rows --accepted --draft-max --seed --etdump-path",
     }
     assert flags == common | {"--version"} | set(own[program].split())
 
