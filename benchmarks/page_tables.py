@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.measuring import PEER
+from llava_export.benchmark.drafts import tokens_a_call
 from llava_export.benchmark.ladders import Ladder
 from llava_export.benchmark.profile import TOP, CallProfile, short
 from llava_export.benchmark.rounds import Figure, Results, unit
@@ -82,7 +83,7 @@ def drafts_table(found: Mapping[str, Any]) -> str:
                 with_spread(Figure(**found["speed"][percent])),
                 better(Figure(**ratio)),
                 better(Figure(**found["times_peer"][percent])),
-                f"{found['tokens'] / (found['tokens'] - accepted):.2f}",
+                f"{tokens_a_call(found['tokens'], accepted):.2f}",
                 f"{accepted} of {drafted}, {accepted / drafted:.0%}",
                 str(found["changed"][percent]),
             )

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from llava_export.benchmark.profile import call_profile, read_events
-from llava_export.benchmark.rounds import Contender, Figure, Work, decoding_speed
+from llava_export.benchmark.rounds import Contender, Figure, Work, decoding_speed, turns
 from llava_runner.contract import TEXT_DECODER
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16)
@@ -91,13 +91,14 @@ class DraftResults:
             tokens=sum(found["decode"][-1]["tokens"] for found in rounds),
         )
 
-    def tokens_a_call(self, percent: int) -> float:
-        """Return how many tokens a call of the decoder gave, where each guess was right with ``percent``."""
-        return self.tokens / (self.tokens - self.accepted[percent])
-
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON has them."""
         return asdict(self)
+
+
+def tokens_a_call(tokens: int, accepted: int) -> float:
+    """Return how many tokens a call of the decoder gave, where so many of them were guessed rightly."""
+    return tokens / (tokens - accepted)
 
 
 def measure_drafts(
@@ -112,19 +113,17 @@ def measure_drafts(
 
     Each contender first runs one to warm up. ``on_round`` is called with the name of each round before it begins.
     """
+    rounds: list[dict[str, Any]] = []
+    peers: list[dict[str, Any]] = []
     contenders = [contender, *([peer] if peer else [])]
-    for each in contenders:
-        on_round(f"{each.name}, warming up")
-        each.warm_up(work)
+    for run, each in turns(contenders, work, runs=runs, on_round=on_round):
+        if each is contender:
+            flags = (f"--rows={_list(ROWS)}", f"--accepted={_list(PERCENTS)}", f"--seed={run}")
+            rounds.append(each.measure(work, *flags))
+        else:
+            peers.append(each.measure(work))
     on_round(f"{contender.name}, traced")
-    parts = trace_rows(contender, work)
-    rounds: dict[str, list[dict[str, Any]]] = {each.name: [] for each in contenders}
-    for run in range(runs):
-        flags = (f"--rows={_list(ROWS)}", f"--accepted={_list(PERCENTS)}", f"--seed={run}")
-        for each in contenders:
-            on_round(f"{each.name}, round {run + 1} of {runs}")
-            rounds[each.name].append(each.measure(work, *(flags if each is contender else ())))
-    return DraftResults.of(rounds[contender.name], parts=parts, peers=rounds[peer.name] if peer else ())
+    return DraftResults.of(rounds, parts=trace_rows(contender, work), peers=peers)
 
 
 def trace_rows(contender: Contender, work: Work) -> dict[int, dict[str, float]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from llava_export.benchmark.drafts import PUBLISHED_TOKENS_A_CALL, DraftResults
+from llava_export.benchmark.drafts import PUBLISHED_TOKENS_A_CALL, DraftResults, tokens_a_call
 from llava_export.benchmark.ladders import Ladder
 from llava_export.benchmark.profile import TOP, CallProfile, short
 from llava_export.benchmark.rounds import Figure, Results
@@ -74,7 +74,7 @@ def plot_drafts(results: DraftResults, path: Path, *, title: str) -> None:
     rows.set_xlabel("rows of a call")
     rows.set_ylabel("ms")
     rows.legend(frameon=False, fontsize=8)
-    places = [results.tokens_a_call(percent) for percent in results.ratio]
+    places = [tokens_a_call(results.tokens, results.accepted[percent]) for percent in results.ratio]
     found = list(results.ratio.values())
     speed.errorbar(places, [each.median for each in found], yerr=_whiskers(found), marker="o", capsize=2)
     for i, (percent, place, each) in enumerate(zip(results.ratio, places, found, strict=True)):

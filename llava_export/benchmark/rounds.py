@@ -14,7 +14,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -242,14 +242,30 @@ def take_turns(
     ``on_round`` is called with the name of each round before it begins.
     """
     results = Results(work, {contender.name: [] for contender in contenders})
+    for _, contender in turns(contenders, work, runs=runs, warm_up=warm_up, on_round=on_round):
+        results.rounds[contender.name].append(contender.round(work))
+    return results
+
+
+def turns(
+    contenders: Sequence[Contender],
+    work: Work,
+    *,
+    runs: int,
+    warm_up: bool = True,
+    on_round: Callable[[str], None] = lambda name: None,
+) -> Iterator[tuple[int, Contender]]:
+    """Run a round of each contender to warm up. Then yield whose turn it is, with the number of the run from 0 on.
+
+    ``on_round`` is called with the name of each round before it begins.
+    """
     for contender in contenders if warm_up else ():
         on_round(f"{contender.name}, warming up")
         contender.warm_up(work)
     for run in range(runs):
         for contender in contenders:
             on_round(f"{contender.name}, round {run + 1} of {runs}")
-            results.rounds[contender.name].append(contender.round(work))
-    return results
+            yield run, contender
 
 
 def machine() -> dict[str, str]:

@@ -85,7 +85,7 @@ def drafts_table(results: DraftResults) -> Table:
     table = _table("a guess is right")
     for heading in ("tok/s", "times plain", *(["times peer"] if results.peer else []), "accepted", "changed"):
         table.add_column(heading, justify="right", no_wrap=True)
-    against = [f"{1 / results.peer.median * results.plain.median:.2f}"] if results.peer else []
+    against = [f"{results.plain.median / results.peer.median:.2f}"] if results.peer else []
     table.add_row("no draft", with_spread(results.plain), "1", *against, "", "")
     for percent, found in results.speed.items():
         ratio = results.ratio[percent]
