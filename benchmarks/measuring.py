@@ -32,6 +32,7 @@ MODELS = ("llava-1.5-7b", "mobilevlm-1.7b", "llava-interleave-qwen-0.5b", "llava
 STRAIGHTFORWARD_MODELS = MODELS[:2]  # exported in the straightforward way, too, and in README.md
 DRAFT_MODELS = MODELS[:2]  # decoded with guessed tokens
 SCENE_MODELS = tuple(CHECKPOINTS)  # built in; they know the scenes
+ALL_MODELS = (*MODELS, *SCENE_MODELS)
 LADDER_MODELS = MODELS[:1]  # the model that the published ladders are about
 PEER = "llama.cpp"
 READ_BYTES, READS = 2 * 2**30, 11  # to find out how fast memory is
@@ -167,21 +168,22 @@ def peer_flags(model: str) -> tuple[str, ...]:
 
 def measure_scenes(work: WorkFolder, model: str) -> dict[str, Any]:
     """Ask a built-in model about scenes with each way to guess tokens. A draft for all of them is trained once."""
-    package, draft = f"{model}-pte", "scenes-draft-pte"
-    made = [
-        ("python", "-m", "training.draft", "--output", "scenes-draft"),
-        ("llava", "export", "--model", "scenes-draft", "--text-only", "--output-dir", draft),
-        ("llava", "export", "--model", model, "--output-dir", package, "--with-artifacts"),
-    ]
-    for command in made[(work.path / draft).exists() * 2 :]:
-        work.run(*command)
+    checkpoint, draft, package = "scenes-draft", "scenes-draft-pte", f"{model}-pte"
+    made = {
+        checkpoint: ("python", "-m", "training.draft", "--output", checkpoint),
+        draft: ("llava", "export", "--model", checkpoint, "--text-only", "--output-dir", draft),
+        package: ("llava", "export", "--model", model, "--output-dir", package, "--with-artifacts"),
+    }
+    for folder, command in made.items():
+        if folder == package or not (work.path / folder).exists():
+            work.run(*command)
     ask = ("python", "-m", "benchmarks.drafts_on_scenes", package, "--draft-model-path", draft)
     engines = {}
     for engine in ENGINES:
         asked = (*ask, "--engine", engine)
         work.run(*asked, "--json", "scenes.json")
         engines[engine] = {"command": " ".join(asked), **json.loads((work.path / "scenes.json").read_text())}
-    return {"made": [" ".join(command) for command in made], "engines": engines}
+    return {"made": [" ".join(command) for command in made.values()], "engines": engines}
 
 
 # The parts of the page, in the order in which they are measured.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks.differences import differences, measured_here
-from benchmarks.measuring import MODELS, PARTS, ROOT, SCENE_MODELS, WorkFolder, measure_part, models_of, prepare
+from benchmarks.measuring import ALL_MODELS, PARTS, ROOT, WorkFolder, measure_part, models_of, prepare
 from benchmarks.page_text import render
 from benchmarks.readme import update_readme
 from llava_export.benchmark.rounds import machine
@@ -54,10 +54,10 @@ def main() -> NoReturn:
     parser.add_argument(
         "--models",
         nargs="+",
-        choices=(*MODELS, *SCENE_MODELS),
-        default=(*MODELS, *SCENE_MODELS),
+        choices=ALL_MODELS,
+        default=ALL_MODELS,
         metavar="MODEL",
-        help="measure these models alone and keep the figures of the others: " + ", ".join((*MODELS, *SCENE_MODELS)),
+        help=f"measure these models alone and keep the figures of the others: {', '.join(ALL_MODELS)}",
     )
     run_command(parser, run, None)
 
