@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 from PIL import Image
 from rich.table import Table
 
 from llava_export.benchmark.rounds import machine
+from llava_export.cli.flags import file_to_write
 from llava_export.cli.terminal import new_console, plain_table, progress
 from llava_export.evaluate import intervals
 from llava_runner.arguments import ArgumentParser, add_engine, add_threads, path, positive_int, run_command
@@ -63,7 +63,7 @@ def main() -> NoReturn:
     add("package", type=path, metavar="PACKAGE")
     add("--draft-model-path", type=path, metavar="PACKAGE", help="a model that drafts, as for llava run")
     add("--scenes", type=positive_int, default=500, metavar="N", help="(default: %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="also write the figures")
+    add("--json", type=file_to_write, metavar="FILE", help="also write the figures")
     add_engine(parser)
     add_threads(parser)
     run_command(parser, run, None)
@@ -111,12 +111,12 @@ def ask_in_turn(ways: Ways, number: int) -> dict[str, list[Said]]:
     """Have the conversation about a scene in each way. Return the answers. Each scene begins with another way."""
     names = list(ways)
     first = number % len(names)
-    return {name: answers(*ways[name], number=number) for name in names[first:] + names[:first]}
-
-
-def answers(session: Session, draft_max: int, *, number: int) -> list[Said]:
-    """Have the conversation about a scene. At most ``draft_max`` tokens are guessed at a time."""
     image, asked = conversation(number)
+    return {name: answers(*ways[name], image=image, asked=asked) for name in names[first:] + names[:first]}
+
+
+def answers(session: Session, draft_max: int, *, image: Image.Image, asked: Sequence[str]) -> list[Said]:
+    """Have a conversation about an image. At most ``draft_max`` tokens are guessed at a time."""
     session.reset()
     found = []
     for turn, question in enumerate(asked):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import NoReturn
 
+from llava_export.cli.flags import output_folder
 from llava_runner.arguments import ArgumentParser, positive_int, run_command
 from llava_runner.errors import UserError
 
@@ -27,7 +27,7 @@ def build_parser() -> ArgumentParser:
     """Return the parser of the command."""
     parser = ArgumentParser(prog="python -m training.draft", description=DESCRIPTION, epilog=EPILOG)
     add = parser.add_argument
-    add("--output", type=Path, required=True, metavar="DIR", help="new or empty folder to write to")
+    add("--output", type=output_folder, required=True, metavar="DIR", help="new or empty folder to write to")
     add("--seed", type=int, default=0, metavar="N", help="seed of weights and order (default: %(default)s)")
     add("--steps", type=positive_int, default=500, metavar="N", help="steps, 16 scenes each (default: %(default)s)")
     return parser
