@@ -9,8 +9,8 @@ namespace {
 constexpr size_t kLeastMatch = 3;  // tokens; what followed fewer says little of what will
 constexpr size_t kMostMatch = 16;  // a longer one is no surer, and in a text of one token each place would take long
 constexpr int kTried = 2;          // guesses of a draft that does not pay, to see if it does now
-constexpr int kShortestPause = 2, kLongestPause = 64;  // tokens
-constexpr double kFaded = 0.9, kRemembered = 10;       // of what was known, so much counts: a share, and so many tokens
+constexpr int kLongestPause = 64;  // tokens
+constexpr double kFaded = 0.9, kRemembered = 10;  // of what was known, so much counts: a share, and so many tokens
 // What a guess costs, in calls without one: the first, and each further one (docs/BENCHMARKS.md, "Guessed tokens").
 constexpr double kFirstCost = 0.3, kFurtherCost = 0.045;
 

@@ -31,13 +31,15 @@ class DraftLength {
   void record(int guessed, int right);
 
  private:
+  static constexpr int kShortestPause = 2;  // tokens
+
   int best() const;
 
   int most_;
-  double checked_ = 2;  // tokens that were guessed, the newer the more they count
-  double right_ = 1;    // and came. At first one of two, which is better than nothing
-  int wait_ = 0;        // tokens before the next guess
-  int pause_ = 2;       // tokens to wait after the next guess that shows that none pays
+  double checked_ = 2;          // tokens that were guessed, the newer the more they count
+  double right_ = 1;            // and came. At first one of two, which is better than nothing
+  int wait_ = 0;                // tokens before the next guess
+  int pause_ = kShortestPause;  // tokens to wait after the next guess that shows that none pays
 };
 
 }  // namespace llava

@@ -29,17 +29,15 @@ Program load(const ProgramOptions& options, const ProgramStructure& structure, c
 }
 
 // Finds the file of packed weights, or makes it.
-class OwnPackedCache : public PackedCache {
- public:
-  OwnPackedCache(const ProgramOptions& options, const ProgramStructure& structure)
-      : PackedCache(
-            {.program_path = options.model_path,
-             .structure = structure.digest(),
-             .folder = options.packed_cache_path,
-             .may_pack = Program::num_loaded() == 0,
-             .may_fork = !Program::was_loaded()},
-            [&](const std::string& path) { load(options, structure, path); }) {}
-};
+PackedCache find_packed_weights(const ProgramOptions& options, const ProgramStructure& structure) {
+  const PackedCacheOptions kept{
+      .program_path = options.model_path,
+      .structure = structure.digest(),
+      .folder = options.packed_cache_path,
+      .may_pack = Program::num_loaded() == 0,
+      .may_fork = !Program::was_loaded()};
+  return PackedCache(kept, [&](const std::string& path) { load(options, structure, path); });
+}
 
 }  // namespace
 
@@ -48,7 +46,7 @@ void pack_weights(const ProgramOptions& options) {
     return;
   }
   if (const ProgramStructure structure = checked_structure(options); is_packed(options, structure)) {
-    const OwnPackedCache cache(options, structure);
+    find_packed_weights(options, structure);
   }
 }
 
@@ -61,7 +59,7 @@ Program open_program(const ProgramOptions& options) {
   if (!is_packed(options, structure)) {
     return load(options, structure, "");
   }
-  const OwnPackedCache cache(options, structure);
+  const PackedCache cache = find_packed_weights(options, structure);
   return load(options, structure, cache.path());
 }
 
