@@ -106,8 +106,8 @@ class Ended:
 
     @property
     def notes(self) -> list[str]:
-        """What is on stderr besides timings and notes about packing weights."""
-        return [line for line in self.err.splitlines() if not re.match("llava_print_timings|note: pack", line)]
+        """What is on stderr besides timings and the note that weights are packed."""
+        return [line for line in self.err.splitlines() if not re.match("llava_print_timings|note: packing", line)]
 
 
 Both = Callable[..., tuple[Ended, Ended]]

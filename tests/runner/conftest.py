@@ -81,3 +81,13 @@ def tiny_pte(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("program") / "llava.pte"
     path.write_bytes(build_pte(make_card(vocab_size=420, max_seq_len=8, logits_to_keep=4)))
     return path
+
+
+@pytest.fixture
+def package(tiny_pte, tokenizer_model, tmp_path) -> Path:
+    """Return the folder of a package: ``tiny_pte`` and its tokenizer."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / "llava.pte").write_bytes(tiny_pte.read_bytes())
+    (folder / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
+    return folder

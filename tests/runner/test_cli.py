@@ -15,14 +15,10 @@ QUESTION = "What is in the image?"
 
 
 @pytest.fixture
-def package(tiny_pte, tokenizer_model, tmp_path):
-    """Return a folder with a program, its tokenizer and an image."""
-    folder = tmp_path / "package"
-    folder.mkdir()
-    (folder / "llava.pte").write_bytes(tiny_pte.read_bytes())
-    (folder / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
-    Image.new("RGB", (40, 30), (10, 200, 30)).save(folder / "image.png")
-    return folder
+def package(package):
+    """Return the folder of a package with an image in it."""
+    Image.new("RGB", (40, 30), (10, 200, 30)).save(package / "image.png")
+    return package
 
 
 @pytest.fixture

@@ -95,16 +95,6 @@ def test_answers_are_those_without_a_draft(image, options, tokenizer):
             assert timings.drafted == timings.accepted
 
 
-@pytest.fixture
-def package(tiny_pte, tokenizer_model, tmp_path):
-    """Return the folder of a package."""
-    folder = tmp_path / "package"
-    folder.mkdir()
-    (folder / "llava.pte").write_bytes(tiny_pte.read_bytes())
-    (folder / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
-    return folder
-
-
 def test_two_programs_in_one_process_keep_their_caches_apart(tiny_pte):
     both = [Program.open(tiny_pte) for _ in range(2)]
     texts = [[1, 5, 9, 30, 17], [1, 200, 3, 8, 40]]
